@@ -1,0 +1,1 @@
+"""Learning: chips, losses, training, metrics, baselines."""

@@ -1,0 +1,1 @@
+"""Results out: Cloud Optimized GeoTIFF, polygons, pictures, styles."""

@@ -1,0 +1,1 @@
+"""Networks, pure torch: architectures, named dropout sites, receptive field."""
