@@ -1,0 +1,57 @@
+"""How far a network sees: measured from the network itself, whatever its weights.
+
+NaN is contagious: through a convolution, even one with zero weights, through pooling, ReLU, normalisation with fixed
+statistics and interpolation. So NaN is put on one side of a line on the network's stride grid, and
+the farthest output it reaches on the other side *is* the halo a window needs there. A network that spreads it
+over everything (global pooling, attention, instance or group norm over space) has no finite receptive field.
+Background: Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural Networks, doi 10.23915/distill.00021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Networks that see farther than this many pixels are treated as seeing everything.
+LIMIT = 2048
+
+
+def measure_halo(network: nn.Module, bands: int, stride: int) -> int | None:
+    """Return the halo in pixels, a multiple of ``stride``, or None if the receptive field is not finite.
+
+    The halo is exact for windows that start and end on the stride grid: outputs at least that far inside
+    such a window depend on nothing outside it.
+    """
+    was_training = network.training
+    network.eval()
+    try:
+        half = 8 * stride
+        while half <= LIMIT:
+            reach = max(_reach(network, bands, stride, half, axis) for axis in (2, 3))
+            if reach < half:
+                return -(-reach // stride) * stride
+            half *= 2
+    finally:
+        network.train(was_training)
+    return None
+
+
+def _reach(network: nn.Module, bands: int, stride: int, half: int, axis: int) -> int:
+    """Return how far NaN on one side of the middle reaches into the other, the worse of both directions."""
+    shape = [1, bands, 2 * stride, 2 * stride]
+    shape[axis] = 2 * half
+    parameter = next(network.parameters(), torch.zeros(()))
+    reach = 0
+    for side in (slice(0, half), slice(half, 2 * half)):
+        x = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
+        x[(slice(None),) * axis + (side,)] = torch.nan
+        with torch.inference_mode():
+            touched = _touched(network(x), axis)
+        clean = ~touched[half:] if side.start == 0 else ~touched[:half].flip(0)
+        reach = max(reach, half if not clean.any() else int(half - clean.int().flip(0).cumprod(0).sum()))
+    return reach
+
+
+def _touched(logits: Tensor, axis: int) -> Tensor:
+    other = 5 - axis
+    return logits.isnan().any(other).any(1)[0]

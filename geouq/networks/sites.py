@@ -1,0 +1,111 @@
+"""Dropout sites: the named places in a network where a sample's channel mask enters.
+
+A site multiplies each channel by 0 or by 1/(1 − rate) (inverted, channel-wise dropout: Srivastava et al.
+2014; spatial dropout: Tompson et al. 2015, arXiv 1411.4280). While training it draws its own mask; while sampling it
+is handed one, so that sample *s* is the same network everywhere in a scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from geouq.errors import ModelError
+
+#: Groups of sites that ``active`` may name beside the sites themselves.
+GROUPS = ("encoder", "bottleneck", "decoder", "last2", "head", "all", "none")
+
+
+class DropoutSite(nn.Module):
+    """Channel dropout with a name, a rate, and a mask that can be set from outside.
+
+    ``mask`` is None (identity outside training) or a float tensor of shape (S, C, 1, 1) with S = 1 or the batch size.
+    """
+
+    mask: Tensor | None
+
+    def __init__(self, name: str, channels: int, rate: float = 0.0) -> None:
+        super().__init__()
+        self.name, self.channels, self.rate = name, channels, rate
+        self.mask = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the mask to ``x`` (N, C, H, W)."""
+        if self.mask is not None:
+            return x * self.mask
+        if self.training and self.rate > 0:
+            return functional.dropout2d(x, self.rate, training=True)
+        return x
+
+    def extra_repr(self) -> str:
+        """Show name and rate."""
+        return f"{self.name!r}, channels={self.channels}, rate={self.rate}"
+
+
+def find_sites(network: nn.Module) -> dict[str, DropoutSite]:
+    """Return the network's dropout sites by name, in the order in which the network holds them."""
+    return {m.name: m for m in network.modules() if isinstance(m, DropoutSite)}
+
+
+def expand_sites(names: Iterable[str], available: Iterable[str]) -> tuple[str, ...]:
+    """Expand group names into site names, in the network's order.
+
+    Raises
+    ------
+    ModelError : a name is neither a site nor a group of this network.
+    """
+    available = tuple(available)
+    chosen: set[str] = set()
+    for name in names:
+        members = set(_group(name, available))
+        if not members and name != "none":
+            known = ", ".join([*GROUPS, *available])
+            raise ModelError(f"no dropout site {name!r} in this network: choose among {known}")
+        chosen |= members
+    return tuple(n for n in available if n in chosen)
+
+
+def _group(name: str, available: tuple[str, ...]) -> Iterable[str]:
+    if name == "all":
+        return available
+    if name == "last2":
+        return [n for n in available if n.startswith("decoder.")][-2:]
+    return [n for n in available if n == name or n.startswith(f"{name}.")]
+
+
+def set_masks(network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
+    """Hand each site its mask; sites not named (or all, for None) become the identity."""
+    for name, site in find_sites(network).items():
+        site.mask = None if masks is None else masks.get(name)
+
+
+def with_sites(network: nn.Module) -> nn.Module:
+    """Replace ``nn.Dropout2d`` modules of a user's own network by named sites, in place.
+
+    The channel count is left open (0): it is learnt when the network first runs.
+    """
+    for path, module in list(network.named_modules()):
+        if isinstance(module, nn.Dropout2d):
+            parent = network.get_submodule(path.rpartition(".")[0])
+            setattr(parent, path.rpartition(".")[2], DropoutSite(path, 0, module.p))
+    return network
+
+
+def site_rates(network: nn.Module) -> dict[str, float]:
+    """Return the rate of each site with a rate above 0."""
+    return {name: site.rate for name, site in find_sites(network).items() if site.rate > 0}
+
+
+def measure_channels(network: nn.Module, example: Tensor) -> None:
+    """Learn the channel counts of sites that came from a user's network, by one forward pass."""
+    handles = [
+        site.register_forward_pre_hook(lambda module, args: setattr(module, "channels", args[0].shape[1]))
+        for site in find_sites(network).values()
+    ]
+    with torch.no_grad():
+        network(example)
+    for handle in handles:
+        handle.remove()
