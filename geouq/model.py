@@ -124,7 +124,9 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, whole or not at all."""
         if self.spec.architecture not in ARCHITECTURES:
-            raise ModelError(f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can")
+            raise ModelError(
+                f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
+            )
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         temporary = Path(f"{path}.partial")
         save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
@@ -210,9 +212,7 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
 
 
-def _check_tensors(
-    path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]
-) -> None:
+def _check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))
     misshapen = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)

@@ -4,13 +4,14 @@ NaN is contagious: through a convolution, even one with zero weights, through po
 statistics and interpolation. So NaN is put on one side of a line on the network's stride grid, and
 the farthest output it reaches on the other side *is* the halo a window needs there. A network that spreads it
 over everything (global pooling, attention, instance or group norm over space) has no finite receptive field.
-Background: Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural Networks, doi 10.23915/distill.00021.
+Background: Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural Networks,
+doi 10.23915/distill.00021.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 #: Networks that see farther than this many pixels are treated as seeing everything.
 LIMIT = 2048
@@ -37,21 +38,17 @@ def measure_halo(network: nn.Module, bands: int, stride: int) -> int | None:
 
 
 def _reach(network: nn.Module, bands: int, stride: int, half: int, axis: int) -> int:
-    """Return how far NaN on one side of the middle reaches into the other, the worse of both directions."""
+    """Return how far NaN on one side of the middle reaches into the other; the worse of both directions."""
+    parameter = next(network.parameters(), torch.zeros(()))
     shape = [1, bands, 2 * stride, 2 * stride]
     shape[axis] = 2 * half
-    parameter = next(network.parameters(), torch.zeros(()))
     reach = 0
-    for side in (slice(0, half), slice(half, 2 * half)):
+    for bad in (slice(0, half), slice(half, None)):
         x = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
-        x[(slice(None),) * axis + (side,)] = torch.nan
+        x[(slice(None),) * axis + (bad,)] = torch.nan
         with torch.inference_mode():
-            touched = _touched(network(x), axis)
-        clean = ~touched[half:] if side.start == 0 else ~touched[:half].flip(0)
-        reach = max(reach, half if not clean.any() else int(half - clean.int().flip(0).cumprod(0).sum()))
+            touched = network(x)[0].isnan().amax(0).amax(3 - axis)  # (2·half,) along the axis
+        other = touched[half:] if bad.start == 0 else touched[:half].flip(0)  # counted from the middle
+        farthest = other.nonzero()
+        reach = max(reach, int(farthest.max()) + 1 if len(farthest) else 0)
     return reach
-
-
-def _touched(logits: Tensor, axis: int) -> Tensor:
-    other = 5 - axis
-    return logits.isnan().any(other).any(1)[0]

@@ -63,6 +63,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(cout) if norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, cin, H, W) → (N, cout, H, W)."""
         x = self.site(torch.relu(self.bn1(self.conv1(x))))
         return torch.relu(self.bn2(self.conv2(x)))
 
@@ -108,6 +109,7 @@ class UNet(nn.Module):
                 sites[name].rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, K, H, W) → logits (N, classes, H, W)."""
         x = self.stem(x)  # (N, K·stem², H/stem, W/stem)
         skips = []
         for block in self.down[:-1]:

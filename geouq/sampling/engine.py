@@ -1,0 +1,149 @@
+"""The engine: one window through a plan, sample by sample, into layers. One inference at a time per device."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geouq.errors import ModelError, TileError
+from geouq.grid import Roi
+from geouq.model import Model
+from geouq.networks.sites import find_sites, set_masks
+from geouq.sampling.draws import dropout_masks
+from geouq.sampling.estimators import Question, RunningSums
+from geouq.sampling.plan import Plan, make_plan
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """MC dropout over a model: which sites, how many samples, which seed, how many at once, where.
+
+    ``samples`` = 0 is one deterministic pass with dropout off. Sample numbers start at 0.
+    """
+
+    model: Model
+    samples: int = 20
+    seed: int = 0
+    batch: int = 1
+    device: str = "cpu"
+    sites: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.batch < 1:
+            raise ModelError(f"samples={self.samples}, batch={self.batch}: samples must be 0 or more, batch 1 or more")
+        if self.samples > 1 and not self.active:
+            raise ModelError(
+                f"model {self.model.spec.name!r} has no active dropout site, so its samples would all be equal: "
+                "use --samples 0 for one deterministic pass, or a model trained with dropout"
+            )
+
+    @property
+    def active(self) -> dict[str, float]:
+        """Rates of the sites that sample."""
+        return self.model.active_sites(self.sites) if self.samples else {}
+
+    def plan(self) -> Plan:
+        """Return the compiled plan, made once a process for a model, its sites and a device."""
+        return _compiled(self)
+
+
+@dataclass(frozen=True)
+class TileResult:
+    """Layers of a tile's core, (h, w) each, and the positive area in m² of each sample, float64 (S,)."""
+
+    layers: dict[str, np.ndarray]
+    areas: np.ndarray
+    valid: int
+
+
+_LOCK = threading.Lock()
+_PLANS: dict[tuple[str, tuple[str, ...], str], Plan] = {}
+_DEVICES: dict[str, threading.Lock] = {}
+
+
+def predict_tile(
+    sampler: Sampler, question: Question, pixels: np.ndarray, valid: np.ndarray, core: Roi, area: np.ndarray
+) -> TileResult:
+    """Predict one tile: a pure function of its arguments.
+
+    Parameters
+    ----------
+    pixels : float32 (K, H, W), the model's bands in its units; H and W are multiples of its stride.
+    valid : bool (H, W); elsewhere the network sees 0 after normalisation, and the layers are not classified.
+    core : the part of the window to answer for, in window coordinates.
+    area : pixel areas of the core in m², broadcastable to its shape.
+
+    Raises
+    ------
+    TileError : the device has not the memory for one sample, or logits are not finite.
+    """
+    rows, columns = core.slices
+    inside = torch.from_numpy(np.ascontiguousarray(valid[rows, columns]))
+    sums = RunningSums(question, inside, torch.from_numpy(np.ascontiguousarray(area, np.float64)))
+    if not inside.any():
+        return TileResult(sums.empty_layers(max(sampler.samples, 1)), np.zeros(max(sampler.samples, 1)), 0)
+    x = torch.from_numpy(sampler.model.normalise(np.where(valid, pixels, np.float32(np.nan))))[None]
+    with _device_lock(sampler.device), torch.inference_mode():
+        for logits in sample_logits(sampler, x):
+            sums.add(logits[:, rows, columns].float())
+    return TileResult(sums.layers(), np.asarray(sums.areas), int(inside.sum()))
+
+
+def sample_logits(sampler: Sampler, x: Tensor) -> Iterator[Tensor]:
+    """Yield logits (classes or 1, H, W) on the CPU for each sample, given normalised pixels (1, K, H, W)."""
+    plan = sampler.plan()
+    kept = plan.prefix(x.to(sampler.device, memory_format=torch.channels_last))
+    kept = kept if isinstance(kept, tuple) else (kept,)
+    first, count, batch = 0, max(sampler.samples, 1), sampler.batch
+    while first < count:
+        numbers = range(first, min(first + batch, count))
+        masks = dropout_masks(plan.sites, plan.channels, sampler.seed, numbers)
+        try:
+            logits = plan.suffix(*kept, *(torch.from_numpy(masks[s]).to(sampler.device) for s in plan.sites)).cpu()
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                size = "x".join(map(str, x.shape[2:]))
+                raise TileError(f"a {size} window does not fit {sampler.device}: take a smaller --tile") from None
+            batch //= 2
+            continue
+        if not torch.isfinite(logits).all():
+            raise TileError(f"model {sampler.model.spec.name!r} gave logits that are not finite numbers")
+        yield from logits
+        first = numbers.stop
+
+
+def plain_logits(sampler: Sampler, x: Tensor) -> Iterator[Tensor]:
+    """Yield what :func:`sample_logits` does, by S plain passes of the whole network: the oracle for tests."""
+    network, sites = sampler.model.network, find_sites(sampler.model.network)
+    channels = {name: sites[name].channels for name in sampler.active}
+    try:
+        for s in range(max(sampler.samples, 1)):
+            masks = dropout_masks(sampler.active, channels, sampler.seed, range(s, s + 1))
+            set_masks(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
+            with torch.inference_mode():
+                logits = network(x)[0]
+            yield logits
+    finally:
+        set_masks(network, None)
+
+
+def _compiled(sampler: Sampler) -> Plan:
+    spec, active = sampler.model.spec, sampler.active
+    key = (sampler.model.hash, tuple(active), sampler.device)
+    with _LOCK:
+        if key not in _PLANS:
+            plan = make_plan(sampler.model.network, len(spec.bands), spec.stride, active)
+            for half in (plan.prefix, plan.suffix):
+                half.to(sampler.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            _PLANS[key] = plan
+        return _PLANS[key]
+
+
+def _device_lock(device: str) -> threading.Lock:
+    with _LOCK:
+        return _DEVICES.setdefault(device, threading.Lock())

@@ -1,0 +1,165 @@
+"""Running sums over samples, and the layers they become: never a stack of samples.
+
+Definitions (p_s class probabilities of sample s, p̄ their mean, C classes, H entropy in nats):
+probability p̄ of the positive class; confidence max_c p̄_c; uncertainty H(p̄)/ln C; aleatoric mean_s H(p_s)/ln C;
+epistemic = uncertainty − aleatoric (the mutual information of label and sample); std the population standard
+deviation of the positive class over s; votes bit s set where p_s ≥ threshold. The split of entropies: Depeweg
+et al. 2018 (arXiv 1710.07283).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geouq.errors import InputError
+
+LAYERS = (
+    "mask", "uncertainty", "confidence", "probability", "probabilities", "aleatoric", "epistemic", "std", "votes",
+)  # fmt: skip
+NOT_CLASSIFIED = 255
+MAX_VOTES = 64
+
+
+def check_layers(layers: tuple[str, ...], samples: int) -> None:
+    """Raise InputError for a layer that does not exist, or votes of more samples than bits."""
+    for layer in layers:
+        if layer not in LAYERS:
+            raise InputError(f"no layer {layer!r}: choose among {', '.join(LAYERS)}")
+    if "votes" in layers and samples > MAX_VOTES:
+        raise InputError(f"votes hold one bit a sample, at most {MAX_VOTES}: {samples} samples are too many for it")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the samples: ``layers``, the class that counts, where it counts, and how logits are cooled."""
+
+    layers: tuple[str, ...]
+    classes: int
+    positive: int
+    threshold: float
+    temperature: float
+
+
+class RunningSums:
+    """Sums over samples for one window's core; ``add`` logits sample by sample, then ``layers``."""
+
+    def __init__(self, question: Question, valid: Tensor, area: Tensor) -> None:
+        """Start with ``valid`` (h, w) bool and pixel ``area`` in m², broadcastable to (h, w)."""
+        self.question, self.valid = question, valid
+        self.weights = torch.where(valid, area, torch.zeros((), dtype=area.dtype))  # (h, w) float64
+        self.row_weights = area[:, 0] if area.shape[1] == 1 else None
+        self.samples = 0
+        self.areas: list[float] = []
+        self.mean = torch.zeros(0)
+        asked = set(question.layers)
+        self.want_entropy = bool(asked & {"aleatoric", "epistemic"})
+        self.want_square = "std" in asked
+        self.want_votes = "votes" in asked
+        self.entropy = torch.zeros(valid.shape) if self.want_entropy else None
+        self.square = torch.zeros(valid.shape) if self.want_square else None
+        self.votes = torch.zeros(valid.shape, dtype=torch.int64) if self.want_votes else None
+
+    def add(self, logits: Tensor) -> None:
+        """Add one sample's logits (classes or 1, h, w), float32."""
+        probabilities = _probabilities(logits / self.question.temperature)
+        self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
+        positive = self._positive(probabilities)
+        if self.entropy is not None:
+            self.entropy += _entropy(probabilities)
+        if self.square is not None:
+            self.square += positive.square()
+        votes = self._decide(probabilities) & self.valid
+        if self.votes is not None:
+            self.votes |= votes.to(torch.int64) << self.samples
+        self.areas.append(self._area(votes))
+        self.samples += 1
+
+    def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
+        """Return the layers of a core without a valid pixel, no sample having been drawn."""
+        self.samples = samples
+        self.mean = torch.zeros(self.question.classes, *self.valid.shape)
+        return self.layers()
+
+    def _area(self, votes: Tensor) -> float:
+        if self.row_weights is not None:
+            return float((votes.sum(1).to(torch.float64) * self.row_weights).sum())
+        return float(self.weights[votes].sum())
+
+    def _positive(self, probabilities: Tensor) -> Tensor:
+        return probabilities[0 if len(probabilities) == 1 else self.question.positive]
+
+    def _decide(self, probabilities: Tensor) -> Tensor:
+        """Return where the positive class is chosen, (h, w) bool."""
+        if self.question.classes == 2:
+            return self._positive(probabilities) >= self.question.threshold
+        return probabilities.argmax(0) == self.question.positive
+
+    def layers(self) -> dict[str, np.ndarray]:
+        """Return the layers asked for: float32 with NaN, or integers with 255 or 0, where not valid.
+
+        ``probabilities`` is (C, h, w), all others are (h, w).
+        """
+        mean = self.mean / self.samples
+        predictive = _entropy(mean) if {"uncertainty", "epistemic"} & set(self.question.layers) else None
+        invalid = ~self.valid
+        out = {}
+        for name in self.question.layers:
+            layer = self._layer(name, mean, predictive)
+            if layer.dtype == torch.uint8:
+                layer = layer.masked_fill(invalid, NOT_CLASSIFIED)
+            elif layer.is_floating_point():
+                layer = layer.masked_fill(invalid, math.nan)
+            out[name] = layer.cpu().numpy()
+        if "votes" in out:
+            out["votes"] = out["votes"].view(np.uint64) if self.samples > 32 else out["votes"].astype(np.uint32)
+        return out
+
+    def _layer(self, name: str, mean: Tensor, predictive: Tensor | None) -> Tensor:
+        scale = math.log(max(self.question.classes, 2))
+        full = torch.cat([1 - mean, mean]) if len(mean) == 1 else mean
+        if name == "mask":
+            if self.question.classes == 2:
+                return self._decide(mean).to(torch.uint8)
+            return full.argmax(0).to(torch.uint8)
+        if name == "probability":
+            return self._positive(mean)
+        if name == "probabilities":
+            return full
+        if name == "confidence":
+            return full.amax(0)
+        if name == "votes" and self.votes is not None:
+            return self.votes
+        if name == "std" and self.square is not None:
+            return (self.square / self.samples - self._positive(mean).square()).clamp_(min=0).sqrt_()
+        if name == "uncertainty" and predictive is not None:
+            return predictive / scale
+        assert self.entropy is not None
+        expected = self.entropy / self.samples
+        if name == "aleatoric":
+            return expected / scale
+        assert predictive is not None and name == "epistemic"
+        return (predictive - expected).clamp_(min=0) / scale
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """Return class probabilities: sigmoid of one logit, softmax over several."""
+    return logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    """Return the entropy in nats (h, w) of (1 or C, h, w) probabilities; 0·ln 0 = 0."""
+    if len(probabilities) == 1:
+        p = probabilities[0]
+        return torch.special.entr(p) + torch.special.entr(1 - p)
+    return torch.special.entr(probabilities).sum(0)
+
+
+def area_interval(areas: np.ndarray) -> tuple[float, float]:
+    """Return the 5 % and 95 % quantiles over samples of the positive area (S,), in the areas' own unit."""
+    low, high = np.quantile(np.asarray(areas, np.float64), [0.05, 0.95])
+    return float(low), float(high)

@@ -1,0 +1,316 @@
+"""The sampling plan: what of a network is computed once a window, and what once a sample.
+
+A plan is made from the network's own graph (torch.fx), not by hand for each architecture:
+
+1. Batch normalisation is folded into the convolution before it.
+2. All that comes before the first active dropout site is the *prefix*; the rest is the *suffix*.
+3. A convolution over ``cat(up, skip)`` whose skip half carries no mask is split,
+   ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
+4. In-place operations become out-of-place, so that no sample can change what the next one starts from.
+
+A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from geouq.networks.sites import DropoutSite
+
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is computed once (``prefix``), what per sample (``suffix``), and the bytes it takes.
+
+    prefix : x (1, K, H, W) → the tensors kept for all samples, each (1, …).
+    suffix : (kept tensors…, masks…) → logits (S, classes, H, W).
+    sites : active sites in the order in which ``suffix`` takes their masks, with rates.
+    channels : channels of each of those sites.
+    bytes_per_pixel : peak of live float32 tensors for one sample at a time, per window pixel; each further
+        sample in a batch adds ``sample_bytes``.
+    splits : names of the convolutions whose skip half is computed once.
+    traced : False if the network is run whole for each sample.
+    """
+
+    prefix: nn.Module
+    suffix: nn.Module
+    sites: dict[str, float]
+    channels: dict[str, int]
+    bytes_per_pixel: float = 0.0
+    sample_bytes: float = 0.0
+    splits: tuple[str, ...] = ()
+    prefix_nodes: tuple[str, ...] = field(default=(), repr=False)
+    suffix_nodes: tuple[str, ...] = field(default=(), repr=False)
+    traced: bool = True
+
+    def bytes_for(self, pixels: int, batch: int) -> int:
+        """Return the promised bytes of live tensors for a window of ``pixels``, ``batch`` samples at once."""
+        return int(pixels * (self.bytes_per_pixel + (batch - 1) * self.sample_bytes))
+
+
+class _Tracer(fx.Tracer):
+    """Keeps torch's own layers and dropout sites whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, DropoutSite) or super().is_leaf_module(m, module_qualified_name)
+
+
+def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, float]) -> Plan:
+    """Compile ``network`` (in eval mode, not changed) for sampling at the ``active`` sites."""
+    network = copy.deepcopy(network).eval()
+    try:
+        graph = _Tracer().trace(network)
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError):
+        return _untraced(network, active)
+    module = fx.GraphModule(network, graph)
+    _remove_in_place(module)
+    _remove_inactive_sites(module, active)
+    _fold_batch_norm(module)
+    example = torch.zeros(1, bands, 4 * stride, 4 * stride)
+    ShapeProp(module).propagate(example)
+    splits = _split_convolutions(module, _tainted(module))
+    module = fx.GraphModule(module, module.graph)
+    ShapeProp(module).propagate(example)
+    return _partition(module, active, splits, example.shape[2] * example.shape[3])
+
+
+def _untraced(network: nn.Module, active: dict[str, float]) -> Plan:
+    sites = {m.name: m for m in network.modules() if isinstance(m, DropoutSite)}
+    channels = {name: sites[name].channels for name in active}
+    return Plan(nn.Identity(), _Whole(network, tuple(active)), dict(active), channels, traced=False)
+
+
+class _Whole(nn.Module):
+    """The whole network as a suffix: sets the masks, then one plain pass a sample."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.names = network, names
+
+    def forward(self, x: Tensor, *masks: Tensor) -> Tensor:
+        sites = {m.name: m for m in self.network.modules() if isinstance(m, DropoutSite)}
+        outputs = []
+        for s in range(masks[0].shape[0] if masks else 1):
+            for name, mask in zip(self.names, masks, strict=True):
+                sites[name].mask = mask[s : s + 1]
+            outputs.append(self.network(x.clone()))
+        return torch.cat(outputs)
+
+
+def _module_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _remove_in_place(module: fx.GraphModule) -> None:
+    for child in module.modules():
+        if getattr(child, "inplace", False):
+            child.inplace = False  # type: ignore[assignment]
+    augmented = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in augmented:
+            node.target = augmented[node.target]
+        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            node.target = str(node.target)[:-1]
+        if node.kwargs.get("inplace"):
+            node.kwargs = {**node.kwargs, "inplace": False}
+
+
+def _remove_inactive_sites(module: fx.GraphModule, active: dict[str, float]) -> None:
+    """Take out identity layers: sites that do not sample, and dropout of other kinds (off in eval mode)."""
+    for node in list(module.graph.nodes):
+        layer = _module_of(module, node)
+        idle = isinstance(layer, (nn.Identity, nn.modules.dropout._DropoutNd)) or (
+            isinstance(layer, DropoutSite) and layer.name not in active
+        )
+        if idle:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+
+
+def _fold_batch_norm(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        norm = _module_of(module, node)
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        conv = _module_of(module, before)
+        if not isinstance(conv, CONVOLUTIONS) or len(before.users) != 1:
+            continue
+        transpose = isinstance(conv, nn.ConvTranspose2d)
+        if transpose and conv.groups != 1:
+            continue
+        module.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm, transpose))
+        node.replace_all_uses_with(before)
+        module.graph.erase_node(node)
+
+
+def _tainted(module: fx.GraphModule) -> set[fx.Node]:
+    """Return the nodes that depend on an active site (all remaining sites are active)."""
+    tainted: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if isinstance(_module_of(module, node), DropoutSite) or any(n in tainted for n in node.all_input_nodes):
+            tainted.add(node)
+    return tainted
+
+
+def _split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[str, ...]:
+    splits = []
+    for node in list(module.graph.nodes):
+        conv = _module_of(module, node)
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or node not in tainted:
+            continue
+        cat = node.args[0]
+        parts = _cat_parts(cat)
+        clean = [p for p in parts if p not in tainted]
+        if not clean or len(clean) == len(parts):
+            continue
+        halves = []
+        for kind, members in (("masked", [p for p in parts if p in tainted]), ("clean", clean)):
+            part = _slice_conv(conv, parts, members, bias=kind == "clean")
+            name = f"{node.name}_{kind}"
+            module.add_submodule(name, part)
+            with module.graph.inserting_before(node):
+                source = members[0] if len(members) == 1 else module.graph.call_function(torch.cat, (members, 1))
+                halves.append(module.graph.call_module(name, (source,)))
+        with module.graph.inserting_before(node):
+            total = module.graph.call_function(torch.add, tuple(halves))
+        node.replace_all_uses_with(total)
+        tainted |= {halves[0], total}
+        module.graph.erase_node(node)
+        if not cat.users:
+            module.graph.erase_node(cat)
+        splits.append(str(node.target))
+    return tuple(splits)
+
+
+def _cat_parts(node: fx.Node) -> list[fx.Node]:
+    """Return what is concatenated along channels, or nothing if ``node`` is no such concatenation."""
+    if node.op != "call_function" or node.target not in (torch.cat, torch.concat):
+        return []
+    axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
+    return list(node.args[0]) if axis == 1 else []  # type: ignore[arg-type]
+
+
+def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], bias: bool) -> nn.Conv2d:
+    """Return the convolution over the input channels that ``members`` hold within ``parts``."""
+    picked, start = [], 0
+    for part in parts:
+        width = part.meta["tensor_meta"].shape[1]
+        picked += [slice(start, start + width)] if part in members else []
+        start += width
+    weight = torch.cat([conv.weight[:, s] for s in picked], 1)
+    half = copy.deepcopy(conv)
+    half.in_channels = weight.shape[1]
+    half.weight = nn.Parameter(weight.detach().clone())
+    if not bias:
+        half.bias = None
+    return half
+
+
+def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[str, ...], pixels: int) -> Plan:
+    tainted = _tainted(module)
+    nodes = [n for n in module.graph.nodes if n.op != "output"]
+    result = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    late = [n for n in nodes if n in tainted]
+    early = [n for n in nodes if n not in tainted]
+    kept = [n for n in early if n is result or any(u in tainted for u in n.users)]
+    names = {n: layer.name for n in late if isinstance(layer := _module_of(module, n), DropoutSite)}
+    prefix = _subgraph(module, early, [], kept, {})
+    suffix = _subgraph(module, late, kept, [result], names)
+    held, first, sample = sum(map(_floats, kept)), _peak(prefix), _peak(suffix)
+    scale = torch.finfo(torch.float32).bits / 8 / pixels
+    return Plan(
+        prefix,
+        suffix,
+        sites={name: active[name] for name in names.values()},
+        channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
+        bytes_per_pixel=scale * max(first, held + sample),
+        sample_bytes=scale * sample,
+        splits=splits,
+        prefix_nodes=tuple(map(str, early)),
+        suffix_nodes=tuple(map(str, late)),
+    )
+
+
+def _subgraph(
+    module: fx.GraphModule,
+    nodes: list[fx.Node],
+    inputs: list[fx.Node],
+    outputs: list[fx.Node],
+    sites: dict[fx.Node, str],
+) -> fx.GraphModule:
+    """Copy ``nodes`` into a graph of their own; dropout sites become a multiplication by a mask input."""
+    graph = fx.Graph()
+    new: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in inputs}
+    masks = {n: graph.placeholder(f"mask_{n.name}") for n in sites}
+    for node in nodes:
+        if node in masks:
+            new[node] = graph.call_function(torch.mul, (new[node.args[0]], masks[node]))  # type: ignore[index]
+        else:
+            new[node] = graph.node_copy(node, lambda n: new[n])
+        new[node].meta = dict(node.meta)
+    results = tuple(new[n] for n in outputs)
+    graph.output(results if inputs == [] else results[0])
+    _reuse_buffers(module, graph, set(results))
+    graph.lint()
+    return fx.GraphModule(module, graph)
+
+
+_ELEMENTWISE = {torch.relu: "relu_", torch.mul: "mul_", torch.add: "add_", functional.relu: "relu_"}
+
+
+def _reuse_buffers(module: fx.GraphModule, graph: fx.Graph, results: set[fx.Node]) -> None:
+    """Let an elementwise step overwrite its input where that input is a fresh result nobody else reads.
+
+    Safe by construction: inputs of the subgraph (the cached prefix among them) are placeholders and never fresh.
+    """
+    fresh: set[fx.Node] = set()
+    for node in graph.nodes:
+        method = _ELEMENTWISE.get(node.target) if node.op == "call_function" else None
+        if isinstance(_module_of(module, node), nn.ReLU):
+            method = "relu_"
+        source = node.args[0] if node.args else None
+        if method and source in fresh and len(source.users) == 1 and source not in results:
+            node.op, node.target = "call_method", method
+            node.args, node.kwargs = node.args[: 1 if method == "relu_" else 2], {}
+            fresh.add(node)
+        elif method or isinstance(_module_of(module, node), CONVOLUTIONS):
+            fresh.add(node)
+
+
+def _floats(node: fx.Node) -> int:
+    shape = getattr(node.meta.get("tensor_meta"), "shape", (0,))
+    return int(torch.Size(shape).numel())
+
+
+def _peak(module: fx.GraphModule) -> int:
+    """Return the largest number of floats alive at once while the graph runs, its placeholders left out."""
+    nodes = [n for n in module.graph.nodes if n.op != "output"]
+    owner: dict[fx.Node, fx.Node] = {}
+    last: dict[fx.Node, int] = {}
+    for i, node in enumerate(module.graph.nodes):
+        overwrites = node.op == "call_method" and str(node.target) in _ELEMENTWISE.values()
+        owner[node] = owner[node.args[0]] if overwrites else node
+        for n in {owner[node], *(owner[a] for a in node.all_input_nodes)}:
+            last[n] = i
+    alive = peak = 0
+    for i, node in enumerate(nodes):
+        alive += 0 if owner[node] is not node or _is_input(node) else _floats(node)
+        peak = max(peak, alive)
+        alive -= sum(_floats(n) for n, end in last.items() if end == i and not _is_input(n))
+    return peak
+
+
+def _is_input(node: fx.Node) -> bool:
+    """True for what the caller holds; the image itself (in the prefix) counts as live."""
+    return node.op == "placeholder" and node.name != "x"
