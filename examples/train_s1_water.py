@@ -1,0 +1,254 @@
+"""Train, score and write the shipped model ``s1-water`` from a folder of labelled Sentinel-1 chips.
+
+    OMP_NUM_THREADS=1 python examples/train_s1_water.py DATA --out geouq/weights --work build/s1-water
+
+DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` (see geouq.learning.chips). For each
+fold a model is trained without the fold's places and scored on them; then the shipped model is trained on
+everything with the same recipe and seed. One seed, one thread: the same data give the same weights on the same machine.
+Models already in the work folder are not trained again; an interrupted run continues at its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from geouq.learning.augment import Augmentation, batch_source, draw_sample
+from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
+from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.train import TrainConfig, draw_masks, seed_weights, train
+from geouq.model import Model, ModelSpec
+from geouq.networks.sites import set_masks
+from geouq.networks.unet import UNet, UNetConfig
+from geouq.units import DB
+
+SEED = 0
+SAMPLES = 20
+BATCH = 8
+NETWORK = UNetConfig(bands=2, classes=1, widths=(16, 32, 64, 128), stem=2, dropout={"bottleneck": 0.2, "decoder": 0.1})
+TRAINING = TrainConfig(steps=300, rate=3e-3, bfloat16=True, seed=SEED)
+AUGMENTATION = Augmentation()
+SIMULATED_CHIPS = 60
+#: fold → the places its model never sees; "all" is the shipped model. Dry places ride along with a wet one.
+FOLDS = {"India": ("India", "Ghana"), "Spain": ("Spain",), "USA": ("USA", "awc00"), "jja10": ("jja10",), "all": ()}
+WET = ("India_900498", "Spain_7370579", "USA_905409", "jja10")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder of labelled chips")
+    parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
+    parser.add_argument("--work", type=Path, default=Path("build/s1-water"), help="fold models, checkpoints, scores")
+    parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    chips = read_chips(arguments.data)
+    shapes = read_shapes(arguments.data)
+    models = {fold: fit(fold, chips, shapes, arguments.work) for fold in arguments.folds}
+    scores = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
+    (arguments.work / "scores.json").write_text(json.dumps(scores, indent=1))
+    print(table(scores))
+    if "all" in models:
+        ship(models["all"], scores, arguments.out)
+
+
+# ---------------------------------------------------------------- training
+
+
+def fit(fold: str, chips: Sequence[Chip], shapes: Sequence[np.ndarray], work: Path) -> Model:
+    """Return the model of a fold, trained unless the work folder holds it already."""
+    path = work / f"{fold}.safetensors"
+    if path.exists():
+        return Model.load(path)
+    known, _ = leave_out(chips, FOLDS[fold])
+    known += simulate_chips(SIMULATED_CHIPS, SEED)
+    network = UNet(NETWORK)
+    model = Model(seed_weights(network, SEED), spec(network))
+    draw = batch_source(lambda rng: draw_sample(known, shapes, AUGMENTATION, rng), BATCH, SEED)
+
+    def batches(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pixels, label, valid = draw(step)
+        return np.stack([model.normalise(p) for p in pixels]), label, valid
+
+    started, losses = time.perf_counter(), []
+
+    def on_step(step: int, loss: float) -> None:
+        losses.append(loss)
+        if (step + 1) % 50 == 0:
+            seconds = time.perf_counter() - started
+            print(f"{fold}: step {step + 1}, loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", flush=True)
+
+    train(network, batches, TRAINING, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
+    model.save(path)
+    return Model.load(path)
+
+
+def spec(network: UNet) -> ModelSpec:
+    return ModelSpec(
+        name="s1-water",
+        architecture="unet",
+        arguments=NETWORK.to_dict(),
+        bands=("VV", "VH"),
+        units=DB,
+        mean=(-12.0, -19.0),
+        std=(5.0, 6.0),
+        clip=(-50.0, 20.0),
+        stride=network.stride,
+        missing_bands="zero",
+        description="Open water in Sentinel-1 VV and VH (sigma0 or gamma0 in dB), 10-30 m; VV alone works less well.",
+        training="Sen1Floods11 hand-labelled chips, STAC Overflow, DFC 2024 track 1, ETCI 2021 outlines, simulation.",
+        licence="Apache-2.0. Contains modified Copernicus Sentinel data.",
+    )
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def sample_logits(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True)) -> np.ndarray:
+    """Return SAMPLES + 1 logits of a chip's valid pixels, (SAMPLES + 1, pixels); the first is without dropout."""
+    pixels = np.where(np.asarray(bands)[:, None, None], chip.pixels, np.nan)
+    x = torch.from_numpy(model.normalise(pixels))[None].contiguous(memory_format=torch.channels_last)
+    masks = draw_masks(model.network, SAMPLES, torch.Generator().manual_seed(SEED))
+    out = []
+    with torch.inference_mode():
+        for sample in range(-1, SAMPLES):
+            one = None if sample < 0 else {k: m[sample : sample + 1] for k, m in masks.items()}
+            set_masks(model.network, one)
+            out.append(model.network(x)[0, 0].numpy()[chip.valid])
+    set_masks(model.network, None)
+    return np.stack(out).astype(np.float32)
+
+
+def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Return p̄: the mean over samples (first axis) of the sigmoid of tempered logits."""
+    total = np.zeros(logits.shape[1:])
+    for sample in logits:
+        total += 1 / (1 + np.exp(-sample / temperature))
+    return total / len(logits)
+
+
+def fit_temperature(logits: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
+    """Return the temperature in 0.2..5 with the least negative log-likelihood of the sampled mean."""
+    every = 7  # neighbouring pixels say much the same
+    pooled = np.concatenate([v[1:, ::every] for v in logits], axis=1)
+    label = np.concatenate([v[::every] for v in labels])
+
+    def loss(log_temperature: float) -> float:
+        return Calibration().add(probability(pooled, float(np.exp(log_temperature))), label).nll
+
+    return float(np.exp(minimize_scalar(loss, bounds=np.log((0.2, 5.0)), method="bounded").x))
+
+
+def score(chips: Sequence[Chip], models: dict[str, Model]) -> dict[str, object]:
+    """Score each fold's model on the chips of its places, after fitting one temperature on all of them."""
+    held = [(m, c) for fold, m in models.items() for c in leave_out(chips, FOLDS[fold])[1]]
+    logits = [sample_logits(m, c) for m, c in held]
+    labels = [c.label[c.valid] for _, c in held]
+    temperature = fit_temperature(logits, labels)
+    before, after, once = Calibration(), Calibration(), Calibration()
+    sampled, softmax = RiskCoverage(), RiskCoverage()
+    rows = {}
+    for (model, chip), logit, label in zip(held, logits, labels, strict=True):
+        raw, p, single = probability(logit[1:], 1), probability(logit[1:], temperature), probability(logit[:1], 1)
+        before.add(raw, label), after.add(p, label), once.add(single, label)
+        sampled.add(binary_entropy(p), (p >= 0.5) != label)
+        softmax.add(2 * np.minimum(single, 1 - single), (single >= 0.5) != label)
+        vv = probability(sample_logits(model, chip, (True, False))[1:], temperature)
+        rows[chip.name] = row(chip, p >= 0.5, vv >= 0.5, single >= 0.5)
+    add_thresholds(rows, [c for _, c in held])
+    return {
+        "places": rows,
+        "temperature": temperature,
+        "calibration": {
+            name: {"ece": c.ece(), "ece_equal_width": c.ece(equal_mass=False), "brier": c.brier, "nll": c.nll}
+            for name, c in (("one pass", once), ("sampled", before), ("sampled, tempered", after))
+        },
+        "aurc": {"sampled entropy": sampled.aurc, "one pass, max-softmax": softmax.aurc},
+    }
+
+
+def row(chip: Chip, water: np.ndarray, from_vv: np.ndarray, once: np.ndarray) -> dict[str, float]:
+    """Return the scores of one chip's maps, all on its valid pixels."""
+    label = chip.label[chip.valid]
+    count = Confusion().add(water, label)
+    return {
+        "water": chip.water,
+        "iou": count.iou,
+        "precision": count.precision,
+        "recall": count.recall,
+        "false_water": count.false_water,
+        "iou_one_pass": Confusion().add(once, label).iou,
+        "iou_vv_only": Confusion().add(from_vv, label).iou,
+        "false_water_vv_only": Confusion().add(from_vv, label).false_water,
+    }
+
+
+def add_thresholds(rows: dict[str, dict[str, float]], held: Sequence[Chip]) -> None:
+    """Add to the rows of the wet chips what thresholds reach on the same pixels."""
+    wet = [c for c in held if c.name in WET]
+    if not wet:
+        return
+    labels = [c.label[c.valid] for c in wet]
+    for band, name in enumerate(("vv", "vh")):
+        for kind, smooth in (("", lambda b: b), ("_boxcar5", lambda b: boxcar(b, 5))):
+            values = [smooth(c.pixels[band])[c.valid] for c in wet]
+            level, ious = best_global_threshold(values, labels)
+            for chip, iou in zip(wet, ious, strict=True):
+                rows[chip.name] |= {f"global_{name}{kind}": iou, f"global_{name}{kind}_db": level}
+        for chip, label in zip(wet, labels, strict=True):
+            below = chip.pixels[band][chip.valid] < otsu(chip.pixels[band])
+            rows[chip.name][f"otsu_{name}"] = Confusion().add(below, label).iou
+    for chip in wet:
+        best = best_smoothed_iou([np.where(chip.valid, b, np.nan) for b in chip.pixels], chip.label)
+        rows[chip.name]["hindsight"] = best[0]
+
+
+def table(scores: dict) -> str:
+    """Return the scores of the held-out chips as Markdown tables."""
+    columns = ("iou", "global_vv", "global_vh", "global_vh_boxcar5", "otsu_vv", "otsu_vh", "hindsight", "iou_vv_only")
+    lines = [
+        "| chip held out | s1-water | VV global | VH global | VH global, 5 px boxcar | Otsu VV | Otsu VH |"
+        " per-chip hindsight | s1-water, VV alone |",
+        "|" + "---|" * 9,
+    ]
+    wet = [(n, r) for n, r in scores["places"].items() if n in WET]
+    for name, r in wet:
+        lines.append(f"| {name} | " + " | ".join(f"{r[c]:.3f}" for c in columns) + " |")
+    means = [np.mean([r[c] for _, r in wet]) for c in columns]
+    lines.append("| **mean** | " + " | ".join(f"{m:.3f}" for m in means) + " |")
+    lines += ["", "| chip held out | water in the label | false water | false water, VV alone |", "|---|---|---|---|"]
+    for name, r in scores["places"].items():
+        lines.append(f"| {name} | {r['water']:.1%} | {r['false_water']:.2%} | {r['false_water_vv_only']:.2%} |")
+    lines += [
+        "",
+        "| held-out pixels, pooled | ECE, 15 equal-mass bins | ECE, equal width | Brier | NLL |",
+        "|---|---|---|---|---|",
+    ]
+    for name, c in scores["calibration"].items():
+        lines.append(f"| {name} | {c['ece']:.4f} | {c['ece_equal_width']:.4f} | {c['brier']:.4f} | {c['nll']:.4f} |")
+    aurc = ", ".join(f"{name} {value:.5f}" for name, value in scores["aurc"].items())
+    return "\n".join([*lines, "", f"Temperature {scores['temperature']:.3f}. AURC: {aurc}."])
+
+
+def ship(model: Model, scores: dict, out: Path) -> None:
+    """Write the shipped model, and the tables its card quotes."""
+    wet = {n: round(r["iou"], 3) for n, r in scores["places"].items() if n in WET}
+    quoted = {"water_iou_held_out": wet, "ece": scores["calibration"]["sampled, tempered"]["ece"]}
+    model.with_spec(temperature=round(scores["temperature"], 3), scores=quoted).save(out / "s1-water.safetensors")
+    card = out / "s1-water.md"
+    before, _, rest = card.read_text().partition("<!-- scores -->\n") if card.exists() else ("", "", "")
+    after = rest.partition("<!-- end of scores -->")[2]
+    card.write_text(f"{before}<!-- scores -->\n{table(scores)}\n<!-- end of scores -->{after}")
+
+
+if __name__ == "__main__":
+    main()

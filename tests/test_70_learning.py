@@ -1,0 +1,208 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geouq.errors import InputError
+from geouq.learning.augment import Augmentation, batch_source, draw_sample, draw_shape, paint_water
+from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.losses import bce, bce_dice, dice
+from geouq.learning.train import TrainConfig, draw_masks, schedule, seed_weights, train
+from geouq.networks.unet import UNet, UNetConfig
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="labelled chips (../shared/data/s1) are not here")
+SMALL = Augmentation(size=32)
+
+
+@pytest.fixture(scope="module")
+def chips():
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 30:] = 1
+    pixels = np.stack([np.where(label, -22, -9), np.where(label, -29, -16)]) + rng.normal(0, 1.5, (2, 64, 64))
+    pixels[:, :4] = np.nan
+    valid = np.isfinite(pixels).any(0)
+    wet = Chip("wet", "here", pixels.astype(np.float32), label, valid)
+    dry = Chip("dry", "there", np.full((2, 64, 64), [[[-9.0]], [[-16.0]]], np.float32), label * 0, np.ones_like(valid))
+    return [wet, dry]
+
+
+def network():
+    config = UNetConfig(widths=(4, 8), stem=2, dropout={"bottleneck": 0.2, "decoder": 0.2})
+    return seed_weights(UNet(config), 0)
+
+
+def source(chips):
+    draw = batch_source(lambda rng: draw_sample(chips, [], SMALL, rng), 4, 0)
+
+    def batches(step):
+        pixels, label, valid = draw(step)
+        return np.nan_to_num((pixels + 15) / 6), label, valid
+
+    return batches
+
+
+# -- losses
+
+
+def test_losses_see_valid_pixels_only():
+    logits, label = torch.tensor([[[2.0, -3.0, 50.0]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
+    valid = torch.tensor([[[1.0, 1.0, 0.0]]])
+    for loss in (bce, dice, bce_dice):
+        changed = logits.clone()
+        changed[..., 2] = -7
+        assert loss(logits, label, valid) == loss(changed, label, valid)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[..., :2], label[..., :2])
+    assert bce(logits, label, valid).item() == pytest.approx(expected.item())
+
+
+def test_losses_are_small_when_right_and_finite_when_nothing_is_valid():
+    label = torch.tensor([[[1.0, 0.0]]])
+    right = (label * 2 - 1) * 20
+    ones = torch.ones_like(label)
+    assert bce_dice(right, label, ones) < 1e-3 < 1 < bce_dice(-right, label, ones)
+    assert torch.isfinite(bce_dice(right, label, ones * 0))
+    assert dice(torch.full((1, 4, 4), -20.0), torch.zeros(1, 4, 4), torch.ones(1, 4, 4)) < 1e-3
+
+
+# -- augmentation
+
+
+def test_a_batch_is_a_function_of_seed_and_step(chips):
+    one, two = source(chips), source(chips)
+    assert all(np.array_equal(a, b) for a, b in zip(one(5), two(5), strict=True))
+    assert not np.array_equal(one(5)[0], one(6)[0])
+
+
+def test_samples_have_shape_and_valid_pixels_are_measured(chips):
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        pixels, label, valid = draw_sample(chips, [], SMALL, rng)
+        assert pixels.shape == (2, 32, 32) and pixels.dtype == np.float32
+        assert label.shape == valid.shape == (32, 32) and set(np.unique(label)) <= {0, 1}
+        assert np.isfinite(pixels).any(0)[valid].all()
+
+
+def test_chips_are_not_changed_by_drawing_from_them(chips):
+    before = [c.pixels.copy() for c in chips]
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        draw_sample(chips, [], SMALL, rng)
+    assert all(np.array_equal(a, c.pixels, equal_nan=True) for a, c in zip(before, chips, strict=True))
+
+
+def test_painted_water_is_dark_in_vh_and_leaves_the_rest(chips):
+    rng = np.random.default_rng(3)
+    dry = chips[1].pixels + rng.normal(0, 1, (2, 64, 64)).astype(np.float32)
+    shape = np.zeros((64, 64), bool)
+    shape[20:40, 20:40] = True
+    for _ in range(20):
+        painted = paint_water(dry, shape, rng)
+        assert np.median(painted[1][shape]) < np.median(dry[1]) - 2
+        assert np.allclose(painted[:, :10], dry[:, :10], atol=1e-3)
+
+
+def test_shapes_are_bool_squares_with_both_sides():
+    rng = np.random.default_rng(4)
+    outline = np.zeros((50, 40), bool)
+    outline[10:30, 10:30] = True
+    shares = [draw_shape([outline], 32, rng).mean() for _ in range(30)]
+    assert draw_shape([], 32, rng).shape == (32, 32) and 0.05 < np.mean(shares) < 0.9
+
+
+# -- training
+
+
+def test_training_learns_the_lake(chips):
+    losses = []
+    config = TrainConfig(steps=60, warmup=5, rate=1e-2, average=0.9)
+    trained = train(network(), source(chips), config, on_step=lambda step, loss: losses.append(loss))
+    assert np.mean(losses[-8:]) < 0.75 * np.mean(losses[:8])
+    assert not trained.training
+
+
+def test_training_repeats_to_the_bit_and_resumes_to_the_bit(chips, tmp_path):
+    torch.set_num_threads(1)
+    config = TrainConfig(steps=6, warmup=2)
+    whole = train(network(), source(chips), config).state_dict()
+    again = train(network(), source(chips), config).state_dict()
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 4:
+            raise Stop
+
+    file = tmp_path / "run.checkpoint"
+    with pytest.raises(Stop):
+        train(network(), source(chips), config, checkpoint=file, every=3, on_step=stop)
+    resumed = train(network(), source(chips), config, checkpoint=file, every=3).state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]) and torch.equal(value, resumed[name]), name
+    with pytest.raises(InputError, match="other settings"):
+        train(network(), source(chips), replace(config, rate=1e-4), checkpoint=file)
+
+
+def test_schedule_rises_and_falls():
+    config = TrainConfig(steps=100, warmup=10)
+    rates = [schedule(s, config) for s in range(100)]
+    assert np.argmax(rates) in (9, 10) and max(rates) == pytest.approx(1) and rates[-1] < 0.01
+
+
+def test_masks_are_whole_channels_scaled_and_seeded():
+    net = network()
+    masks = draw_masks(net, 500, torch.Generator().manual_seed(0))
+    again = draw_masks(net, 500, torch.Generator().manual_seed(0))
+    assert set(masks) == {"bottleneck", "decoder.0"}
+    for name, mask in masks.items():
+        assert mask.shape[2:] == (1, 1) and torch.equal(mask, again[name])
+        assert set(mask.unique().tolist()) == {0.0, 1.25}
+        assert mask.mean() == pytest.approx(1, abs=0.05)
+
+
+def test_seeded_weights_do_not_touch_the_global_generator():
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    net = UNet(UNetConfig(widths=(4, 8)))
+    torch.manual_seed(11)
+    seed_weights(net, 5)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(net.head.weight, seed_weights(UNet(net.config), 5).head.weight)
+
+
+# -- chips
+
+
+def test_leave_out_keeps_places_whole(chips):
+    known, held = leave_out(chips, ["there"])
+    assert [c.name for c in known] == ["wet"] and [c.name for c in held] == ["dry"]
+
+
+def test_simulated_chips_are_chips():
+    chip = simulate_chips(1, seed=3, size=64)[0]
+    assert chip.place == "simulated" and chip.pixels.shape == (2, 64, 64)
+    assert np.isfinite(chip.pixels).any(0)[chip.valid].all()
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match="sen1floods11"):
+        read_chips(tmp_path)
+
+
+@needs_data
+def test_the_public_chips_are_read_as_backscatter():
+    chips = {c.name: c for c in read_chips(DATA)}
+    assert {"India_900498", "Spain_7370579", "USA_905409", "jja10", "awc00"} <= set(chips)
+    assert chips["Spain_7370579"].place == chips["Spain_6860600"].place == "Spain"
+    for chip in chips.values():
+        vv, vh = (np.nanmedian(band) for band in chip.pixels)
+        assert -25 < vv < -5 and vh < vv - 3, chip.name
+        assert chip.pixels.dtype == np.float32 and set(np.unique(chip.label)) <= {0, 1}
+    assert chips["India_900498"].water == pytest.approx(0.473, abs=0.002)
+    assert chips["awc00"].valid.mean() == pytest.approx(0.73, abs=0.01)
+    shapes = read_shapes(DATA)
+    assert len(shapes) > 50 and all(s.dtype == bool for s in shapes)
