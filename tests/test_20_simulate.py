@@ -155,6 +155,8 @@ def test_nothing_is_overwritten_unasked(tmp_path):
 def test_what_cannot_be_made_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="0 x 5"):
         simulate_scene(tmp_path / "s.tif", size=(0, 5))
+    with pytest.raises(InputError, match="looks of a simulated scene is 0"):
+        SceneRecipe(looks=0)
     with pytest.raises(OutputError, match="missing"):
         simulate_scene(tmp_path / "missing" / "s.tif", size=8)
     with pytest.raises(OutputError, match="same file"):

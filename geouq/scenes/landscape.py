@@ -15,6 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.noise import philox, stream, uniform
 
@@ -58,6 +59,11 @@ class SceneRecipe:
     look_alikes: float = 0.5  #: 0 … 1: roads, airfields, bare sand, dark as water and yet land
     swath_edge: float = 0.04  #: share of the scene's columns beyond the edge of the swath, no data
 
+    def __post_init__(self) -> None:
+        for name in ("resolution", "looks", "river_spacing", "field_size"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} of a simulated scene is {getattr(self, name)}: give a number above 0")
+
 
 @dataclass(frozen=True)
 class _Pattern:
@@ -74,7 +80,7 @@ _PATTERNS = {
     "shore": _Pattern(30, 400, 0.5),
     "cover": _Pattern(40, 3000, 0.5),
     "soil": _Pattern(30, 5000, 0.15),
-    "pond": _Pattern(120, 300, 0.5),
+    "pond": _Pattern(160, 400, 0.5),
     "meander": _Pattern(1500, 4500, 1.2),
     "brook": _Pattern(250, 2200, 1.1),
     "side": _Pattern(700, 3500, 0.9),
@@ -98,17 +104,18 @@ def surfaces(window: Roi, seed: int, recipe: SceneRecipe) -> tuple[np.ndarray, n
     fields = _patterns(grown, seed, recipe.resolution)
     y, x = ((np.arange(a, b, dtype=np.float32) + 0.5) * recipe.resolution for a, b in
             ((grown.y0, grown.y1), (grown.x0, grown.x1)))  # fmt: skip
-    channel, distance = _rivers(fields, y[:, None], x[None, :], seed, recipe)
+    river, brook, distance = _rivers(fields, y[:, None], x[None, :], seed, recipe)
     slope = _gradient(fields["terrain"], recipe.resolution)[1]
     fields = {name: f[1:-1, 1:-1] for name, f in fields.items()}
     plots = _plots(y[1:-1, None], x[None, 1:-1], fields, seed, recipe)
     still = _still_water(fields, distance, plots, recipe)
-    plots["bridge"] &= channel & ~still
-    water = (channel | still) & ~plots["bridge"]
+    plots["bridge"] &= (river | brook) & ~still
+    narrow = (brook | (fields["pond"] + 0.2 * fields["shore"] > 1.02 * _above(recipe.ponds))) & ~(river | still)
+    water = (river | still | narrow) & ~plots["bridge"]
     town = (fields["town"] > _above(recipe.urban)) & ~water
     level = _land_level(fields, plots, slope, town, recipe)
     _dark_land(level, fields, plots, distance, slope, recipe)
-    return np.where(water, _water_level(fields, distance, channel, recipe), level), water, town
+    return np.where(water, _water_level(fields, narrow, recipe), level), water, town
 
 
 def _above(share: float) -> float:
@@ -131,8 +138,9 @@ def _spectrum(pattern: _Pattern, resolution: float) -> np.ndarray:
     wavelength = 4 * resolution * 2.0 ** np.arange(_LEVELS)
     amplitude = wavelength**pattern.hurst
     inside = (wavelength > pattern.low * 0.7) & (wavelength < pattern.high * 1.4)
-    if not inside.any():  # between two lattices, or coarser than all of them
-        inside = np.arange(_LEVELS) == np.argmin(np.abs(np.log(wavelength / pattern.high)))
+    inside[0] = False  # detail of one pixel is speckle's business, and labels have none
+    if not inside.any():  # between two lattices, or beyond them
+        inside = np.arange(_LEVELS) == max(1, np.argmin(np.abs(np.log(wavelength / pattern.high))))
     amplitude = np.where(inside, amplitude, 0)
     return amplitude / (_GAIN * np.sqrt(np.sum(amplitude**2)))
 
@@ -184,8 +192,8 @@ def _gradient(f: np.ndarray, resolution: float) -> tuple[np.ndarray, np.ndarray]
 
 def _rivers(
     fields: dict[str, np.ndarray], y: np.ndarray, x: np.ndarray, seed: int, recipe: SceneRecipe
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return where rivers and streams run, and the distance from the nearest river's middle in m."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return where rivers run, where streams run, and the distance from the nearest river's middle in m."""
     inner = {name: f[1:-1, 1:-1] for name, f in fields.items()}
     angle, phase, other, other_phase = (float(u) for u in uniform(seed, 2, np.arange(4)))
     scale = max(recipe.river_width, 80.0) / 350.0
@@ -201,9 +209,9 @@ def _rivers(
     for sign in (-1, 1) if recipe.braiding > 0 else ():  # side channels leave the river and find back to it
         bend = valley + np.float32(sign * (200 + 900 * scale) * recipe.braiding) * fields["side"]
         side = _contour(y, x, np.pi * angle, phase, recipe.river_spacing, bend, recipe.resolution)
-        river |= 2 * side < width * (0.1 + 0.3 * recipe.braiding) * np.exp(0.6 * inner["cover"], dtype=np.float32)
-    width = recipe.stream_width * np.exp(0.5 * inner["cover"], dtype=np.float32)
-    return river | (2 * small < width), main
+        river |= 2 * side < width * (0.1 + 0.3 * recipe.braiding) * np.exp(0.5 * inner["brook"], dtype=np.float32)
+    width = recipe.stream_width * np.exp(0.5 * inner["brook"], dtype=np.float32)
+    return river, (2 * small < width) & (width > 1.3 * recipe.resolution), main
 
 
 def _contour(
@@ -220,28 +228,26 @@ def _contour(
 def _still_water(
     fields: dict[str, np.ndarray], distance: np.ndarray, plots: dict[str, np.ndarray], recipe: SceneRecipe
 ) -> np.ndarray:
-    """Return lakes, ponds, flooded hollows and flooded fields."""
+    """Return lakes, flooded hollows and flooded fields."""
     low = 0.9 * fields["basin"] - 0.43 * fields["terrain"]
     lake = low > _above(recipe.lakes)
-    pond = fields["pond"] + 0.2 * fields["shore"] > 1.02 * _above(recipe.ponds)
     plain = 1 - distance * np.float32(1 / 2500) - 0.35 * fields["terrain"]
-    hollow = (plain > 0) & (fields["basin"] + 0.45 * fields["cover"] + plain > 1.1 * _above(0.6 * recipe.flood) + 0.9)
+    hollow = (plain > 0) & (fields["basin"] + 0.25 * fields["cover"] + plain > 1.1 * _above(0.6 * recipe.flood) + 0.9)
     wet = plain + 0.7 * fields["side"] > 0.55
     flooded = wet & (plots["draw"] < 1.2 * recipe.flood) & (fields["cover"] < 0.9)
-    return lake | pond | (hollow & (recipe.flood > 0)) | flooded
+    return lake | (hollow & (recipe.flood > 0)) | flooded
 
 
-def _water_level(
-    fields: dict[str, np.ndarray], distance: np.ndarray, channel: np.ndarray, recipe: SceneRecipe
-) -> np.ndarray:
-    """Backscatter of water in dB: about 15 dB per decade of wind in VV, 5 in VH, as the C-band models have it."""
-    gust = 0.18 * fields["wind"] + 0.03 * fields["soil"]
-    wind = np.maximum(np.float32(np.log10(max(recipe.wind, 0.1))) + gust.astype(np.float32), 0)
-    shelter = np.where(channel & (distance > recipe.river_width), np.float32(0.5), np.float32(1))
+def _water_level(fields: dict[str, np.ndarray], narrow: np.ndarray, recipe: SceneRecipe) -> np.ndarray:
+    """Backscatter of water in dB: some 14 dB per decade of wind in VV and 5 in VH, less on narrow water.
+
+    The slope is what the CMOD5.N model (Hersbach 2010, doi:10.1175/2009JTECHO698.1) shows from 2 to 10 m/s.
+    """
+    gust = np.float32(0.18) * fields["wind"] + np.float32(0.03) * fields["soil"]
+    wind = np.clip(np.float32(np.log10(max(recipe.wind, 0.1))) + gust, 0, 1.1)
+    wind *= np.where(narrow, np.float32(0.35), np.float32(1))
     weeds = 4 * np.maximum(fields["cover"] - np.float32(1.4), 0)  # reeds and drowned crops break the mirror
-    vv = recipe.water[0] + 15 * wind * shelter + weeds
-    vh = recipe.water[1] + 5 * wind * shelter + weeds
-    return np.stack([vv, vh]).astype(np.float32)
+    return np.stack([recipe.water[0] + 14 * wind + weeds, recipe.water[1] + 5 * wind + weeds]).astype(np.float32)
 
 
 # ---------------------------------------------------------------- land
@@ -323,7 +329,7 @@ def _land_level(
         crop = (1.6 * shared + 1.0 * own * (1, -1)[i])[plots["number"]]
         open_land = base + tilled * crop
         level = np.where(forest, np.float32(base + wood), open_land)
-        level = np.where(town, np.float32(base + houses) + np.float32(1.5) * fields["shore"], level)
+        level = np.where(town, base + houses + 1.5 * fields["shore"] + (1.5 * shared)[plots["number"]], level)
         out[i] = level + mottle
     out += np.clip(np.float32(-900 * recipe.relief) * slope * np.maximum(fields["terrain"], 0), -5, 6)
     return out
