@@ -3,16 +3,26 @@
 Backscatter comes as linear power (sigma0, gamma0), as amplitude (its square root), in decibels
 (10·log10 of power), or as uncalibrated digital numbers (DN); optical images as reflectance (0..1) or as
 8-bit RGB. dB, power and amplitude convert into one another exactly; nothing else does, and geouq never
-guesses a calibration or stretches pixel values by a scene's own statistics.
+guesses a calibration or stretches pixel values by a scene's own statistics. ``decide_units`` tells the units of
+a scene from what its files say and from a sample of its values, or refuses.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
 from geouq.errors import UnitsError
 
 DB, POWER, AMPLITUDE, DN, REFLECTANCE, RGB = "dB", "power", "amplitude", "dn", "reflectance", "rgb"
+
+#: Units of a scene in which no valid pixel was seen. It fits any model, as long as no valid pixel turns up.
+UNKNOWN = "unknown"
+#: The unit of a scene in which no valid pixel was found: nothing to convert, nothing to refuse.
+UNKNOWN = "unknown"
 
 #: what ``--scale`` may be given, and the unit it names
 SCALES = {
@@ -29,6 +39,7 @@ SCALES = {
 FLOOR_DB = -60.0
 
 _BACKSCATTER = (DB, POWER, AMPLITUDE)
+_FLAGS = f"{', '.join(list(SCALES)[:-1])} or {list(SCALES)[-1]}"
 
 
 def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
@@ -37,7 +48,8 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
     Parameters
     ----------
     values : float array, any shape; NaN (not valid) stays NaN.
-    source, target : unit names, one of ``dB, power, amplitude, dn, reflectance, rgb``.
+    source, target : unit names, one of ``dB, power, amplitude, dn, reflectance, rgb``; ``source`` may be
+        ``unknown`` where nothing is valid.
 
     Returns
     -------
@@ -47,11 +59,19 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
 
     Raises
     ------
-    UnitsError : if the two units do not convert exactly.
+    UnitsError : if the two units do not convert exactly, or valid values come in unknown units.
     """
     check_convertible(source, target)
     values = np.asarray(values, dtype=np.float32)
-    if source == target:
+    if source == UNKNOWN and np.isfinite(values).any():
+        raise UnitsError(f"the scene holds valid pixels in unknown units: give --scale {_FLAGS}")
+    if source == UNKNOWN:
+        return values
+    if source == UNKNOWN and np.isfinite(values).any():
+        raise UnitsError(
+            f"the scene's units could not be told, and it holds valid pixels: give --scale (model: {target})"
+        )
+    if source in (target, UNKNOWN):
         return values
     if source == DB:
         power = np.power(np.float32(10), values / np.float32(10))
@@ -69,10 +89,137 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
 
 def check_convertible(source: str, target: str) -> None:
     """Raise UnitsError, naming the flag to give, unless ``source`` converts exactly into ``target``."""
-    if source == target or (source in _BACKSCATTER and target in _BACKSCATTER):
+    if source in (target, UNKNOWN) or (source in _BACKSCATTER and target in _BACKSCATTER):
         return
     if source == DN and target in _BACKSCATTER:
         hint = "calibrate it to sigma0 first, or give --scale amplitude if the DN are calibrated amplitudes"
     else:
         hint = f"use a model for {source}, or say with --scale what the values really are"
     raise UnitsError(f"the scene is in {source}, the model needs {target}, and the two do not convert: {hint}")
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What there is to tell units from.
+
+    ``files``: file names without folders; ``labels``: band names and descriptions; ``unit_tags``: the units
+    the file declares for its bands; ``dtype`` and ``scaled`` (a scale or offset is applied); ``polarised``:
+    the bands are named VV, VH, HH or HV; ``colour``: they are red, green and blue; ``grd``: an uncalibrated
+    Sentinel-1 GRD image; ``values``: sampled values (bands, n), NaN where not valid.
+    """
+
+    files: tuple[str, ...]
+    labels: tuple[str, ...]
+    unit_tags: tuple[str, ...]
+    dtype: str
+    scaled: bool
+    polarised: bool
+    colour: bool
+    grd: bool
+    values: np.ndarray
+
+
+#: words in band names, unit tags and file names, and the unit each one names
+_WORDS = {
+    "db": DB,
+    "decibel": DB,
+    "decibels": DB,
+    "power": POWER,
+    "linear": POWER,
+    "amplitude": AMPLITUDE,
+    "amp": AMPLITUDE,
+    "reflectance": REFLECTANCE,
+    "dn": DN,
+}
+_CALIBRATED = {"sigma0", "gamma0", "beta0", "sigmanought", "gammanought", "nrb"}
+#: ASF HyP3: ..._RTC10_G_gpuned_54B9: gamma or sigma nought, then power, decibel or amplitude, then flags
+_HYP3 = re.compile(r"_RTC\d+_[A-Z]_[gs]([pda])[uw][nf][ec][dm]_", re.IGNORECASE)
+_HYP3_UNITS = {"p": POWER, "d": DB, "a": AMPLITUDE}
+#: Amplitudes below this (-30 dB) lie under the noise floor of any radar in use, so such values are power.
+_AMPLITUDE_FLOOR = 10 ** (-30 / 20)
+
+
+def decide_units(clues: Clues) -> tuple[str, str]:
+    """Tell the units of a scene: first from what its files say, then from its values.
+
+    Returns
+    -------
+    (unit, one sentence saying why). ``unknown`` if not one sampled value is valid.
+
+    Raises
+    ------
+    UnitsError : if it cannot be told, or metadata and values contradict each other; names the flag to give.
+    """
+    finite = clues.values[np.isfinite(clues.values)]
+    said, where = _said(clues)
+    if said and (not finite.size or _plausible(said, finite)):
+        return said, f"{where} say so"
+    if said:
+        raise UnitsError(f"{where} say {said}, but {_seen(clues)}: give --scale {_FLAGS}")
+    if clues.grd:
+        return DN, "Sentinel-1 GRD images hold uncalibrated digital numbers"
+    if clues.colour and clues.dtype == "uint8" and not clues.scaled and not clues.polarised:
+        return RGB, "three bytes a pixel, red, green and blue"
+    if not finite.size:
+        return UNKNOWN, "no valid pixel was found in the sample"
+    return _from_values(clues, finite)
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.split(r"[^a-z0-9]+", text.lower()) if word}
+
+
+def _said(clues: Clues) -> tuple[str, str]:
+    """Units that metadata name without contradiction, and where; empty strings if none are."""
+    products = {_HYP3_UNITS[match[1].lower()] for match in map(_HYP3.search, clues.files) if match}
+    products |= {POWER for name in clues.files if name.startswith("OPERA_L2_RTC-S1_")}
+    for found, where in (
+        ({_WORDS[word] for word in _words(clues.unit_tags) if word in _WORDS}, "the bands' unit tags"),
+        ({_WORDS[word] for word in _words(clues.labels) if word in _WORDS}, "the band names"),
+        (products, "the product names"),
+        ({_WORDS[word] for word in _words(clues.files) if word in _WORDS}, "the file names"),
+    ):
+        if len(found) == 1:
+            return found.pop(), where
+    return "", ""
+
+
+def _plausible(unit: str, finite: np.ndarray) -> bool:
+    """Whether values can be in ``unit`` at all: generous limits, to catch wrong tags and scaled integers."""
+    median, negative = float(np.median(finite)), float((finite < 0).mean())
+    if unit == DB:
+        return -60 < median < 15 and negative > 0.05
+    limit = {POWER: 10.0, AMPLITUDE: 10**0.5, REFLECTANCE: 1.6}.get(unit, np.inf)
+    return median <= limit and (unit == DN or negative < 0.05)
+
+
+def _seen(clues: Clues) -> str:
+    finite = clues.values[np.isfinite(clues.values)]
+    low, median, high = np.quantile(finite, [0.01, 0.5, 0.99])
+    return f"its {clues.dtype} values run {low:.4g} to {high:.4g}, median {median:.4g}"
+
+
+def _from_values(clues: Clues, finite: np.ndarray) -> tuple[str, str]:
+    """Units from values alone, where only one reading is physically possible."""
+    seen = _seen(clues)
+    fill = finite[(finite <= -9000) | (np.abs(finite) >= 1e30)]
+    if fill.size:
+        raise UnitsError(f"{fill[0]:.8g} looks like an undeclared nodata value: give --nodata {fill[0]:.8g}")
+    if clues.unit_tags:
+        raise UnitsError(f"it is in {', '.join(clues.unit_tags)}, which no model reads: give --scale {_FLAGS}")
+    if clues.dtype.startswith(("int", "uint")) and not clues.scaled:
+        raise UnitsError(
+            f"{seen}, and nothing says what these integers measure: give --scale {_FLAGS} "
+            "(scaled values: write their scale into the file first, gdal_edit.py -scale)"
+        )
+    if np.median(finite) < -2 and finite.min() > -100 and finite.max() < 60 and (finite < 0).mean() > 0.5:
+        return DB, f"{seen}: mostly negative, as only decibels are"
+    if (finite < 0).mean() > 0.05:
+        raise UnitsError(f"{seen}, which is no backscatter: give --scale {_FLAGS}")
+    medians = [float(np.median(band[np.isfinite(band)])) for band in clues.values if np.isfinite(band).any()]
+    if _words(clues.labels + clues.files) & _CALIBRATED and max(medians) <= 10:
+        return POWER, f"{seen}, and the names say calibrated backscatter"
+    if clues.polarised and min(medians) < _AMPLITUDE_FLOOR and max(medians) <= 1:
+        decibels = 20 * np.log10(max(min(medians), 1e-9))
+        return POWER, f"{seen}: as amplitude, the darkest band's median would be {decibels:.0f} dB, below any noise"
+    raise UnitsError(f"{seen}: power, amplitude or reflectance? give --scale {_FLAGS}")

@@ -1,0 +1,55 @@
+"""``geouq models``: what is shipped, what each expects, how good it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from geouq.cli.info import table
+from geouq.model import read_spec, shipped_models
+
+
+@click.group("models", invoke_without_command=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the models that come with geouq."""
+    if ctx.invoked_subcommand is not None:
+        return
+    specs = {name: read_spec(path) for name, path in shipped_models().items()}
+    if as_json:
+        click.echo(json.dumps({name: asdict(spec) for name, spec in specs.items()}))
+        return
+    for name, spec in specs.items():
+        click.echo(
+            f"{name:<16} {', '.join(spec.bands)} in {spec.units} → {', '.join(spec.classes)}: {spec.description}"
+        )
+
+
+@command.command("show")
+@click.argument("name")
+def show(name: str) -> None:
+    """Show one model: what it expects, how its samples are drawn and computed, its scores."""
+    from geouq.model import Model
+    from geouq.sampling.engine import Sampler
+
+    model = Model.load(name)
+    sites = model.active_sites()
+    plan = Sampler(model, samples=1).plan()
+    click.echo(
+        table(
+            {k: v for k, v in asdict(model.spec).items() if k not in ("arguments", "format")}
+            | {
+                "hash": model.hash,
+                "parameters": sum(p.numel() for p in model.network.parameters()),
+                "halo": model.halo if model.halo is not None else "not finite: seams are approximate",
+                "sites": sites,
+                "once_a_window": list(plan.prefix_nodes),
+                "once_a_sample": list(plan.suffix_nodes),
+                "skip_halves_cached": list(plan.splits),
+                "bytes_per_pixel": plan.bytes_per_pixel,
+            }
+        )
+    )

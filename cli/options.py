@@ -1,0 +1,64 @@
+"""Options that several verbs share, each defined once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from geouq.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+FILE = click.Path(path_type=Path)
+
+
+def scene_options(function: F) -> F:
+    """Add the scene's path(s) and how to read them."""
+    for option in reversed(
+        [
+            click.argument("scenes", nargs=-1, metavar="SCENE..."),
+            click.option("--vv", metavar="FILE", help="VV band, where each band is a file of its own."),
+            click.option("--vh", metavar="FILE", help="VH band, likewise."),
+            click.option(
+                "--scale",
+                type=click.Choice(["auto", "db", "power", "amplitude", "dn", "reflectance", "rgb"]),
+                default="auto",
+                show_default=True,
+                help="What the pixel values are; auto decides from metadata and values, and says why.",
+            ),
+            click.option("--bidx", metavar="I,J,…", help="Bands to read, in the model's order, counted from 1."),
+            click.option("--nodata", type=float, help="Value that is not valid, instead of the file's own."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def voice_options(function: F) -> F:
+    """Add -v and -q."""
+    function = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")(function)
+    return click.option("-v", "--verbose", is_flag=True, help="Say what was decided and why, and the memory promised.")(
+        function
+    )
+
+
+def scene_source(scenes: tuple[str, ...], vv: str | None, vh: str | None) -> Any:
+    """Return what ``open_scene`` takes: one path, several, or a mapping from band to path."""
+    bands = {name: path for name, path in (("VV", vv), ("VH", vh)) if path is not None}
+    if bands and scenes:
+        raise InputError("give either SCENE, or --vv and --vh, not both")
+    if not bands and not scenes:
+        raise InputError("no scene given: name a raster file, or --vv and --vh")
+    return bands or (scenes[0] if len(scenes) == 1 else list(scenes))
+
+
+def band_numbers(bidx: str | None) -> list[int] | None:
+    """Parse ``--bidx 1,2``."""
+    if bidx is None:
+        return None
+    try:
+        return [int(part) for part in bidx.replace(",", " ").split()]
+    except ValueError:
+        raise InputError(f"--bidx {bidx!r} is not a list of band numbers such as 1,2") from None

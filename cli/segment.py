@@ -1,0 +1,125 @@
+"""``geouq segment``: a scene in, a map, its uncertainty and its confidence out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geouq.cli.options import FILE, band_numbers, scene_options, scene_source, voice_options
+from geouq.cli.progress import Progress
+from geouq.errors import InputError
+from geouq.model import Model
+from geouq.run import Outputs, run
+from geouq.scenes.open import open_scene
+from geouq.segment import DEFAULT_LAYERS, Settings, prepare
+
+LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epistemic, std, votes."
+
+
+@click.command("segment")
+@scene_options
+@click.option("-o", "--output", type=FILE, help="The map, a COG. [default: <scene>_<class>.tif here]")
+@click.option("--model", default="s1-water", show_default=True, help="A shipped model's name or a model file.")
+@click.option("--samples", default=20, show_default=True, help="MC-dropout samples; 0 = one pass, dropout off.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same map.")
+@click.option("--layers", default=",".join(DEFAULT_LAYERS), show_default=True, help=LAYERS_HELP)
+@click.option("--sites", help="Dropout sites or groups to sample at. [default: all the model has]")
+@click.option("--threshold", type=float, help="Probability from which a pixel is water. [default: the model's, 0.5]")
+@click.option("--vector", type=FILE, help="Polygons: .gpkg, .fgb, .geojson or .parquet.")
+@click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
+@click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
+@click.option("--float32", is_flag=True, help="Floats 0..1 instead of percent.")
+@click.option("--bounds", nargs=4, type=float, metavar="LEFT BOTTOM RIGHT TOP", help="Only this part, scene CRS.")
+@click.option("--tile", type=int, help="Core of a tile in pixels. [default: chosen from memory]")
+@click.option("--batch", default=1, show_default=True, help="Samples computed at once.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("--co", multiple=True, metavar="K=V", help="Creation option of GDAL's COG driver.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start a changed run anew.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
+@voice_options
+def command(**options: Any) -> None:
+    """Map water, and how sure that is, in a scene.
+
+    SCENE is any raster GDAL reads, with VV and VH in one file, or two files (--vv, --vh). An interrupted run goes on
+    where it stopped when the same command is given again.
+    """
+    source = scene_source(options["scenes"], options["vv"], options["vh"])
+    model = Model.load(options["model"])
+    scene = open_scene(source, scale=options["scale"], nodata=options["nodata"], bidx=band_numbers(options["bidx"]))
+    job = prepare(scene, model, _settings(options))
+    outputs = Outputs(
+        path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
+        vector=options["vector"],
+        preview=options["preview"],
+        min_area=options["min_area"],
+        float32=options["float32"],
+        options=_creation_options(options["co"]),
+    )
+    progress = Progress(options["quiet"], options["verbose"])
+    if options["verbose"]:
+        _explain(scene, job)
+    summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
+    if options["as_json"]:
+        click.echo(json.dumps(summary))
+    elif not options["quiet"]:
+        click.echo(describe(summary))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    def names(text: str | None) -> tuple[str, ...] | None:
+        return None if text is None else tuple(text.replace(",", " ").split())
+
+    return Settings(
+        samples=options["samples"],
+        seed=options["seed"],
+        layers=names(options["layers"]) or DEFAULT_LAYERS,
+        threshold=options["threshold"],
+        tile=options["tile"],
+        batch=options["batch"],
+        device=options["device"],
+        sites=names(options["sites"]),
+        bounds=options["bounds"],
+    )
+
+
+def _stem(source: Any) -> str:
+    first = (
+        source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
+    )
+    return Path(first).stem
+
+
+def _creation_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"--co {pair!r} is not of the form NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _explain(scene: Any, job: Any) -> None:
+    plan = job.sampler.plan()
+    lines = [
+        f"units: {scene.attrs.get('units')} ({scene.attrs.get('units_reason', 'as given')})",
+        f"model: {job.sampler.model.spec.name} {job.sampler.model.hash} on {job.sampler.device}",
+        f"tiles: {job.tiling.size} pixels, halo {job.tiling.halo}, stride {job.tiling.stride}, "
+        f"seams {'exact' if job.exact else 'approximate'}",
+        f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "
+        f"{', '.join(f'{name} {rate:g}' for name, rate in plan.sites.items()) or 'none'}",
+    ]
+    for line in lines:
+        click.echo(f"geouq: {line}", err=True)
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """Return the summary for people."""
+    unit, scale = ("km²", 1e6) if summary["crs"] else ("px", 1.0)
+    area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
+    if summary["area_m2_p05"] is not None:
+        low, high = (summary[k] / scale for k in ("area_m2_p05", "area_m2_p95"))
+        area += f" (5–95 % of {summary['samples']} samples: {low:.6g}–{high:.6g} {unit})"
+    return "\n".join(
+        [area, f"not classified: {summary['not_classified_percent']:g} %", *(f"wrote {f}" for f in summary["files"])]
+    )

@@ -1,0 +1,32 @@
+"""``geouq vectorize``: a map in, polygons with area intervals out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from geouq.cli.options import FILE
+from geouq.maps.vectorize import vectorize
+
+
+@click.command("vectorize")
+@click.argument("map_path", metavar="MAP.tif", type=FILE)
+@click.argument("out_path", metavar="OUT.gpkg", type=FILE)
+@click.option(
+    "--samples", "samples_path", type=FILE, help="Votes, for area intervals. [default: MAP_samples.tif if there]"
+)
+@click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
+@click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
+def command(
+    map_path: Path, out_path: Path, samples_path: Path | None, min_area: float, overwrite: bool, as_json: bool
+) -> None:
+    """Turn a map into polygons, whole across tile seams, in .gpkg, .fgb, .geojson or .parquet."""
+    summary = vectorize(map_path, out_path, samples_path=samples_path, min_area=min_area, overwrite=overwrite)
+    if as_json:
+        click.echo(json.dumps(asdict(summary)))
+    else:
+        click.echo(f"wrote {out_path}: {summary}")

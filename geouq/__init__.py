@@ -1,0 +1,37 @@
+"""geouq: large satellite rasters into maps that say how sure they are.
+
+The public names, each imported when it is first used, so that ``import geouq`` costs next to nothing::
+
+    scene = geouq.open_scene("scene.tif")
+    layers = geouq.segment(scene, model="s1-water", samples=20)     # lazy: an xarray.Dataset
+"""
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "open_scene": "geouq.scenes.open",
+    "scene_info": "geouq.scenes.info",
+    "simulate_scene": "geouq.scenes.simulate",
+    "Model": "geouq.model",
+    "ModelSpec": "geouq.model",
+    "shipped_models": "geouq.model",
+    "segment": "geouq.segment",
+    "vectorize": "geouq.maps.vectorize",
+    "preview": "geouq.maps.preview",
+    "GeouqError": "geouq.errors",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'geouq' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,0 +1,339 @@
+"""The lazy step: a scene in, a Dataset of layers out, one task a tile, nothing computed yet.
+
+``prepare`` settles everything that a run needs to know before the first pixel (bands, units, tiling, memory);
+``segment_tile`` is the pure function that dask, the durable run and the tests all call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import torch
+import xarray as xr
+
+from geouq import units
+from geouq.errors import InputError, ModelError, SceneError, UnitsError
+from geouq.grid import GeoBox, Roi, Tile, Tiling, apply, pixel_areas
+from geouq.model import Model
+from geouq.sampling.engine import Sampler, TileResult, predict_tile
+from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers
+from geouq.scenes.raster import scene_geobox
+
+DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
+TILES = (2048, 1536, 1024, 768, 512, 256)
+#: Live tensors of one window stay below this many bytes when the tile size is chosen for the user.
+TENSOR_BUDGET = 600 << 20
+#: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
+GENEROUS_OVERLAP = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a scene is to be segmented; see :func:`segment` for the meaning of each."""
+
+    samples: int = 20
+    seed: int = 0
+    layers: tuple[str, ...] = DEFAULT_LAYERS
+    threshold: float | None = None
+    tile: int | None = None
+    batch: int = 1
+    device: str = "auto"
+    sites: tuple[str, ...] | None = None
+    bounds: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene and a model matched to each other: all that a tile needs beside its pixels.
+
+    bands : for each of the model's bands its index in the scene, or None where the scene has it not.
+    units : unit of the scene's pixels.
+    exact : False if the network's receptive field is not finite, so that seams are approximate.
+    """
+
+    sampler: Sampler
+    question: Question
+    tiling: Tiling
+    geobox: GeoBox
+    bands: tuple[int | None, ...]
+    units: str
+    nodata: float | None
+    exact: bool
+
+    @property
+    def region(self) -> Roi:
+        """The pixels asked for: the scene, or the part of it inside the bounds."""
+        return self.tiling.bounds or Roi(0, self.tiling.shape[0], 0, self.tiling.shape[1])
+
+    def promise(self, in_flight: int = 1) -> dict[str, int]:
+        """Return the bytes a run will take at most, term by term, beside the interpreter and its libraries."""
+        window, core = self.tiling.largest_window, min(self.tiling.size**2, self.region.shape[0] * self.region.shape[1])
+        pixel = 4 * len(self.bands)
+        sums = 4 + 8 + 4 * len(self.question.layers) * 2
+        return {
+            "tensors": self.sampler.plan().bytes_for(window, self.sampler.batch),
+            "windows": in_flight * window * (3 * pixel + 1),
+            "layers": in_flight * core * sums,
+        }
+
+
+def segment(
+    scene: xr.DataArray,
+    model: str | PathLike[str] | Model = "s1-water",
+    *,
+    samples: int = 20,
+    seed: int = 0,
+    layers: Sequence[str] = DEFAULT_LAYERS,
+    threshold: float | None = None,
+    tile: int | None = None,
+    batch: int = 1,
+    device: str = "auto",
+    sites: Sequence[str] | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+) -> xr.Dataset:
+    """Segment a scene, lazily: nothing is read or computed until the result is.
+
+    Parameters
+    ----------
+    scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
+        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid: NaN,
+        infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
+    model : a shipped model's name, a model file, or a :class:`geouq.Model`.
+    samples : MC-dropout samples; 0 is one deterministic pass with dropout off.
+    seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
+    layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
+        (definitions in geouq.sampling.estimators).
+    threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
+    tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
+    batch : samples computed at once.
+    device : "auto", "cpu", "cuda", "cuda:1", …
+    sites : dropout sites or groups to sample at; all with a rate by default.
+    bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
+
+    Returns
+    -------
+    Dataset with one dask-backed variable a layer on the scene's own grid: float32 in 0..1 with NaN where not
+    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid).
+
+    Raises
+    ------
+    SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
+    """
+    settings = Settings(
+        samples, seed, tuple(layers), threshold, tile, batch, device, None if sites is None else tuple(sites), bounds
+    )
+    job = prepare(scene, model if isinstance(model, Model) else Model.load(model), settings)
+    return _lazy_dataset(scene, job)
+
+
+def prepare(scene: xr.DataArray, model: Model, settings: Settings) -> Job:
+    """Match a scene with a model; everything that can be refused is refused here, before any pixel is read."""
+    spec = model.spec
+    if scene.ndim != 3:
+        raise SceneError(
+            f"the scene has dimensions {scene.dims}: (band, y, x) is needed; expand_dims('band') for one band"
+        )
+    if 0 in scene.shape:
+        raise SceneError(f"the scene is empty: its shape is {scene.shape}")
+    check_layers(settings.layers, settings.samples)
+    geobox = scene_geobox(scene)
+    sampler = Sampler(
+        model, settings.samples, settings.seed, settings.batch, choose_device(settings.device), settings.sites
+    )
+    threshold = spec.threshold if settings.threshold is None else settings.threshold
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} is not between 0 and 1")
+    question = Question(
+        settings.layers, len(spec.classes), spec.classes.index(spec.positive), threshold, spec.temperature
+    )
+    unit = _scene_units(scene)
+    units.check_convertible(unit, spec.units)
+    halo = model.halo
+    overlap = halo if halo is not None else -(-GENEROUS_OVERLAP // spec.stride) * spec.stride
+    shape = (scene.shape[1], scene.shape[2])
+    size = settings.tile or choose_tile(sampler, shape, overlap)
+    if size < 1:
+        raise InputError(f"tile size {size} must be 1 or more")
+    roi = None if settings.bounds is None else _bounds_roi(geobox, shape, settings.bounds)
+    tiling = Tiling(shape, size, overlap, spec.stride, roi)
+    return Job(sampler, question, tiling, geobox, match_bands(scene, model), unit, _nodata(scene), halo is not None)
+
+
+def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
+    """Segment one tile: a pure function of the job, the scene's values in the tile's window, and the tile.
+
+    ``values`` is (scene bands, h, w) over the part of the window inside the scene.
+    """
+    model = job.sampler.model
+    height, width = tile.window.shape
+    pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
+    for k, index in enumerate(job.bands):
+        if index is not None:
+            band = values[index].astype(np.float32)
+            if job.nodata is not None and not np.isnan(job.nodata):
+                band[values[index] == job.nodata] = np.nan
+            pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, model.spec.units)
+    present = [k for k, index in enumerate(job.bands) if index is not None]
+    valid = np.isfinite(pixels[present]).all(0)
+    area = pixel_areas(job.geobox, tile.core)
+    return predict_tile(job.sampler, job.question, pixels, valid, tile.core.within(tile.window), area)
+
+
+def read_window(scene: xr.DataArray, tile: Tile) -> Any:
+    """Return the (lazy) values of the part of a tile's window that lies inside the scene."""
+    rows, columns = tile.window.slices
+    return scene.data[:, rows, columns]
+
+
+def choose_device(device: str) -> str:
+    """Return ``device``, or for "auto" the GPU if there is one.
+
+    Raises
+    ------
+    InputError : a device that torch does not have here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from None
+    return device
+
+
+def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
+    """Return the largest usual core size whose window's live tensors stay within the budget."""
+    plan = sampler.plan()
+    for size in TILES:
+        window = (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
+        if plan.bytes_for(window, sampler.batch) <= TENSOR_BUDGET:
+            return size
+    return TILES[-1]
+
+
+def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
+    """Return for each of the model's bands its index in the scene: by name, or by order where names say nothing.
+
+    Raises
+    ------
+    ModelError : the scene has not the bands the model needs.
+    """
+    spec = model.spec
+    first = scene.dims[0]
+    names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * scene.shape[0]
+    index = {name.upper(): i for i, name in enumerate(names)}
+    found = tuple(index.get(band.upper()) for band in spec.bands)
+    if None not in found:
+        return found
+    if any(i is not None for i in found) and spec.missing_bands == "zero":
+        return found
+    nameless = all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
+    if nameless and len(names) == len(spec.bands):
+        return tuple(range(len(names)))
+    raise ModelError(
+        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; the scene has {', '.join(n or '?' for n in names)}: "
+        "choose and order them with --bidx, or give one file a band (--vv, --vh)"
+    )
+
+
+def _scene_units(scene: xr.DataArray) -> str:
+    unit = str(scene.attrs.get("units", ""))
+    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)}
+    if unit.lower() not in known:
+        raise UnitsError(
+            f"the scene does not say what its values are (attrs['units'] is {unit!r}): "
+            f"set it to one of {', '.join(units.SCALES.values())}, or give --scale"
+        )
+    return known[unit.lower()]
+
+
+def _nodata(scene: xr.DataArray) -> float | None:
+    for holder in (scene.attrs, scene.encoding):
+        for key in ("_FillValue", "nodata", "missing_value"):
+            if holder.get(key) is not None:
+                return float(holder[key])
+    return None
+
+
+def _bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, float, float, float]) -> Roi:
+    left, bottom, right, top = bounds
+    corners = [apply(~geobox.affine, x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = zip(*corners, strict=True)
+    roi = Roi(
+        max(int(np.floor(min(rows) + 1e-6)), 0),
+        min(int(np.ceil(max(rows) - 1e-6)), shape[0]),
+        max(int(np.floor(min(columns) + 1e-6)), 0),
+        min(int(np.ceil(max(columns) - 1e-6)), shape[1]),
+    )
+    if roi.empty:
+        raise InputError(f"bounds {bounds} do not meet the scene, whose bounds are {tuple(geobox.boundingbox)}")
+    return roi
+
+
+def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
+    """One delayed call a tile, one array a layer."""
+    shared = dask.delayed(job, traverse=False)
+    rows: dict[int, list[tuple[Tile, Any]]] = {}
+    for tile in job.tiling:
+        values = read_window(scene, tile)
+        result = dask.delayed(_tile_layers)(shared, values, tile)
+        rows.setdefault(tile.core.y0, []).append((tile, result))
+    region = job.region
+    part = scene.isel({scene.dims[1]: slice(region.y0, region.y1), scene.dims[2]: slice(region.x0, region.x1)})
+    coords = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
+    variables = {}
+    for layer in job.question.layers:
+        dtype, lead = layer_dtype(layer, job)
+        array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
+        dims = (("class",) if lead else ()) + scene.dims[1:]
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords, attrs=_layer_attrs(layer, job))
+    return xr.Dataset(variables, attrs=run_attrs(job))
+
+
+def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
+    return segment_tile(job, np.asarray(values), tile).layers
+
+
+def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
+    return da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
+
+
+def layer_dtype(layer: str, job: Job) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return a layer's dtype and its leading shape (the classes of ``probabilities``)."""
+    if layer == "mask":
+        return np.dtype(np.uint8), ()
+    if layer == "votes":
+        return np.dtype(np.uint64 if job.sampler.samples > 32 else np.uint32), ()
+    return np.dtype(np.float32), (job.question.classes,) if layer == "probabilities" else ()
+
+
+def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
+    if layer == "mask":
+        return {"classes": list(job.sampler.model.spec.classes), "_FillValue": NOT_CLASSIFIED}
+    return {} if layer == "votes" else {"units": "1"}
+
+
+def run_attrs(job: Job) -> dict[str, Any]:
+    """Return what a map must say about its origin: plain values, for Dataset attrs and file tags."""
+    spec = job.sampler.model.spec
+    return {
+        "model": spec.name,
+        "model_hash": job.sampler.model.hash,
+        "samples": job.sampler.samples,
+        "seed": job.sampler.seed,
+        "sites": ",".join(job.sampler.active),
+        "threshold": job.question.threshold,
+        "temperature": spec.temperature,
+        "positive_class": spec.classes.index(spec.positive),
+        "classes": ",".join(spec.classes),
+        "tile": job.tiling.size,
+        "halo": job.tiling.halo,
+        "seams": "exact" if job.exact else f"approximate: {spec.architecture} sees the whole image",
+    }

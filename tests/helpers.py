@@ -1,0 +1,68 @@
+"""Small things that many tests need: a model with random weights, a scene with structure and holes."""
+
+import numpy as np
+import torch
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from torch import nn
+
+from geouq.model import Model, ModelSpec
+from geouq.networks.unet import UNet, UNetConfig
+
+
+def small_model(**changes) -> Model:
+    """A U-Net with random weights, lively batch statistics and confident logits."""
+    config = UNetConfig(**{"widths": (4, 6, 8), "dropout": {"bottleneck": 0.3, "decoder": 0.3}} | changes)
+    torch.manual_seed(7)
+    network = UNet(config)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.8, 1.5)
+    with torch.no_grad():
+        network.head.weight *= 4
+    classes = ("land", "water") if config.classes <= 2 else tuple(f"class{i}" for i in range(config.classes))
+    return Model(
+        network,
+        ModelSpec(
+            name="small",
+            architecture="unet",
+            arguments=config.to_dict(),
+            bands=("VV", "VH", "B3", "B4")[: config.bands],
+            units="dB",
+            mean=(-12.0, -19.0, 0.0, 0.0)[: config.bands],
+            std=(5.0, 5.0, 1.0, 1.0)[: config.bands],
+            clip=(-50.0, 20.0),
+            stride=network.stride,
+            classes=classes,
+            positive=classes[1],
+        ),
+    )
+
+
+def scene_values(rows: int, columns: int, seed: int = 0, holes: bool = True) -> np.ndarray:
+    """(2, rows, columns) float32 dB with smooth structure, noise, and NaN holes."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :columns]
+    base = -14 + 4 * np.sin(y / 9) * np.cos(x / 7)
+    values = np.stack([base, base - 6]) + rng.normal(0, 1.5, (2, rows, columns))
+    values = values.astype(np.float32)
+    if holes:
+        values[:, rows // 3 : rows // 3 + 3, columns // 4 : columns // 4 + 9] = np.nan
+        values[1, -1, -1] = np.inf
+    return values
+
+
+def as_scene(values: np.ndarray, units: str = "dB", crs: str | None = "EPSG:32633", chunks=None) -> xr.DataArray:
+    """A (band, y, x) DataArray on a 10 m grid."""
+    geobox = GeoBox(values.shape[1:], Affine(10, 0, 500_000, 0, -10, 5_000_000), crs)
+    scene = xr.DataArray(
+        values,
+        dims=("band", "y", "x"),
+        coords={"band": ["VV", "VH", "B3", "B4"][: len(values)], **xr_coords(geobox)},
+        attrs={"units": units},
+    )
+    return scene if chunks is None else scene.chunk(chunks)

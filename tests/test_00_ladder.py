@@ -1,0 +1,101 @@
+"""The ladder of imports (design: each rung imports only from rungs above it), read from the source itself."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RUNGS = [
+    ["errors", "noise"],
+    ["units", "grid", "ledger"],
+    ["scenes"],
+    ["networks"],
+    ["model"],
+    ["sampling"],
+    ["segment"],
+    ["maps"],
+    ["run"],
+    ["learning"],
+]
+TORCH_FREE = ("errors", "noise", "units", "grid", "ledger", "scenes", "maps")
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in (ROOT / "geouq").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module or "")
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rung(module: str) -> int:
+    first = module.split(".")[1]
+    return next(i for i, row in enumerate(RUNGS) if first in row)
+
+
+MODULES = modules()
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("geouq", "geouq.weights")])
+def test_imports_only_from_rungs_above(name):
+    for other in imports(MODULES[name]) & set(MODULES) - {"geouq"}:
+        assert rung(other) <= rung(name), f"{name} imports {other}, which stands below it"
+
+
+def test_nobody_imports_from_the_top():
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module == "geouq":
+                assert all(f"geouq.{alias.name}" in MODULES for alias in node.names), (
+                    f"{name} imports from geouq/__init__"
+                )
+
+
+def test_no_circles():
+    graph = {n: {m for m in imports(p) & set(MODULES) if m not in ("geouq", n)} for n, p in MODULES.items()}
+    graph["geouq"] = set()
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"circle: {' -> '.join((*path, name))}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n.split(".")[-1] != "geouq" and n.split(".")[1] in TORCH_FREE])
+def test_torch_is_not_reached_from_scenes_and_maps(name):
+    seen, todo = set(), [name]
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        found = imports(MODULES[module])
+        assert not any(m == "torch" or m.startswith("torch.") for m in found), f"{name} reaches torch through {module}"
+        todo += [m for m in found & set(MODULES) if m not in seen and m != "geouq"]
+
+
+def test_no_late_imports_in_the_library():
+    for name, path in MODULES.items():
+        if name == "geouq":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                late = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+                assert not late, f"{name}.{node.name} imports inside a function"
