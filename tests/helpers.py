@@ -22,8 +22,10 @@ def small_model(**changes) -> Model:
             nn.init.normal_(module.running_mean, 0, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.8, 1.5)
+        elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_in" if isinstance(module, nn.Conv2d) else "fan_out")
     with torch.no_grad():
-        network.head.weight *= 4
+        network.head.weight *= 0.2
     classes = ("land", "water") if config.classes <= 2 else tuple(f"class{i}" for i in range(config.classes))
     return Model(
         network,

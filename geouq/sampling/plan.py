@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -112,17 +113,26 @@ def _module_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def _remove_in_place(module: fx.GraphModule) -> None:
-    for child in module.modules():
-        if getattr(child, "inplace", False):
-            child.inplace = False  # type: ignore[assignment]
+    """Make each in-place step return a new tensor, which later readers of the overwritten one then read."""
     augmented = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
+    seen: set[fx.Node] = set()
     for node in module.graph.nodes:
-        if node.op == "call_function" and node.target in augmented:
+        seen.add(node)
+        layer = _module_of(module, node)
+        overwrites = True
+        if layer is not None and getattr(layer, "inplace", False):
+            layer.inplace = False  # type: ignore[assignment]
+        elif node.op == "call_function" and node.target in augmented:
             node.target = augmented[node.target]
-        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+        elif node.op == "call_method" and re.fullmatch(r"[a-z]\w*[a-z0-9]_", str(node.target)):
             node.target = str(node.target)[:-1]
-        if node.kwargs.get("inplace"):
+        elif node.kwargs.get("inplace"):
             node.kwargs = {**node.kwargs, "inplace": False}
+        else:
+            overwrites = False
+        if overwrites:
+            before = set(seen)
+            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, old=before: user not in old)
 
 
 def _remove_inactive_sites(module: fx.GraphModule, active: dict[str, float]) -> None:

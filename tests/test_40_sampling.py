@@ -1,0 +1,241 @@
+"""Draws, plan, engine, estimators: samples are networks of the scene, sums are exactly the definitions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from geouq.errors import InputError, ModelError, TileError
+from geouq.grid import Roi
+from geouq.model import Model
+from geouq.networks.sites import DropoutSite, find_sites
+from geouq.sampling.draws import dropout_masks
+from geouq.sampling.engine import Sampler, plain_logits, predict_tile, sample_logits
+from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
+from geouq.sampling.plan import make_plan
+from tests.helpers import scene_values, small_model
+
+
+def question(layers=LAYERS, classes=2, threshold=0.5, temperature=1.0, positive=1):
+    return Question(tuple(layers), classes, positive, threshold, temperature)
+
+
+# --- draws
+
+
+def test_masks_are_a_pure_function_of_their_names():
+    sites, channels = {"a": 0.3, "b": 0.5}, {"a": 40, "b": 7}
+    fifty = dropout_masks(sites, channels, 5, range(50))
+    twenty = dropout_masks(sites, channels, 5, range(20))
+    seventh = dropout_masks({"b": 0.5}, channels, 5, range(7, 8))
+    assert all(np.array_equal(fifty[s][:20], twenty[s]) for s in sites)
+    assert np.array_equal(fifty["b"][7:8], seventh["b"])
+    assert not np.array_equal(fifty["a"], dropout_masks(sites, channels, 6, range(50))["a"])
+    assert not np.array_equal(fifty["a"][:, :7], fifty["b"])
+
+
+def test_masks_keep_the_mean():
+    masks = dropout_masks({"a": 0.3}, {"a": 500}, 0, range(400))["a"]
+    assert set(np.unique(masks)) == {0, np.float32(1) / np.float32(0.7)}
+    assert masks.mean() == pytest.approx(1, abs=4 * math.sqrt(0.3 / 0.7 / masks.size))
+    flat = masks[..., 0, 0] > 0
+    assert abs(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1]) < 0.2
+
+
+# --- plan
+
+
+SITES = ["all", "encoder", "bottleneck", "decoder", "last2", "head", "decoder.0", "encoder.1"]
+NETWORKS = [{}, {"stem": 2}, {"up": "nearest"}, {"norm": False, "widths": (4, 6)}, {"classes": 4, "bands": 3}]
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+@pytest.mark.parametrize("site", SITES)
+def test_compiled_equals_plain_passes(site, network):
+    model = small_model(
+        **network | {"dropout": {site: 0.4}} if site != "encoder.1" or "widths" not in network else network
+    )
+    sampler = Sampler(model, samples=5, seed=3, batch=2)
+    x = torch.randn(1, len(model.spec.bands), 32, 48)
+    plain = torch.stack(list(plain_logits(sampler, x)))
+    with torch.inference_mode():
+        compiled = torch.stack(list(sample_logits(sampler, x)))
+    assert plain.std(0).max() > 0.01, "samples differ"
+    assert (plain.sigmoid() - compiled.sigmoid()).abs().max() <= 2e-6
+    assert sampler.plan().traced
+
+
+def test_what_is_cached():
+    plan = make_plan(small_model().network, 2, 4, {"bottleneck": 0.3, "decoder.0": 0.3})
+    assert plan.splits == ("up_blocks.0.conv1", "up_blocks.1.conv1")
+    assert list(plan.sites) == ["bottleneck", "decoder.0"] and plan.channels == {"bottleneck": 8, "decoder.0": 6}
+    head = make_plan(small_model().network, 2, 4, {"head": 0.3})
+    assert len(head.suffix_nodes) <= 3, "only the head is left for each sample"
+    assert plan.bytes_per_pixel > 0 and plan.bytes_for(100, 4) > plan.bytes_for(100, 1)
+
+
+class InPlace(nn.Module):
+    """Steps that would overwrite a cached prefix if they were let to."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, padding=1)
+        self.site = DropoutSite("site", 6, 0.5)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(6, 1, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = x * 2
+        y = self.site(x) + y
+        y += x
+        x.mul_(0.5)
+        return self.head(self.relu(y) + nn.functional.leaky_relu(x, inplace=True))
+
+
+class Branches(nn.Module):
+    """Data-dependent control flow: cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.site = nn.Conv2d(2, 1, 3, padding=1), DropoutSite("site", 2, 0.5)
+
+    def forward(self, x):
+        return self.conv(self.site(x)) if x.sum() < 1e9 else x
+
+
+def custom(network):
+    return Model(network, small_model().with_spec(architecture="custom", stride=1).spec)
+
+
+@pytest.mark.parametrize(("network", "traced"), [(InPlace(), True), (Branches(), False)])
+def test_ones_own_network(network, traced):
+    torch.manual_seed(0)
+    sampler = Sampler(custom(network), samples=6, batch=3)
+    x = torch.randn(1, 2, 9, 11)
+    plain = torch.stack(list(plain_logits(sampler, x.clone())))
+    before = x.clone()
+    for _ in range(2):  # a second time: nothing cached was spoilt
+        with torch.inference_mode():
+            ours = torch.stack(list(sample_logits(sampler, x)))
+        assert torch.equal(x, before) and (ours - plain).abs().max() < 1e-5
+    assert sampler.plan().traced is traced
+
+
+def test_statistics_and_weights_are_bit_identical_after_a_run():
+    model = small_model(dropout={"all": 0.3})
+    before = {k: v.clone() for k, v in model.network.state_dict().items()}
+    sampler = Sampler(model, samples=4)
+    values = scene_values(32, 32)
+    predict_tile(sampler, question(), values, np.isfinite(values).all(0), Roi(0, 32, 0, 32), np.ones((1, 1)))
+    list(plain_logits(sampler, torch.randn(1, 2, 32, 32)))
+    after = model.network.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert not model.network.training and all(s.mask is None for s in find_sites(model.network).values())
+
+
+def test_no_active_dropout_is_refused_for_more_than_one_sample():
+    with pytest.raises(ModelError, match="--samples 0"):
+        Sampler(small_model(dropout={}), samples=2)
+    with pytest.raises(ModelError, match="no active dropout"):
+        Sampler(small_model(), samples=2, sites=("none",))
+    assert len(list(sample_logits(Sampler(small_model(dropout={}), samples=1), torch.zeros(1, 2, 8, 8)))) == 1
+
+
+def test_samples_zero_is_the_deterministic_network():
+    model = small_model()
+    x = torch.randn(1, 2, 16, 16)
+    with torch.inference_mode():
+        (logits,) = sample_logits(Sampler(model, samples=0), x)
+        assert (logits - model.network(x)[0]).abs().max() < 1e-5
+
+
+def test_logits_that_are_not_finite_fail_the_tile():
+    model = small_model()
+    with torch.no_grad():
+        model.network.head.bias.fill_(torch.inf)
+    values = scene_values(16, 16, holes=False)
+    with pytest.raises(TileError, match="not finite"):
+        predict_tile(Sampler(model), question(), values, np.ones((16, 16), bool), Roi(0, 16, 0, 16), np.ones((1, 1)))
+
+
+# --- estimators
+
+
+def by_definition(p: np.ndarray, q: Question) -> dict[str, np.ndarray]:
+    """p (S, C, h, w) float64 → every layer, straight from the definitions."""
+
+    def entropy(a, axis):
+        return -np.sum(np.where(a > 0, a * np.log(np.maximum(a, 1e-300)), 0), axis=axis) / np.log(q.classes)
+
+    mean, positive = p.mean(0), p[:, q.positive]
+    binary = q.classes == 2
+    says = positive >= q.threshold if binary else p.argmax(1) == q.positive
+    return {
+        "probability": mean[q.positive],
+        "probabilities": mean,
+        "mask": (mean[1] >= q.threshold).astype(int) if binary else mean.argmax(0),
+        "confidence": mean.max(0),
+        "uncertainty": entropy(mean, 0),
+        "aleatoric": entropy(p, 1).mean(0),
+        "epistemic": entropy(mean, 0) - entropy(p, 1).mean(0),
+        "std": positive.std(0),
+        "votes": sum(says[s].astype(np.uint64) << np.uint64(s) for s in range(len(p))),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 64),
+    st.sampled_from([1, 2, 3, 5]),
+    st.integers(0, 2**31),
+    st.sampled_from([0.5, 0.3, 0.9]),
+    st.floats(0.3, 3),
+)
+def test_layers_are_their_definitions(samples, channels, seed, threshold, temperature):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 4, (samples, channels, 5, 4)).astype(np.float32)
+    valid = rng.random((5, 4)) > 0.2
+    q = question(classes=max(channels, 2), threshold=threshold, temperature=temperature)
+    area = rng.random((5, 1)) if seed % 2 else rng.random((5, 4))
+    sums = RunningSums(q, torch.from_numpy(valid), torch.from_numpy(area))
+    for one in logits:
+        sums.add(torch.from_numpy(one))
+    z = logits.astype(np.float64) / temperature
+    p = 1 / (1 + np.exp(-z)) if channels == 1 else np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    p = np.concatenate([1 - p, p], 1) if channels == 1 else p
+    expected = by_definition(p, q)
+    near = np.abs(p[:, 1] - threshold).min(0) < 1e-5 if max(channels, 2) == 2 else np.zeros((5, 4), bool)
+    for name, layer in sums.layers().items():
+        if name in ("mask", "votes"):
+            certain = valid & ~near & (np.abs(expected["probability"] - threshold) > 1e-5)
+            assert (layer[certain] == expected[name][certain]).all(), name
+            assert (layer[~valid] == (255 if name == "mask" else 0)).all()
+        else:
+            inside = np.broadcast_to(valid, layer.shape)
+            np.testing.assert_allclose(layer[inside], expected[name][inside], atol=2e-6 if name != "std" else 1e-3)
+            assert np.isnan(layer[~inside]).all()
+    if not near.any():
+        votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)
+        np.testing.assert_allclose(sums.areas, (votes * valid * area).sum((1, 2)), rtol=1e-6)
+
+
+def test_vote_width_and_limit():
+    for samples, dtype in ((32, np.uint32), (33, np.uint64)):
+        sums = RunningSums(question(["votes"]), torch.ones(1, 1, dtype=bool), torch.ones(1, 1))
+        for _ in range(samples):
+            sums.add(torch.full((1, 1, 1), 9.0))
+        votes = sums.layers()["votes"]
+        assert votes.dtype == dtype and int(votes[0, 0]) == 2**samples - 1
+    with pytest.raises(InputError, match="at most 64"):
+        check_layers(("votes",), 65)
+    with pytest.raises(InputError, match="choose among"):
+        check_layers(("masks",), 5)
+
+
+def test_area_interval():
+    assert area_interval(np.arange(101.0)) == (5.0, 95.0)
