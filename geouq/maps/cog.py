@@ -1,0 +1,384 @@
+"""Write maps as Cloud Optimized GeoTIFFs: tiles in any order in, one whole file or none out.
+
+Layers become the bands of a file by their kind:
+
+==========  ==========================  =====================  =================  ==========================
+kind        band holds                  data type              not classified     overview of 2x2 pixels
+==========  ==========================  =====================  =================  ==========================
+``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          mode of the valid ones
+``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
+``float``   0..1                        float32                NaN                mean of the valid ones
+``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask      the upper left pixel
+            the positive class          32 samples
+==========  ==========================  =====================  =================  ==========================
+
+*Votes* have every bit pattern as a legal value (all bits 0: land in all samples; all bits 1: water in all),
+so none can be reserved for "not classified"; their file has GDAL's internal mask, and value 0 under it.
+
+*Overviews* are made here, level by level, and not by GDAL, which applies one rule to all bands of a file and
+would average 0, 1 and 255 of a mask. The tiles go into an uncompressed raster, each level into another, a VRT
+names them as overviews of one another, and GDAL's COG driver copies that. Memory is that of a few blocks.
+
+*Colour tables* exist for one-band TIFFs only (TIFF 6.0, section 5), so only a mask that is alone in its file
+carries one; for the others there is a QGIS style.
+
+*A full disk* is not always an error to GDAL (what it flushes on closing may be lost silently), so the sum of
+all values written is looked for again in the finished file before it gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from xml.etree import ElementTree
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from geouq.errors import InputError, OutputError
+from geouq.grid import GeoBox, Roi
+
+NOT_CLASSIFIED = 255
+BLOCK = 512
+_CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
+_COLOURS = {0: (245, 245, 240, 255), 1: (31, 120, 180, 255)}
+_LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
+_OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREADS", "GEOTIFF_VERSION")
+
+
+@dataclass(frozen=True)
+class Band:
+    """One layer of a file: ``name`` (the band's description), ``kind``, ``dtype``, number of classes."""
+
+    name: str
+    kind: str
+    dtype: str
+    classes: int = 2
+
+
+def map_bands(names: Sequence[str], float32: bool = False, classes: int = 2) -> tuple[Band, ...]:
+    """Return the bands of a map file: ``mask`` as classes, all other layers as percent (or as float32)."""
+    dtype = "float32" if float32 else "uint8"
+    kind = "float" if float32 else "percent"
+    return tuple(Band(name, "class" if name == "mask" else kind, dtype, classes) for name in names)
+
+
+def vote_bands(samples: int) -> tuple[Band, ...]:
+    """Return the one band of a samples file that holds the votes of up to 64 samples."""
+    return (Band("votes", "bits", "uint32" if samples <= 32 else "uint64"),)
+
+
+def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[Band]) -> np.ndarray:
+    """Turn the layers of a tile into what its file stores; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    layers : by name, each (rows, columns). The mask is uint8 with 255 = not classified; votes are unsigned
+        integers, not classified where the mask is; all others float in 0..1 (clipped), NaN = not classified.
+    bands : those of one file, from ``map_bands`` or ``vote_bands``.
+
+    Returns
+    -------
+    (bands, rows, columns) in the file's data type: percent rounded half up. For votes (2, rows, columns): the
+    bits, and 255 where they are valid.
+    """
+    if bands[0].kind == "bits":
+        valid = layers["mask"] != NOT_CLASSIFIED
+        votes = layers[bands[0].name].astype(bands[0].dtype)
+        return np.stack([votes * valid, valid * votes.dtype.type(NOT_CLASSIFIED)])
+    return np.stack([_quantise(layers[band.name], band) for band in bands])
+
+
+def _quantise(layer: np.ndarray, band: Band) -> np.ndarray:
+    if band.kind == "class":
+        if band.dtype == "uint8":
+            return layer.astype(np.uint8, copy=False)
+        return np.where(layer == NOT_CLASSIFIED, np.float32(np.nan), layer.astype(np.float32))
+    unit = np.clip(np.asarray(layer, dtype=np.float32), 0, 1)  # NaN stays NaN
+    if band.kind == "float":
+        return unit
+    percent = np.floor(unit * np.float32(100) + np.float32(0.5))
+    return np.where(np.isnan(percent), NOT_CLASSIFIED, percent).astype(np.uint8)
+
+
+def check_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Return creation options with upper-case names, or raise InputError for one that cannot be had.
+
+    GDAL ignores what it does not know, and would write lossy or reprojected files on demand: a map must come
+    back as it was written.
+    """
+    upper = {key.upper(): str(value).upper() for key, value in options.items()}
+    for key in upper:
+        if key not in _OPTIONS:
+            raise InputError(f"creation option {key} is not one of {', '.join(_OPTIONS)}")
+    if upper.get("COMPRESS", "ZSTD") not in _LOSSLESS:
+        raise InputError(f"COMPRESS={upper['COMPRESS']} is not one of {', '.join(_LOSSLESS)}")
+    return upper
+
+
+class MapWriter:
+    """A map that is being written: tiles in any order, then ``finish``; nothing at ``path`` before that.
+
+    Use it as a context manager: whatever happens inside, the temporary files are gone at its end. Each pixel
+    is to be written at most once; pixels never written are not classified.
+
+    Parameters
+    ----------
+    path : the finished file; an existing one is replaced, by ``finish``, in one step.
+    geobox : grid of the whole map (any affine; CRS or none).
+    bands : ``map_bands`` or ``vote_bands``.
+    tags : dataset metadata: model, hash, samples, seed, version, halo …
+    options : creation options of GDAL's COG driver that override the ones set here (``check_options``).
+    work : folder for temporary files, on the file system of ``path``; default: the folder of ``path``.
+
+    Raises
+    ------
+    OutputError : in any method, if a file cannot be written; the message names ``path``.
+    InputError : if an option is not one of ``check_options``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        geobox: GeoBox,
+        bands: Sequence[Band],
+        tags: Mapping[str, object] | None = None,
+        options: Mapping[str, str] | None = None,
+        work: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.path, self.geobox, self.bands = Path(path), geobox, tuple(bands)
+        self._tags = {key: str(value) for key, value in (tags or {}).items()}
+        self._options = check_options(options or {})
+        self._sum = self._written = 0
+        with _output(self.path):
+            # A new name each time: GDAL's pool of VRT sources remembers file names for the life of a process.
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=work or self.path.parent))
+            try:
+                self._base = _create(self._folder / "level0.tif", geobox, self.bands, self._tags)
+            except BaseException:
+                shutil.rmtree(self._folder, ignore_errors=True)
+                raise
+
+    def __enter__(self) -> MapWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._base.close()
+        except (RasterioError, OSError):
+            pass  # a failed base is found by `finish`, or the run has failed already
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def write(self, roi: Roi, array: np.ndarray) -> None:
+        """Write the tile ``array`` (what ``quantise`` gave) at ``roi``."""
+        with _output(self.path):
+            _put(self._base, _window(roi), array, self.bands)
+        self._sum += _bit_sum(array)
+        self._written += array.shape[1] * array.shape[2]
+
+    def finish(self) -> Path:
+        """Build the overviews, write the COG, check that it is whole, and give it its name."""
+        finished = self._folder / "finished.tif"
+        defaults = {
+            "COMPRESS": _codec(),
+            "BLOCKSIZE": str(BLOCK),
+            "BIGTIFF": "IF_SAFER",
+            "NUM_THREADS": "ALL_CPUS",
+            "OVERVIEWS": "FORCE_USE_EXISTING",
+        }
+        with _output(self.path):
+            self._base.close()
+            vrt = self._vrt(self._overviews())
+            rasterio.shutil.copy(vrt, finished, driver="COG", **(defaults | self._options))
+            self._check(finished)
+            with open(finished, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(finished, self.path)
+        return self.path
+
+    def _overviews(self) -> list[Path]:
+        """Write each level from the one below, until the last fits one block; return their files."""
+        levels = [self._folder / "level0.tif"]
+        geobox = self.geobox
+        while max(geobox.shape) > BLOCK:
+            geobox = geobox.zoom_out(2)  # shape rounded up
+            rows, columns = geobox.shape
+            levels.append(self._folder / f"level{len(levels)}.tif")
+            with rasterio.open(levels[-2]) as below, _create(levels[-1], geobox, self.bands) as level:
+                for roi in _chunks(rows, columns):
+                    double = Roi(2 * roi.y0, 2 * roi.y1, 2 * roi.x0, 2 * roi.x1)
+                    double = double.intersect(Roi(0, below.height, 0, below.width))
+                    block = _get(below, _window(double), self.bands)
+                    _put(level, _window(roi), halve(block, self.bands), self.bands)
+        return levels[1:]
+
+    def _vrt(self, overviews: list[Path]) -> Path:
+        """Write a VRT of the base whose bands name the levels as their overviews."""
+        path = self._folder / "pyramid.vrt"
+        rasterio.shutil.copy(self._folder / "level0.tif", path, driver="VRT")
+        tree = ElementTree.parse(path)
+        for number, band in enumerate(tree.getroot().findall("VRTRasterBand"), start=1):
+            for level in overviews:
+                overview = ElementTree.SubElement(band, "Overview")
+                ElementTree.SubElement(overview, "SourceFilename", relativeToVRT="1").text = level.name
+                ElementTree.SubElement(overview, "SourceBand").text = str(number)
+        tree.write(path, encoding="utf-8")
+        return path
+
+    def _check(self, finished: Path) -> None:
+        """Raise OSError unless the file holds what was written, by the sum of all values."""
+        rows, columns = self.geobox.shape
+        fill = _bit_sum(_nothing(self.bands))
+        expected = self._sum + (rows * columns - self._written) * fill
+        with rasterio.open(finished) as file:
+            found = sum(_bit_sum(_get(file, _window(roi), self.bands)) for roi in _chunks(rows, columns))
+        if (found - expected) % 2**64:
+            raise OSError("the finished file does not hold all that was written, is the disk full?")
+
+
+def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+    """Reduce (bands, rows, columns) to half the rows and columns (rounded up), each band by its kind.
+
+    Only valid pixels count; the result is valid where one of the four is. Classes: the most frequent one; on
+    a tie water (1) in a binary mask, so that narrow rivers last, and the lowest class otherwise. Percent: the
+    mean, rounded half up. Bits: the upper left pixel, valid or not.
+    """
+    padding = [(0, 0), (0, block.shape[1] % 2), (0, block.shape[2] % 2)]
+    kinds = {"class": _mode, "percent": _mean_percent, "float": _mean_float}
+    if bands[0].kind == "bits":
+        return block[:, ::2, ::2]
+    fill = np.nan if block.dtype.kind == "f" else NOT_CLASSIFIED
+    padded = np.pad(block, padding, constant_values=fill)
+    out = []
+    for plane, band in zip(padded, bands, strict=True):
+        four = np.stack([plane[y::2, x::2] for y in (0, 1) for x in (0, 1)])
+        valid = ~np.isnan(four) if four.dtype.kind == "f" else four != NOT_CLASSIFIED
+        half = kinds[band.kind](four, valid, band.classes)
+        out.append(np.where(valid.any(axis=0), half, fill).astype(block.dtype))
+    return np.stack(out)
+
+
+def _mode(four: np.ndarray, valid: np.ndarray, classes: int) -> np.ndarray:
+    count = valid.sum(axis=0, dtype=np.uint8)
+    if classes == 2:
+        return 2 * (valid & (four == 1)).sum(axis=0, dtype=np.uint8) >= count
+    values = np.where(valid, four, NOT_CLASSIFIED).astype(np.int16)
+    same = (values[:, None] == values[None, :]).sum(axis=1, dtype=np.int16)
+    score = np.where(valid, same * 256 - values, -1)  # frequent first, then low
+    return np.take_along_axis(values, score.argmax(axis=0)[None], axis=0)[0]
+
+
+def _mean_percent(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+    count = np.maximum(valid.sum(axis=0, dtype=np.uint16), 1)
+    total = np.where(valid, four, 0).sum(axis=0, dtype=np.uint16)
+    return (2 * total + count) // (2 * count)
+
+
+def _mean_float(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+    return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
+
+
+def _create(
+    path: Path, geobox: GeoBox, bands: Sequence[Band], tags: Mapping[str, str] | None = None
+) -> rasterio.io.DatasetWriter:
+    """Open a new uncompressed tiled GeoTIFF; what is not written in it reads as not classified."""
+    percent = [band.kind == "percent" for band in bands]
+    nodata = {"uint8": NOT_CLASSIFIED, "float32": np.nan}.get(bands[0].dtype)
+    profile = dict(driver="GTiff", tiled=True, blockxsize=BLOCK, blockysize=BLOCK, bigtiff="IF_SAFER")
+    # Three bytes a pixel would be taken for red, green and blue.
+    profile |= dict(photometric="MINISBLACK", sparse_ok=True, interleave="pixel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        file = rasterio.open(
+            path,
+            "w",
+            height=geobox.shape[0],
+            width=geobox.shape[1],
+            count=len(bands),
+            dtype=bands[0].dtype,
+            nodata=nodata,
+            crs=None if geobox.crs is None else str(geobox.crs),
+            transform=geobox.affine,
+            **profile,
+        )
+    file.update_tags(**(tags or {}))
+    file.descriptions = [band.name for band in bands]
+    file.scales = [0.01 if scaled else 1.0 for scaled in percent]
+    file.units = ["1" if scaled else "" for scaled in percent]
+    if len(bands) == 1 and (bands[0].kind, bands[0].dtype, bands[0].classes) == ("class", "uint8", 2):
+        file.write_colormap(1, _COLOURS)
+    return file
+
+
+def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, bands: Sequence[Band]) -> None:
+    if bands[0].kind != "bits":
+        file.write(array, window=window)
+        return
+    file.write(array[:1], window=window)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        file.write_mask(array[1].astype(np.uint8), window=window)
+
+
+def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[Band]) -> np.ndarray:
+    array = file.read(window=window)
+    if bands[0].kind != "bits":
+        return array
+    return np.concatenate([array, file.read_masks(window=window).astype(array.dtype)])
+
+
+def _nothing(bands: Sequence[Band]) -> np.ndarray:
+    """Return one pixel that is not classified, as ``quantise`` gives it."""
+    values = {"uint8": NOT_CLASSIFIED, "float32": np.nan}
+    return np.full((len(bands), 1, 1), values.get(bands[0].dtype, 0), dtype=bands[0].dtype)
+
+
+def _bit_sum(array: np.ndarray) -> int:
+    """Sum of the values as unsigned integers, modulo 2⁶⁴ (floats: of their bits, NaN being one value)."""
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
+    return int(array.sum(dtype=np.uint64))
+
+
+def _chunks(rows: int, columns: int) -> Iterator[Roi]:
+    for y in range(0, rows, _CHUNK):
+        for x in range(0, columns, _CHUNK):
+            yield Roi(y, min(y + _CHUNK, rows), x, min(x + _CHUNK, columns))
+
+
+def _window(roi: Roi) -> Window:
+    return Window(roi.x0, roi.y0, roi.shape[1], roi.shape[0])
+
+
+@cache
+def _codec() -> str:
+    """Return the better codec this GDAL has: ZSTD, or else DEFLATE."""
+    try:
+        with rasterio.MemoryFile() as memory, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            memory.open(driver="GTiff", width=1, height=1, count=1, dtype="uint8", compress="ZSTD").close()
+    except RasterioError:
+        return "DEFLATE"
+    return "ZSTD"
+
+
+@contextmanager
+def _output(path: Path) -> Iterator[None]:
+    """Turn any failure to write into an OutputError that names ``path``."""
+    try:
+        yield
+    # rasterio lets GDAL's own errors through as CPLE_BaseError, which it does not export
+    except (RasterioError, OSError, rasterio._err.CPLE_BaseError) as error:
+        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
