@@ -1,0 +1,45 @@
+# make demo: from nothing to a map of a demo scene.   make test: lint, types, tests.   Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test check-slow lint types sizes clean
+
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	@mkdir -p demo
+	@test -f demo/scene.tif || $(BIN)/geouq simulate demo/scene.tif --size 2048 --seed 7 --truth demo/truth.tif
+	$(BIN)/geouq segment demo/scene.tif -o demo/water.tif --samples 20 \
+		--vector demo/water.gpkg --preview demo/water.png --overwrite
+	@echo
+	@echo "map:      demo/water.tif   (bands mask, uncertainty, confidence; opens styled in QGIS)"
+	@echo "polygons: demo/water.gpkg  (area with its 5-95 % interval)"
+	@echo "picture:  demo/water.png"
+
+test: $(VENV)/.installed-dev lint types
+	$(BIN)/python -m pytest -m "not slow" --durations=10
+
+check-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow --durations=10
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+sizes:
+	@wc -l geouq/*.py geouq/*/*.py cli/*.py | sort -n
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
