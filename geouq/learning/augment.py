@@ -31,7 +31,7 @@ class Augmentation:
     simulated : share of samples from simulated chips, if there are any.
     zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
     paint : paint water over the chip. roughen : repaint the chip's own labelled water.
-    dim : darken a patch of land by up to ``dim_db`` in both bands, label unchanged.
+    dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
     speckle : multiply power by gamma noise of ``looks`` looks.
     gain_db : each band's offset is within ± this. wedge : a straight-edged part is not measured.
     no_vv, no_vh : the whole band is missing.
@@ -41,10 +41,10 @@ class Augmentation:
     simulated: float = 0.3
     zoom: float = 0.5
     zoom_range: tuple[float, float] = (0.75, 3.0)
-    paint: float = 0.5
+    paint: float = 0.4
     roughen: float = 0.25
-    dim: float = 0.3
-    dim_db: float = 4.0
+    dim: float = 0.4
+    dim_db: float = 6.0
     speckle: float = 0.3
     looks: tuple[float, float] = (4.0, 30.0)
     gain_db: float = 1.5
@@ -79,8 +79,8 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
         shape = draw_shape(shapes, how.size, rng)
         pixels, label = paint_water(pixels, shape, rng), np.maximum(label, shape.astype(np.uint8))
     if rng.random() < how.dim:
-        patch = _soften(draw_shape(shapes, how.size, rng), 2.0) * (label == 0)
-        pixels = pixels - patch * rng.uniform(0, how.dim_db)
+        loss = how.dim_db * draw_fields(how.size, rng) * (label == 0)
+        pixels = pixels - np.stack([loss, rng.uniform(0.5, 1) * loss])
     if rng.random() < how.speckle:
         looks = rng.uniform(*how.looks)
         gamma = rng.standard_gamma(looks, size=pixels.shape, dtype=np.float32) / np.float32(looks)
@@ -99,23 +99,25 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fill ``shape`` with water between calm and wind-roughened, and return the new dB pixels.
 
-    Calm water: VV −25..−17 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −20 dB,
-    unevenly over the surface; VH stays 3.5 dB below the median around it, else no one could tell. Speckle is what
-    the chip itself varies about its 7-pixel mean, so looks and correlation are the sensor's own.
+    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −21 dB,
+    unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
+    no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
+    and correlation are the sensor's own.
     """
     size = shape.shape[0]
     strength = 0.0 if rng.random() < 0.4 else rng.random()
     wind = np.clip(strength + (strength > 0) * rng.uniform(0, 0.35) * smooth_noise(size, rng), 0, 1)
-    calm_vv, calm_vh, rough_vv = rng.uniform(-25, -17), rng.uniform(-33, -24), rng.uniform(-13, -7)
-    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.8 * wind * (-20 - calm_vh)])
+    calm_vv, calm_vh, rough_vv = rng.uniform(-25, -17.5), rng.uniform(-33, -24), rng.uniform(-13, -7)
+    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.8 * wind * (-21 - calm_vh)])
     level += rng.uniform(0, 1.5) * smooth_noise(size, rng)
-    with np.errstate(invalid="ignore"):
-        dry = np.isfinite(pixels[1]) & ~shape
-        ceiling = (np.median(pixels[1][dry]) if dry.any() else -15.0) - 3.5
-    level[1] -= max(0.0, float(level[1][shape].mean() if shape.any() else 0.0) - ceiling)
-    water = level + _speckle(pixels)
+    dry = np.isfinite(pixels).all(0) & ~shape
+    if dry.any() and shape.any():
+        land, water = np.median(pixels[:, dry], axis=1), level[:, shape].mean(axis=1)
+        ceiling = land[1] - 3 - np.clip((land[0] - water[0]) / 2, 0, 3)
+        level[1] -= max(0.0, float(water[1] - ceiling))
+    filled = level + _speckle(pixels)
     cover = _soften(shape, rng.uniform(0.4, 1.2))
-    mixed = (1 - cover) * 10 ** (pixels / 10) + cover * 10 ** (water / 10)
+    mixed = (1 - cover) * 10 ** (pixels / 10) + cover * 10 ** (filled / 10)
     return np.asarray(10 * np.log10(np.maximum(mixed, 1e-6)), np.float32)
 
 
@@ -131,6 +133,18 @@ def draw_shape(shapes: Sequence[np.ndarray], size: int, rng: np.random.Generator
     large = functional.interpolate(part, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
     shape = _turn_one(large >= 0.5, int(rng.integers(8)))
     return ~shape if rng.random() < 0.2 else shape
+
+
+def draw_fields(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how dark fields are: a turned mosaic of oblongs, (size, size) in 0..1; most are 0."""
+    angle, cells = rng.uniform(0, np.pi / 2), rng.uniform(8, 50, 2)
+    y, x = np.mgrid[0:size, 0:size]
+    row = (np.cos(angle) * y + np.sin(angle) * x) // cells[0]
+    column = (np.cos(angle) * x - np.sin(angle) * y) // cells[1]
+    value = rng.random((64 + int(row.max()), 64 + int(np.ptp(column))))
+    share = rng.uniform(0.05, 0.5)
+    value = np.where(rng.random(value.shape) < share, value, 0)
+    return _soften(value[row.astype(int), (column - column.min()).astype(int)], 0.8)
 
 
 def smooth_noise(size: int, rng: np.random.Generator) -> np.ndarray:
