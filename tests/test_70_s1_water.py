@@ -1,0 +1,65 @@
+"""The shipped model: it loads, says what it is, and finds water it must find. Honest scores are in its card."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geouq.learning.chips import read_chips, simulate_chips
+from geouq.learning.metrics import Confusion
+from geouq.model import WEIGHTS, Model
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.set_num_threads(1)
+    return Model.load("s1-water")
+
+
+def water(model, pixels):
+    with torch.inference_mode():
+        logits = model.network(torch.from_numpy(model.normalise(pixels))[None])[0, 0]
+    return (logits / model.spec.temperature).sigmoid().numpy() >= model.spec.threshold
+
+
+def test_it_says_what_it_expects_and_what_it_was_made_of(model):
+    spec = model.spec
+    assert spec.bands == ("VV", "VH") and spec.units == "dB" and spec.missing_bands == "zero"
+    assert 0.2 < spec.temperature < 5 and model.active_sites() and model.halo and model.halo < 256
+    assert set(spec.scores["water_iou_held_out"]) == {"India_900498", "Spain_7370579", "USA_905409", "jja10"}
+    assert (WEIGHTS / "s1-water.safetensors").stat().st_size < 3e6
+
+
+def test_its_card_names_sources_scores_and_limits():
+    card = (WEIGHTS / "s1-water.md").read_text()
+    for word in ("Copernicus Sentinel", "Sen1Floods11", "held out", "Otsu", "## Limits", "train_s1_water.py"):
+        assert word in card, word
+
+
+def test_it_finds_water_in_a_simulated_scene_it_was_not_trained_on(model):
+    chips = simulate_chips(6, seed=9000, size=256)
+    count = Confusion()
+    for chip in chips:
+        count.add(water(model, chip.pixels), chip.label, chip.valid)
+    assert count.iou > 0.6 and count.false_water < 0.06
+
+
+def test_it_copes_with_what_it_was_never_given(model):
+    extreme = np.full((2, 64, 64), np.nan, np.float32)
+    extreme[:, :8], extreme[:, 8:16], extreme[:, 16:24] = 90, -300, np.inf
+    with torch.inference_mode():
+        assert torch.isfinite(model.network(torch.from_numpy(model.normalise(extreme))[None])).all()
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="labelled chips (../shared/data/s1) are not here")
+def test_it_fits_the_chips_it_was_trained_on(model):
+    chips = {c.name: c for c in read_chips(DATA)}
+    for name, least in {"India_900498": 0.75, "Spain_7370579": 0.58, "USA_905409": 0.7, "jja10": 0.62}.items():
+        chip = chips[name]
+        assert Confusion().add(water(model, chip.pixels), chip.label, chip.valid).iou > least, name
+    for name in ("Ghana_53713", "awc00"):
+        chip = chips[name]
+        assert Confusion().add(water(model, chip.pixels), chip.label, chip.valid).false_water < 0.005, name
