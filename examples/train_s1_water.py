@@ -25,10 +25,10 @@ from geouq.learning.augment import Augmentation, batch_source, draw_sample
 from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
-from geouq.learning.train import TrainConfig, draw_masks, seed_weights, train
+from geouq.learning.train import TrainConfig, seed_weights, train
 from geouq.model import Model, ModelSpec
-from geouq.networks.sites import set_masks
 from geouq.networks.unet import UNet, UNetConfig
+from geouq.sampling.engine import Sampler, sample_logits
 from geouq.units import DB
 
 SEED = 0
@@ -121,19 +121,13 @@ def spec(network: UNet) -> ModelSpec:
 # ---------------------------------------------------------------- scoring
 
 
-def sample_logits(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True)) -> np.ndarray:
+def logits_of(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True)) -> np.ndarray:
     """Return SAMPLES + 1 logits of a chip's valid pixels, (SAMPLES + 1, pixels); the first is without dropout."""
     pixels = np.where(np.asarray(bands)[:, None, None], chip.pixels, np.nan)
-    x = torch.from_numpy(model.normalise(pixels))[None].contiguous(memory_format=torch.channels_last)
-    masks = draw_masks(model.network, SAMPLES, torch.Generator().manual_seed(SEED))
-    out = []
+    x = torch.from_numpy(model.normalise(pixels))[None]
     with torch.inference_mode():
-        for sample in range(-1, SAMPLES):
-            one = None if sample < 0 else {k: m[sample : sample + 1] for k, m in masks.items()}
-            set_masks(model.network, one)
-            out.append(model.network(x)[0, 0].numpy()[chip.valid])
-    set_masks(model.network, None)
-    return np.stack(out).astype(np.float32)
+        passes = [*sample_logits(Sampler(model, 0), x), *sample_logits(Sampler(model, SAMPLES, SEED), x)]
+    return np.stack([logits[0].numpy()[chip.valid] for logits in passes])
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -159,7 +153,7 @@ def fit_temperature(logits: Sequence[np.ndarray], labels: Sequence[np.ndarray]) 
 def score(chips: Sequence[Chip], models: dict[str, Model]) -> dict[str, object]:
     """Score each fold's model on the chips of its places, after fitting one temperature on all of them."""
     held = [(m, c) for fold, m in models.items() for c in leave_out(chips, FOLDS[fold])[1]]
-    logits = [sample_logits(m, c) for m, c in held]
+    logits = [logits_of(m, c) for m, c in held]
     labels = [c.label[c.valid] for _, c in held]
     temperature = fit_temperature(logits, labels)
     before, after, once = Calibration(), Calibration(), Calibration()
@@ -170,8 +164,10 @@ def score(chips: Sequence[Chip], models: dict[str, Model]) -> dict[str, object]:
         before.add(raw, label), after.add(p, label), once.add(single, label)
         sampled.add(binary_entropy(p), (p >= 0.5) != label)
         softmax.add(2 * np.minimum(single, 1 - single), (single >= 0.5) != label)
-        vv = probability(sample_logits(model, chip, (True, False))[1:], temperature)
+        vv = probability(logits_of(model, chip, (True, False))[1:], temperature)
         rows[chip.name] = row(chip, p >= 0.5, vv >= 0.5, single >= 0.5)
+        shares = (logit[1:] >= 0).mean(axis=1)  # of water, a sample; a temperature does not change them
+        rows[chip.name]["share_p05"], rows[chip.name]["share_p95"] = np.quantile(shares, (0.05, 0.95))
     add_thresholds(rows, [c for _, c in held])
     return {
         "places": rows,
@@ -233,9 +229,15 @@ def table(scores: dict) -> str:
         lines.append(f"| {name} | " + " | ".join(f"{r[c]:.3f}" for c in columns) + " |")
     means = [np.mean([r[c] for _, r in wet]) for c in columns]
     lines.append("| **mean** | " + " | ".join(f"{m:.3f}" for m in means) + " |")
-    lines += ["", "| chip held out | water in the label | false water | false water, VV alone |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| chip held out | water in the label | 90 % interval of the samples | false water | false water, VV alone |",
+        "|---|---|---|---|---|",
+    ]
     for name, r in scores["places"].items():
-        lines.append(f"| {name} | {r['water']:.1%} | {r['false_water']:.2%} | {r['false_water_vv_only']:.2%} |")
+        lines.append(
+            f"| {name} | {r['water']:.1%} | {r['share_p05']:.1%} to {r['share_p95']:.1%} | {r['false_water']:.2%} | {r['false_water_vv_only']:.2%} |"
+        )
     lines += [
         "",
         "| held-out pixels, pooled | ECE, 15 equal-mass bins | ECE, equal width | Brier | NLL |",
