@@ -1,0 +1,283 @@
+"""A picture of a map for a report: scene, mask, uncertainty and confidence side by side.
+
+The map is read through its overviews, the scene block by block and averaged (backscatter in power), so that
+memory is that of a few blocks however large the scene is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from pyproj import CRS
+from rasterio.errors import RasterioError
+
+from geouq.errors import OutputError, SceneError
+from geouq.maps.figure import Panel, Place, draw
+from geouq.maps.styles import class_colours
+from geouq.units import AMPLITUDE, DB, DN, POWER, REFLECTANCE, RGB, convert
+
+NOT_CLASSIFIED = 255
+_LONGEST = 1600  # pixels of a panel's longer side, at most
+_BLOCK = 2048  # pixels a side of the scene in memory at a time, about
+_DPI = 160
+_BACKSCATTER = (DB, POWER, AMPLITUDE)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """What is drawn of a map, reduced; ``layers`` in 0..1 with NaN, the mask in class numbers with NaN."""
+
+    layers: dict[str, np.ndarray]
+    place: Place
+    classes: tuple[tuple[str, str], ...]  # (name, colour)
+    positive: str
+
+
+def preview(
+    scene: xr.DataArray,
+    map_path: str | os.PathLike[str],
+    out_png: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    """Draw scene and map into a PNG, with legends, scale bar and one line of findings.
+
+    Parameters
+    ----------
+    scene : (band, y, x), numpy- or dask-backed, on the grid of the map; ``attrs["units"]``; NaN = not valid.
+        Backscatter is shown as the first band in dB, RGB and reflectance in colour where there are three bands.
+    map_path : a map whose bands are described as ``mask``, ``uncertainty``, ``confidence``; those it has are drawn.
+    out_png : the picture; an existing one is replaced in one step.
+    title : default: the name of the map file.
+    summary : what ``run`` returns: ``area_m2``, ``area_m2_p05``, ``area_m2_p95``, ``not_classified_percent``,
+        ``samples``; those given are told below the pictures.
+
+    Raises
+    ------
+    SceneError : if the map cannot be read, or scene and map differ in shape.
+    OutputError : if the picture cannot be written.
+    """
+    found = _read_map(Path(map_path))
+    if scene.shape[-2:] != found.place.shape:
+        shapes = " and ".join(f"{h} x {w}" for h, w in (scene.shape[-2:], found.place.shape))
+        raise SceneError(f"{map_path}: scene and map differ in size ({shapes}): give the scene the map was made of")
+    panels = [_scene_panel(scene), *_map_panels(found)]
+    figure = draw(panels, found.place, title or Path(map_path).stem, _facts(found, summary or {}))
+    part = Path(out_png).with_name(f".{Path(out_png).name}.{os.getpid()}.part")
+    try:
+        FigureCanvasAgg(figure)
+        figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
+        os.replace(part, out_png)
+    except OSError as error:
+        raise OutputError(f"{out_png} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _factor(shape: tuple[int, int]) -> int:
+    """How many pixels of a scene's side become one of the picture's."""
+    return max(1, -(-max(shape) // _LONGEST))
+
+
+def _read_map(path: Path) -> _Map:
+    try:
+        with rasterio.open(path) as file:
+            factor = _factor(file.shape)
+            rows, columns = (-(-n // factor) for n in file.shape)
+            names = [d or "" for d in file.descriptions]
+            layers = {}
+            for name in ("mask", "uncertainty", "confidence"):
+                if name in names:
+                    band = names.index(name) + 1
+                    raw = file.read(band, out_shape=(rows, columns), masked=True)  # GDAL takes the overview
+                    values = np.where(raw.mask | (raw.data == NOT_CLASSIFIED), np.nan, raw.data)
+                    layers[name] = (values * file.scales[band - 1]).astype(np.float32)
+            crs = CRS.from_user_input(file.crs.to_wkt()) if file.crs else None
+            place = Place(file.shape, file.transform, crs)
+            return _Map(layers, place, *_classes(file, names, layers))
+    except RasterioError as error:
+        raise SceneError(f"{path}: cannot be read as a map: {error}") from error
+
+
+def _classes(
+    file: rasterio.io.DatasetReader, names: Sequence[str], layers: Mapping[str, np.ndarray]
+) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return (name, colour) of each class, from the file's tags and colour table if any, and the positive one."""
+    if "mask" not in layers:
+        return (), "water"
+    tags = file.tags()
+    named = tags.get("GEOUQ_CLASSES", "")
+    labels = named.split(",") if named else ["land", "water"]
+    highest = int(np.nanmax(layers["mask"], initial=0))
+    labels += [f"class {i}" for i in range(len(labels), highest + 1)]
+    positive = int(tags.get("GEOUQ_POSITIVE_CLASS", 1))
+    colours = class_colours(labels, positive)
+    try:
+        table = file.colormap(names.index("mask") + 1)
+    except ValueError:  # the usual case: no colour table
+        table = {}
+    for i in range(len(labels)):
+        if any(table.get(i, (0, 0, 0))[:3]):  # black is what a transparent colour comes back as from a TIFF
+            colours[i] = "#{:02x}{:02x}{:02x}".format(*table[i][:3])
+    return tuple(zip(labels, colours, strict=True)), labels[positive]
+
+
+def _reduce(scene: xr.DataArray, bands: Sequence[int], unit: str) -> np.ndarray:
+    """Return some bands, averaged over squares of ``_factor`` pixels; backscatter as power, NaN left out."""
+    rows, columns = scene.shape[-2:]
+    factor = _factor((rows, columns))
+    step = max(1, _BLOCK // factor) * factor
+    out = np.empty((len(bands), -(-rows // factor), -(-columns // factor)), dtype=np.float32)
+    for y in range(0, rows, step):
+        for x in range(0, columns, step):
+            block = scene[list(bands), y : y + step, x : x + step].data
+            values = np.asarray(block.compute() if hasattr(block, "compute") else block, dtype=np.float32)
+            values = convert(values, unit, POWER) if unit in _BACKSCATTER else values
+            small = _average(np.where(np.isfinite(values), values, np.nan), factor)
+            top, left = y // factor, x // factor
+            out[:, top : top + small.shape[1], left : left + small.shape[2]] = small
+    return out
+
+
+def _average(values: np.ndarray, factor: int) -> np.ndarray:
+    """Mean of the finite values in squares of ``factor``, NaN where there is none."""
+    if factor == 1:
+        return values
+    bands, rows, columns = values.shape
+    pad = [(0, 0), (0, -rows % factor), (0, -columns % factor)]
+    padded = np.pad(values, pad, constant_values=np.nan)
+    squares = padded.reshape(bands, -(-rows // factor), factor, -(-columns // factor), factor)
+    valid = np.isfinite(squares)
+    count = valid.sum(axis=(2, 4))
+    total = np.where(valid, squares, 0).sum(axis=(2, 4), dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+# ---------------------------------------------------------------- panels
+
+
+def _scene_panel(scene: xr.DataArray) -> Panel:
+    unit = str(scene.attrs.get("units", ""))
+    first = scene.dims[0]
+    names = [str(n) for n in scene[first].values] if first in scene.coords else []
+    if unit in (RGB, REFLECTANCE):
+        colour = _colour_bands(names, scene.shape[0])
+        if colour:
+            image = _colours(_reduce(scene, colour, unit), unit)
+            return Panel("Scene", image, _reach(scene), "natural colour" if unit == REFLECTANCE else "")
+    plane = _reduce(scene, [0], unit)[0]
+    if unit in _BACKSCATTER:
+        plane = convert(plane, POWER, DB)
+    limits = _stretch(plane, step=1.0 if unit in _BACKSCATTER else 0.0)
+    name = names[0] if names and not names[0].isdigit() else "band 1"
+    measure = {DN: "digital numbers, not calibrated", REFLECTANCE: "reflectance", RGB: "8-bit value"}
+    legend = "backscatter in dB" if unit in _BACKSCATTER else measure.get(unit, "")
+    return Panel(f"Scene, {name}", plane, _reach(scene), legend, "gray", limits, extend="both")
+
+
+def _colour_bands(names: Sequence[str], count: int) -> list[int]:
+    """Return which bands are red, green and blue; empty if the scene has not got them."""
+    lowered = [n.lower() for n in names]
+    for wanted in (("red", "green", "blue"), ("r", "g", "b"), ("b04", "b03", "b02"), ("b4", "b3", "b2")):
+        if all(w in lowered for w in wanted):
+            return [lowered.index(w) for w in wanted]
+    return [0, 1, 2] if count == 3 else []
+
+
+def _reach(scene: xr.DataArray) -> tuple[int, int]:
+    """Rows and columns that the averaged scene covers: whole squares."""
+    rows, columns = scene.shape[-2:]
+    factor = _factor((rows, columns))
+    return -(-rows // factor) * factor, -(-columns // factor) * factor
+
+
+def _colours(values: np.ndarray, unit: str) -> np.ndarray:
+    """Return red, green, blue and opacity in 0..1."""
+    low, high = (0.0, 255.0) if unit == RGB else _stretch(values)
+    missing = np.isnan(values).any(axis=0)
+    scaled = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    return np.dstack([*scaled, ~missing]).astype(np.float32)
+
+
+def _stretch(values: np.ndarray, step: float = 0.0) -> tuple[float, float]:
+    """Return the 2 % and 98 % quantiles, rounded outwards to whole steps; for display alone."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return (-25.0, 0.0) if step else (0.0, 1.0)
+    low, high = (float(q) for q in np.percentile(finite, (2, 98)))
+    if step:
+        low, high = float(np.floor(low / step) * step), float(np.ceil(high / step) * step)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _map_panels(found: _Map) -> list[Panel]:
+    percent = {name: 100 * layer for name, layer in found.layers.items()}
+    shape = found.place.shape
+    panels = []
+    if "mask" in found.layers:
+        panels.append(_mask_panel(found))
+    if "uncertainty" in percent:
+        legend = "predictive entropy, % of its maximum"
+        panels.append(Panel("Uncertainty", percent["uncertainty"], shape, legend, "magma", (0, 100)))
+    if "confidence" in percent:
+        least = 100 / max(len(found.classes), 2)  # the surest of C classes has 1/C or more
+        legend = "probability of the mapped class, %"
+        panels.append(Panel("Confidence", percent["confidence"], shape, legend, "viridis", (least, 100)))
+    return panels
+
+
+def _mask_panel(found: _Map) -> Panel:
+    mask, patches = found.layers["mask"], list(found.classes)
+    palette = np.array([to_rgb(colour) for _, colour in patches], dtype=np.float32)
+    valid = np.isfinite(mask)
+    image = np.dstack([palette[np.where(valid, mask, 0).astype(int)], valid]).astype(np.float32)
+    if not valid.all():
+        patches.append(("not classified", ""))
+    title = "Mask" if len(found.classes) == 2 else "Classes"
+    return Panel(title, image, found.place.shape, patches=tuple(patches))
+
+
+def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
+    """Return what is told below the pictures, piece by piece."""
+    rows, columns = found.place.shape
+    facts = []
+    if "area_m2" in summary:
+        low, high = summary.get("area_m2_p05"), summary.get("area_m2_p95")
+        text = f"{found.positive.capitalize()}: {_area(summary['area_m2'], found.place)}"
+        if low is not None and high is not None:
+            text += f" (5–95 % of samples: {_area(low, found.place)} to {_area(high, found.place)})"
+        facts.append(text)
+    if "not_classified_percent" in summary:
+        facts.append(f"not classified: {summary['not_classified_percent']:.1f} %")
+    if summary.get("samples"):
+        facts.append(f"{summary['samples']} samples")
+    if summary.get("model"):
+        facts.append(f"model {summary['model']}")
+    facts.append(f"{rows} × {columns} pixels")
+    crs = found.place.crs
+    authority = crs.to_authority() if crs else None
+    facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")
+    return facts
+
+
+def _area(square_metres: float, place: Place) -> str:
+    """Return an area with three significant digits, in ha or km²; without a CRS in units of the grid."""
+    if place.crs is None:
+        return f"{square_metres:,.0f} {'pixels' if place.transform.is_identity else 'square units'}"
+    if square_metres < 1e5:
+        return f"{square_metres / 1e4:.3g} ha"
+    kilometres = square_metres / 1e6
+    return f"{kilometres:,.{max(0, 3 - len(str(int(kilometres))))}f} km²"

@@ -1,0 +1,230 @@
+import tracemalloc
+import warnings
+from xml.etree import ElementTree
+
+import dask.array as da
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+from affine import Affine
+from matplotlib.image import imread
+from pyproj import CRS
+
+from geouq.errors import OutputError, SceneError
+from geouq.maps import preview as module
+from geouq.maps.figure import Place, _ground, _lines
+from geouq.maps.preview import preview
+from geouq.maps.styles import WATER, class_colours, write_qml
+
+UTM = ("EPSG:32633", Affine(10, 0, 4e5, 0, -10, 5.4e6))
+BLUE = np.array([31, 120, 180]) / 255
+
+
+def make(folder, shape, place=UTM, *, units="dB", bands=("VV", "VH"), classes=2, empty=False, float32=False, tags=None):
+    """Write a map whose left half is water, and return it with its scene (nodata: the last column)."""
+    rows, columns = shape
+    noise = np.random.default_rng(0).normal(0, 1.5, (len(bands), rows, columns)).astype(np.float32)
+    mask = np.broadcast_to(np.arange(columns) * classes // columns < 1, shape).astype(np.float32)
+    if classes > 2:
+        mask = np.broadcast_to(np.arange(columns) * classes // columns, shape).astype(np.float32)
+    scene = noise - 10 - 10 * mask
+    doubt = np.broadcast_to(np.linspace(0, 1, columns), shape)
+    missing = np.zeros(shape, bool)
+    missing[:, -1] = True
+    missing |= empty
+    scene[:, missing] = np.nan
+    layers = np.stack([mask, doubt, 1 - doubt / 2]).astype(np.float32)
+    if float32:
+        layers[:, missing] = np.nan
+    else:
+        layers = np.where(missing, 255, np.round(layers * [[[1]], [[100]], [[100]]])).astype(np.uint8)
+    path = folder / "map.tif"
+    profile = {"dtype": layers.dtype, "nodata": np.nan if float32 else 255, "crs": place[0], "transform": place[1]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with rasterio.open(path, "w", "GTiff", columns, rows, 3, **profile) as file:
+            file.write(layers)
+            file.descriptions = ("mask", "uncertainty", "confidence")
+            file.scales = (1, 1, 1) if float32 else (1, 0.01, 0.01)
+            file.update_tags(**(tags or {}))
+    data = da.from_array(scene, chunks=(1, 200, 200))
+    return xr.DataArray(data, dims=("band", "y", "x"), coords={"band": list(bands)}, attrs={"units": units}), path
+
+
+def share(image, colour):
+    return (np.abs(image[..., :3] - colour).max(axis=-1) < 0.02).mean()
+
+
+@pytest.mark.parametrize(
+    ("shape", "across"), [((300, 320), 4), ((300, 700), 2), ((70, 300), 1), ((600, 100), 4), ((15, 17), 4), ((1, 1), 4)]
+)
+def test_every_shape_gets_a_whole_picture(tmp_path, shape, across):
+    scene, path = make(tmp_path, shape)
+    preview(scene, path, tmp_path / "p.png")
+    image = imread(tmp_path / "p.png")
+    wide = image.shape[1] / module._DPI
+    assert wide == pytest.approx(
+        {4: 15.75 if shape[1] > 150 or shape[0] < 16 else 10.95, 2: 13.25, 1: 10.6}[across], abs=0.02
+    )
+    assert image.shape[0] / module._DPI < 14
+    if shape[1] > 15:
+        assert share(image, BLUE) > 0.01
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "p.png"]
+
+
+def test_the_picture_is_the_same_each_time_and_replaces_the_old(tmp_path):
+    scene, path = make(tmp_path, (120, 100))
+    (tmp_path / "a.png").write_text("old")
+    for name in "ab":
+        preview(scene, path, tmp_path / f"{name}.png", title="Flood", summary={"area_m2": 6e5, "samples": 20})
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_what_is_not_classified_is_no_colour(tmp_path):
+    scene, path = make(tmp_path, (200, 200), empty=True)
+    preview(scene, path, tmp_path / "p.png", summary={"area_m2": 0.0, "not_classified_percent": 100.0})
+    assert share(imread(tmp_path / "p.png"), BLUE) < 0.002  # the legend alone
+
+
+def test_float_maps_look_like_percent_maps(tmp_path):
+    images = []
+    for float32 in (False, True):
+        scene, path = make(tmp_path, (100, 100), float32=float32)
+        preview(scene, path, tmp_path / "p.png")
+        images.append(imread(tmp_path / "p.png"))
+    assert np.abs(images[0] - images[1]).mean() < 0.002
+
+
+def test_classes_take_names_and_colours_from_the_file(tmp_path):
+    tags = {"GEOUQ_CLASSES": "field,forest,lake,town", "GEOUQ_POSITIVE_CLASS": "2"}
+    scene, path = make(tmp_path, (100, 120), classes=4, tags=tags)
+    found = module._read_map(path)
+    assert [name for name, _ in found.classes] == ["field", "forest", "lake", "town"]
+    assert found.positive == "lake" and found.classes[2][1] == WATER
+    preview(scene, path, tmp_path / "p.png")
+    assert share(imread(tmp_path / "p.png"), BLUE) > 0.02
+    assert len({*class_colours(list("abcdef"), 0)}) == 6
+
+
+def test_a_colour_table_is_used(tmp_path):
+    path = tmp_path / "mask.tif"
+    with rasterio.open(path, "w", "GTiff", 30, 30, 1, dtype="uint8", nodata=255, crs=UTM[0], transform=UTM[1]) as file:
+        file.write(np.ones((1, 30, 30), np.uint8))
+        file.descriptions = ("mask",)
+        file.write_colormap(1, {0: (0, 0, 0, 0), 1: (200, 0, 100, 255)})
+    found = module._read_map(path)
+    assert found.classes[1][1] == "#c80064" and found.classes[0][1] == class_colours(["land", "water"])[0]
+    scene, _ = make(tmp_path, (30, 30))
+    preview(scene, path, tmp_path / "p.png")
+    assert share(imread(tmp_path / "p.png"), np.array([200, 0, 100]) / 255) > 0.05
+
+
+@pytest.mark.parametrize("units", ["dB", "power", "amplitude", "dn", "rgb", "reflectance", ""])
+def test_every_unit_is_shown(tmp_path, units):
+    scene, path = make(tmp_path, (60, 60), bands=("B02", "B03", "B04"), units="dB")
+    scene = (scene * 0 + 120 if units == "rgb" else abs(scene)).assign_attrs(units=units)
+    panel = module._scene_panel(scene)
+    assert panel.image.ndim == (3 if units in ("rgb", "reflectance") else 2)
+    preview(scene, path, tmp_path / "p.png")
+
+
+def test_backscatter_is_averaged_as_power_and_without_nan(monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST", 4)
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    scene = xr.DataArray(np.full((1, 6, 7), -10, np.float32), dims=("band", "y", "x"), attrs={"units": "dB"})
+    scene[0, 0, 0], scene[0, 0, 1], scene[0, 2:4, 2:4] = 0, np.nan, np.nan
+    panel = module._scene_panel(scene)
+    assert panel.image.shape == (3, 4) and panel.reach == (6, 8)
+    assert panel.image[0, 0] == pytest.approx(10 * np.log10((1 + 0.1 + 0.1) / 3), abs=1e-4)
+    assert np.isnan(panel.image[1, 1]) and panel.image[2, 3] == pytest.approx(-10, abs=1e-4)
+
+
+def test_a_large_scene_takes_little_memory(tmp_path):
+    side = 6000
+    data = da.random.default_rng(0).normal(size=(2, side, side), chunks=(1, 500, 500)).astype("float32")
+    scene = xr.DataArray(data, dims=("band", "y", "x"), attrs={"units": "dB"})
+    tracemalloc.start()
+    image = module._reduce(scene, [0], "dB")
+    peak = tracemalloc.get_traced_memory()[1]
+    assert image.shape == (1, 1500, 1500)
+    assert peak < 150e6 < 0.55 * data.nbytes
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "metres"),
+    [
+        ("EPSG:32633", Affine(10, 0, 5e5, 0, -10, 6e6), 10 / 0.9996),
+        ("EPSG:4326", Affine(1e-3, 0, 10, 0, -1e-3, 60), 55.8),
+        ("EPSG:3857", Affine(100, 0, 0, 0, -100, 8.4e6), 50.0),
+    ],
+)
+def test_the_scale_is_that_on_the_ellipsoid(crs, transform, metres):
+    place = Place((100, 100), transform, CRS.from_user_input(crs))
+    length, _ = _ground(place, (45, 50), (55, 50))
+    assert length / 10 == pytest.approx(metres, rel=0.01)
+    _, azimuth = _ground(place, (50, 60), (50, 40))
+    assert abs(azimuth) < 1
+
+
+def test_no_scale_and_no_north_where_there_is_none(tmp_path):
+    nowhere = Place((10, 10), Affine.identity(), None)
+    assert np.isnan(_ground(nowhere, (1, 1), (2, 2))).all()
+    rotated = Place((10, 10), Affine.translation(5e5, 6e6) * Affine.rotation(30) * Affine.scale(10, -10), CRS(32633))
+    assert abs(_ground(rotated, (5, 6), (5, 4))[1]) > 20
+    scene, path = make(tmp_path, (50, 50), (None, Affine.identity()))
+    preview(scene, path, tmp_path / "p.png", summary={"area_m2": 1250.0})
+    assert "1,250 pixels" in module._facts(module._read_map(path), {"area_m2": 1250.0})[0]
+
+
+def test_facts_tell_the_area_with_its_interval(tmp_path):
+    _, path = make(tmp_path, (40, 50))
+    summary = {
+        "area_m2": 83.42e6,
+        "area_m2_p05": 80.14e6,
+        "area_m2_p95": 8.79e8,
+        "not_classified_percent": 2,
+        "samples": 20,
+    }
+    facts = module._facts(module._read_map(path), summary)
+    assert facts[0] == "Water: 83.4 km² (5–95 % of samples: 80.1 km² to 879 km²)"
+    assert facts[1:4] == ["not classified: 2.0 %", "20 samples", "40 × 50 pixels"] and facts[4] == "EPSG:32633"
+    assert (
+        module._facts(module._read_map(path), {"area_m2": 5e4, "area_m2_p05": None, "area_m2_p95": None})[0]
+        == "Water: 5 ha"
+    )
+    assert _lines(["aaa", "bbb", "ccc"], 14) == ["aaa   ·   bbb", "ccc"]
+
+
+def test_bad_input_is_one_clear_line(tmp_path):
+    scene, path = make(tmp_path, (40, 50))
+    with pytest.raises(SceneError, match="40 x 49 and 40 x 50"):
+        preview(scene[:, :, :49], path, tmp_path / "p.png")
+    with pytest.raises(SceneError, match="nothing.tif"):
+        preview(scene, tmp_path / "nothing.tif", tmp_path / "p.png")
+    with pytest.raises(OutputError, match="missing"):
+        preview(scene, path, tmp_path / "missing" / "p.png")
+    assert [p.name for p in tmp_path.iterdir()] == ["map.tif"]
+
+
+@pytest.mark.parametrize("float_values", [False, True])
+def test_qgis_shows_water_in_blue_and_land_not_at_all(tmp_path, float_values):
+    write_qml(tmp_path / "m.qml", ["uncertainty", "mask"], float_values, ["land & <sea>", "water"])
+    text = (tmp_path / "m.qml").read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE qgis")
+    renderer = ElementTree.fromstring(text).find("pipe/rasterrenderer")
+    assert renderer.get("type") == ("singlebandpseudocolor" if float_values else "paletted")
+    assert renderer.get("band") == "2"
+    items = renderer.findall("rastershader/colorrampshader/item" if float_values else "colorPalette/paletteEntry")
+    seen = [(i.get("value"), i.get("label"), i.get("color"), i.get("alpha")) for i in items]
+    assert seen[0][:2] == ("0", "land & <sea>") and seen[0][3] == "0"
+    assert seen[1] == ("1", "water", WATER, "255") and len(seen) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["m.qml"]
+
+
+def test_a_map_without_mask_gets_a_ramp(tmp_path):
+    write_qml(tmp_path / "m.qml", ["std"], False)
+    shader = ElementTree.parse(tmp_path / "m.qml").find("pipe/rasterrenderer/rastershader/colorrampshader")
+    assert shader.get("colorRampType") == "INTERPOLATED" and len(shader) == 5
+    with pytest.raises(OutputError, match="missing"):
+        write_qml(tmp_path / "missing" / "m.qml", ["mask"], False)
