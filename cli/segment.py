@@ -14,7 +14,7 @@ from geouq.errors import InputError
 from geouq.model import Model
 from geouq.run import Outputs, run
 from geouq.scenes.open import open_scene
-from geouq.segment import DEFAULT_LAYERS, Settings, prepare
+from geouq.segmentation import DEFAULT_LAYERS, Settings, prepare
 
 LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epistemic, std, votes."
 

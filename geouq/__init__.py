@@ -16,7 +16,7 @@ _PUBLIC = {
     "Model": "geouq.model",
     "ModelSpec": "geouq.model",
     "shipped_models": "geouq.model",
-    "segment": "geouq.segment",
+    "segment": "geouq.segmentation",
     "vectorize": "geouq.maps.vectorize",
     "preview": "geouq.maps.preview",
     "GeouqError": "geouq.errors",

@@ -57,11 +57,16 @@ class Roi:
 
 @dataclass(frozen=True)
 class Tile:
-    """One unit of work: the ``core`` it answers for and the ``window`` it reads, padding included."""
+    """One unit of work: the ``core`` it answers for and the ``window`` it reads, padding included.
+
+    ``whole`` is the core as it would be without bounds; all of it is computed, so that bounds do not even show in
+    the rounding.
+    """
 
     index: int
     core: Roi
     window: Roi
+    whole: Roi
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class Tiling:
                 whole = Roi(y0, min(y0 + self.size, rows), x0, min(x0 + self.size, columns))
                 core = whole.intersect(inside)
                 if not core.empty:
-                    yield Tile(index, core, self._window(whole))
+                    yield Tile(index, core, self._window(whole), whole)
                     index += 1
 
     def _window(self, core: Roi) -> Roi:

@@ -29,7 +29,7 @@ from geouq.maps.preview import preview
 from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
 from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
-from geouq.segment import Job, read_window, run_attrs, segment_tile
+from geouq.segmentation import Job, read_window, run_attrs, segment_tile
 
 #: Tiles in flight: one computes while another is read or written.
 IN_FLIGHT = 2

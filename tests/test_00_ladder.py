@@ -13,7 +13,7 @@ RUNGS = [
     ["networks"],
     ["model"],
     ["sampling"],
-    ["segment"],
+    ["segmentation"],
     ["maps"],
     ["run"],
     ["learning"],

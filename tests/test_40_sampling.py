@@ -217,7 +217,7 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
             assert (layer[~valid] == (255 if name == "mask" else 0)).all()
         else:
             inside = np.broadcast_to(valid, layer.shape)
-            np.testing.assert_allclose(layer[inside], expected[name][inside], atol=2e-6 if name != "std" else 1e-3)
+            np.testing.assert_allclose(layer[inside], expected[name][inside], atol=2e-6)
             assert np.isnan(layer[~inside]).all()
     if not near.any():
         votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)

@@ -49,10 +49,9 @@ class RunningSums:
     """Sums over samples for one window's core; ``add`` logits sample by sample, then ``layers``."""
 
     def __init__(self, question: Question, valid: Tensor, area: Tensor) -> None:
-        """Start with ``valid`` (h, w) bool and pixel ``area`` in m², broadcastable to (h, w)."""
+        """Start with ``valid`` (h, w) bool and pixel ``area`` (float64, m²), broadcastable to (h, w)."""
         self.question, self.valid = question, valid
-        self.weights = torch.where(valid, area, torch.zeros((), dtype=area.dtype))  # (h, w) float64
-        self.row_weights = area[:, 0] if area.shape[1] == 1 else None
+        self.pixel_area = area
         self.samples = 0
         self.areas: list[float] = []
         self.mean = torch.zeros(0)
@@ -61,6 +60,7 @@ class RunningSums:
         self.want_square = "std" in asked
         self.want_votes = "votes" in asked
         self.entropy = torch.zeros(valid.shape) if self.want_entropy else None
+        self.centre = torch.zeros(valid.shape) if self.want_square else None
         self.square = torch.zeros(valid.shape) if self.want_square else None
         self.votes = torch.zeros(valid.shape, dtype=torch.int64) if self.want_votes else None
 
@@ -71,12 +71,14 @@ class RunningSums:
         positive = self._positive(probabilities)
         if self.entropy is not None:
             self.entropy += _entropy(probabilities)
-        if self.square is not None:
-            self.square += positive.square()
+        if self.square is not None and self.centre is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
+            step = positive - self.centre
+            self.centre += step / (self.samples + 1)
+            self.square += step * (positive - self.centre)
         votes = self._decide(probabilities) & self.valid
         if self.votes is not None:
             self.votes |= votes.to(torch.int64) << self.samples
-        self.areas.append(self._area(votes))
+        self.areas.append(float((votes * self.pixel_area).sum()))
         self.samples += 1
 
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
@@ -84,11 +86,6 @@ class RunningSums:
         self.samples = samples
         self.mean = torch.zeros(self.question.classes, *self.valid.shape)
         return self.layers()
-
-    def _area(self, votes: Tensor) -> float:
-        if self.row_weights is not None:
-            return float((votes.sum(1).to(torch.float64) * self.row_weights).sum())
-        return float(self.weights[votes].sum())
 
     def _positive(self, probabilities: Tensor) -> Tensor:
         return probabilities[0 if len(probabilities) == 1 else self.question.positive]
@@ -135,7 +132,7 @@ class RunningSums:
         if name == "votes" and self.votes is not None:
             return self.votes
         if name == "std" and self.square is not None:
-            return (self.square / self.samples - self._positive(mean).square()).clamp_(min=0).sqrt_()
+            return (self.square / self.samples).sqrt_()
         if name == "uncertainty" and predictive is not None:
             return predictive / scale
         assert self.entropy is not None

@@ -182,8 +182,12 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
             pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, model.spec.units)
     present = [k for k, index in enumerate(job.bands) if index is not None]
     valid = np.isfinite(pixels[present]).all(0)
-    area = pixel_areas(job.geobox, tile.core)
-    return predict_tile(job.sampler, job.question, pixels, valid, tile.core.within(tile.window), area)
+    area = np.zeros(tile.whole.shape)
+    part = tile.core.within(tile.whole).slices
+    area[part] = pixel_areas(job.geobox, tile.core)
+    result = predict_tile(job.sampler, job.question, pixels, valid, tile.whole.within(tile.window), area)
+    layers = {name: layer[..., *part] for name, layer in result.layers.items()}
+    return TileResult(layers, result.areas, int(valid[tile.core.within(tile.window).slices].sum()))
 
 
 def read_window(scene: xr.DataArray, tile: Tile) -> Any:

@@ -1,0 +1,224 @@
+"""The lazy step: one function of the scene, whatever the tiles, batches, threads and schedulers."""
+
+import dask
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401  (registers .rio)
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import geouq
+from geouq.errors import InputError, ModelError, SceneError, UnitsError
+from geouq.grid import pixel_areas
+from geouq.sampling.estimators import LAYERS
+from geouq.segmentation import Settings, prepare, segment_tile
+from tests.helpers import as_scene, scene_values, small_model
+
+MODEL = small_model()
+FLOATS = [layer for layer in LAYERS if layer not in ("mask", "votes")]
+
+
+def same_map(a: xr.Dataset, b: xr.Dataset, threshold: float = 0.5) -> None:
+    """Equal up to float rounding; decisions equal wherever they are not within rounding of the threshold."""
+    for layer in FLOATS:
+        np.testing.assert_allclose(a[layer], b[layer], atol=1e-5, err_msg=layer)
+    clear = np.abs(a.probability.values - threshold) > 1e-5
+    clear |= np.isnan(a.probability.values)
+    assert (a["mask"].values == b["mask"].values)[clear].all()
+    assert (a["votes"].values != b["votes"].values).mean() < 1e-3
+
+
+def whole(values: np.ndarray, **options) -> xr.Dataset:
+    options = {"samples": 5, "layers": LAYERS, "tile": 10_000} | options
+    return geouq.segment(as_scene(values), MODEL, **options).compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (15, 17), (17, 1), (33, 130), (300, 70)])
+@pytest.mark.parametrize("tile", [16, 37, 64])
+def test_tiled_equals_untiled(shape, tile):
+    values = scene_values(*shape)
+    same_map(whole(values), whole(values, tile=tile))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.integers(5, 100),
+    st.integers(1, 4),
+    st.sampled_from([1, 2]),
+    st.sampled_from(["synchronous", "threads"]),
+    st.integers(3, 60),
+)
+def test_no_schedule_shows_in_the_map(rows, columns, tile, batch, threads, scheduler, chunk):
+    values = scene_values(rows, columns, seed=rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        scene = as_scene(values, chunks={"band": 1, "y": chunk, "x": chunk + 1})
+        lazy = geouq.segment(scene, MODEL, samples=5, layers=LAYERS, tile=tile, batch=batch)
+        same_map(whole(values), lazy.compute(scheduler=scheduler, num_workers=3))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_same_settings_same_bytes():
+    values = scene_values(70, 90)
+    first, second = whole(values, tile=32), whole(values, tile=32)
+    assert all(first[layer].values.tobytes() == second[layer].values.tobytes() for layer in LAYERS)
+    assert whole(values, tile=32, seed=1).probability.values.tobytes() != first.probability.values.tobytes()
+
+
+@pytest.mark.parametrize("tile", [256, 512, 1024])
+def test_usual_tiles_and_odd_sizes(tile):
+    for shape in ((513, 300), (1000, 230)):
+        values = scene_values(*shape)
+        same_map(whole(values, samples=2), whole(values, samples=2, tile=tile, batch=2))
+
+
+@pytest.mark.slow
+def test_long_strip():
+    values = scene_values(3000, 700)
+    reference = whole(values, samples=3)
+    for tile in (256, 512, 1024):
+        for batch in (1, 4):
+            same_map(reference, whole(values, samples=3, tile=tile, batch=batch))
+
+
+def test_distributed_gives_the_same(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    values = scene_values(60, 50)
+    with distributed.LocalCluster(1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+        with distributed.Client(cluster):
+            lazy = geouq.segment(as_scene(values, chunks={"y": 20}), MODEL, samples=5, layers=LAYERS, tile=24)
+            same_map(whole(values), lazy.compute())
+
+
+def test_bounds_give_the_pixels_of_the_full_run():
+    values = scene_values(100, 90)
+    full = whole(values, tile=32)
+    # rows 41..70, columns 7..61 of a 10 m grid whose upper left is (500000, 5000000)
+    part = whole(values, tile=32, bounds=(500_070, 4_999_290, 500_620, 4_999_590))
+    assert part.sizes["y"] == 30 and part.sizes["x"] == 55
+    for layer in LAYERS:
+        expected = full[layer].isel(y=slice(41, 71), x=slice(7, 62))
+        assert expected.values.tobytes() == part[layer].values.tobytes()
+        np.testing.assert_array_equal(part.y, expected.y)
+    with pytest.raises(InputError, match="do not meet the scene"):
+        whole(values, bounds=(0, 0, 10, 10))
+
+
+def test_nothing_is_computed_until_asked():
+    def explode(block):
+        raise AssertionError("computed")
+
+    scene = as_scene(scene_values(40, 40), chunks={"y": 20})
+    scene = scene.copy(data=scene.data.map_blocks(explode, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32)))
+    lazy = geouq.segment(scene, MODEL, samples=3, layers=LAYERS, tile=16)
+    assert all(dask.is_dask_collection(lazy[layer].data) for layer in LAYERS)
+    with pytest.raises(AssertionError, match="computed"):
+        lazy["mask"].compute(scheduler="synchronous")
+
+
+def test_coordinates_grid_and_types_are_kept():
+    scene = as_scene(scene_values(40, 30)).assign_coords(time=np.datetime64("2024-05-01"))
+    out = geouq.segment(scene, MODEL, samples=3, layers=LAYERS)
+    assert out.rio.crs.to_epsg() == 32633 and out.rio.transform() == scene.rio.transform()
+    assert out.odc.geobox == scene.odc.geobox and "time" in out.coords
+    np.testing.assert_array_equal(out.x, scene.x)
+    computed = out.compute()
+    assert all(computed[layer].dtype == out[layer].dtype for layer in LAYERS)
+    assert out.attrs["seams"] == "exact" and out.attrs["samples"] == 3
+    assert out["probabilities"].dims == ("class", "y", "x")
+
+
+def test_invalid_in_not_classified_out():
+    values = scene_values(50, 40)
+    bad = ~np.isfinite(values).all(0)
+    out = whole(values)
+    assert bad.any() and (out["mask"].values[bad] == 255).all() and (out["mask"].values[~bad] < 2).all()
+    assert np.isnan(out.probability.values[bad]).all() and np.isfinite(out.probability.values[~bad]).all()
+    assert (out["votes"].values[bad] == 0).all()
+    holes = values.copy()
+    holes[:, bad] = 1e6  # what stands in invalid pixels must not matter
+    masked = as_scene(np.where(bad, -9999, holes).astype(np.float32))
+    masked.attrs["_FillValue"] = -9999.0
+    again = geouq.segment(masked, MODEL, samples=5, layers=LAYERS, tile=10_000).compute()
+    assert all(again[layer].values.tobytes() == out[layer].values.tobytes() for layer in LAYERS)
+
+
+def test_all_invalid_scene():
+    out = whole(np.full((2, 20, 30), np.nan, np.float32))
+    assert (out["mask"].values == 255).all() and np.isnan(out.uncertainty.values).all()
+
+
+@pytest.mark.parametrize(("unit", "back"), [("power", lambda v: 10 ** (v / 10)), ("amplitude", lambda v: 10 ** (v / 20))])
+def test_units_that_convert_exactly(unit, back):
+    values = scene_values(30, 30)
+    with np.errstate(over="ignore"):
+        converted = back(values.astype(np.float64)).astype(np.float32)
+    out = geouq.segment(as_scene(converted, unit), MODEL, samples=4, layers=("probability",)).compute()
+    np.testing.assert_allclose(out.probability, whole(values, samples=4).probability, atol=2e-4)
+
+
+def test_refusals_say_what_to_do():
+    values = scene_values(20, 20)
+    with pytest.raises(UnitsError, match="calibrate it"):
+        geouq.segment(as_scene(values, "dn"), MODEL)
+    with pytest.raises(UnitsError, match="attrs\\['units'\\]"):
+        geouq.segment(as_scene(values, "furlongs"), MODEL)
+    with pytest.raises(ModelError, match="needs bands VV, VH; the scene has VV"):
+        geouq.segment(as_scene(values[:1]), MODEL)
+    with pytest.raises(SceneError, match="band, y, x"):
+        geouq.segment(as_scene(values).isel(band=0), MODEL)
+    with pytest.raises(SceneError, match="empty"):
+        geouq.segment(as_scene(values).isel(y=slice(0, 0)), MODEL)
+    with pytest.raises(InputError, match="between 0 and 1"):
+        geouq.segment(as_scene(values), MODEL, threshold=2)
+    with pytest.raises(InputError, match="cannot be used"):
+        geouq.segment(as_scene(values), MODEL, device="cuda:77")
+    with pytest.raises(ModelError, match="no model"):
+        geouq.segment(as_scene(values), "nowhere.safetensors")
+
+
+def test_bands_by_name_order_and_absence():
+    values = scene_values(24, 24)
+    scene = as_scene(values)
+    reference = whole(values).probability.values
+    swapped = geouq.segment(scene.isel(band=[1, 0]), MODEL, samples=5, layers=("probability",)).compute()
+    np.testing.assert_array_equal(swapped.probability, reference)
+    nameless = scene.assign_coords(band=[1, 2])
+    np.testing.assert_array_equal(
+        geouq.segment(nameless, MODEL, samples=5, layers=("probability",)).compute().probability, reference
+    )
+    alone = MODEL.with_spec(missing_bands="zero")
+    vv = geouq.segment(scene.isel(band=[0]), alone, samples=5, layers=("mask",)).compute()
+    assert (vv["mask"].values < 2).sum() > 500
+
+
+def test_areas_of_the_samples_are_those_of_their_votes():
+    values = scene_values(60, 50)
+    scene = as_scene(values)
+    job = prepare(scene, MODEL, Settings(samples=9, layers=("votes", "mask"), tile=32))
+    results = [segment_tile(job, values[:, *t.window.intersect(job.region).slices], t) for t in job.tiling]
+    areas = np.sum([r.areas for r in results], 0)
+    out = geouq.segment(scene, MODEL, samples=9, layers=("votes",), tile=32).compute()
+    per_pixel = np.broadcast_to(pixel_areas(job.geobox, job.region), job.region.shape)
+    expected = [(per_pixel * (out.votes.values >> s & 1)).sum() for s in range(9)]
+    np.testing.assert_allclose(areas, expected, rtol=1e-9)
+
+
+def test_approximate_seams_are_said_so():
+    class Pools(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_model().network
+
+        def forward(self, x):
+            return self.inner(x) + x.mean((1, 2, 3), keepdim=True)
+
+    model = geouq.Model(Pools(), MODEL.with_spec(architecture="custom").spec)
+    out = geouq.segment(as_scene(scene_values(40, 40)), model, samples=3)
+    assert out.attrs["seams"].startswith("approximate")
