@@ -235,9 +235,9 @@ def table(scores: dict) -> str:
         "|---|---|---|---|---|",
     ]
     for name, r in scores["places"].items():
-        lines.append(
-            f"| {name} | {r['water']:.1%} | {r['share_p05']:.1%} to {r['share_p95']:.1%} | {r['false_water']:.2%} | {r['false_water_vv_only']:.2%} |"
-        )
+        interval = f"{r['share_p05']:.1%} to {r['share_p95']:.1%}"
+        false = f"{r['false_water']:.2%} | {r['false_water_vv_only']:.2%}"
+        lines.append(f"| {name} | {r['water']:.1%} | {interval} | {false} |")
     lines += [
         "",
         "| held-out pixels, pooled | ECE, 15 equal-mass bins | ECE, equal width | Brier | NLL |",
