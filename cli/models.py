@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from geouq.cli.info import table
+from geouq.cli.show import table
 from geouq.model import read_spec, shipped_models
 
 
