@@ -199,6 +199,8 @@ class MapWriter:
             "NUM_THREADS": "ALL_CPUS",
             "OVERVIEWS": "FORCE_USE_EXISTING",
         }
+        if self.bands[0].dtype == "float32" and "COMPRESS" not in self._options:
+            defaults |= {"PREDICTOR": "YES", "LEVEL": "3"}  # size of level 9 without, in a fifth of its time
         with _output(self.path):
             self._base.close()
             vrt = self._vrt(self._overviews())
