@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import click
 
 from geouq.cli.options import band_numbers, scene_options, scene_source

@@ -257,11 +257,11 @@ def _summary(job: Job, outputs: Outputs, receipts: list[Receipt]) -> dict[str, A
         "crs": None if job.geobox.crs is None else str(job.geobox.crs),
         "not_classified_percent": round(100 * (1 - valid / (rows * columns)), 4),
         "valid_area_m2": sum(r.valid_area for r in receipts),
-        "positive_class": spec.positive,
         "area_m2": sum(r.water_area for r in receipts),
         "area_m2_p05": low,
         "area_m2_p95": high,
         **run_attrs(job),
+        "positive_class": spec.positive,
     }
 
 
@@ -284,7 +284,9 @@ def _make_outputs(
     if bands:
         on_event(Finishing(outputs.path.name))
         _assemble(finished, "map", job, outputs, receipts, bands, tags)
-        write_qml(made[outputs.style], [band.name for band in bands], outputs.float32)
+        spec = job.sampler.model.spec
+        names = [band.name for band in bands]
+        write_qml(made[outputs.style], names, outputs.float32, spec.classes, spec.classes.index(spec.positive))
     if _keeps_votes(job, outputs):
         on_event(Finishing(votes.name))
         _assemble(votes, "votes", job, outputs, receipts, vote_bands(job.sampler.samples), tags)

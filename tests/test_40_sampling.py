@@ -62,11 +62,14 @@ def test_compiled_equals_plain_passes(site, network):
     sampler = Sampler(model, samples=5, seed=3, batch=2)
     x = torch.randn(1, len(model.spec.bands), 32, 48)
     plain = torch.stack(list(plain_logits(sampler, x)))
-    with torch.inference_mode():
-        compiled = torch.stack(list(sample_logits(sampler, x)))
     assert plain.std(0).max() > 0.01, "samples differ"
-    assert (plain.sigmoid() - compiled.sigmoid()).abs().max() <= 2e-6
-    assert sampler.plan().traced
+    for core in (Roi(0, 32, 0, 48), Roi(9, 21, 13, 30), Roi(31, 32, 0, 48), Roi(0, 16, 16, 32), Roi(5, 6, 47, 48)):
+        with torch.inference_mode():
+            compiled = torch.stack(list(sample_logits(sampler, x, core)))
+        expected = plain[..., *core.slices]
+        assert expected.shape == compiled.shape
+        assert (expected.sigmoid() - compiled.sigmoid()).abs().max() <= 2e-6
+    assert sampler.plan().traced and sampler.plan().crops is not None
 
 
 def test_what_is_cached():
@@ -121,7 +124,7 @@ def test_ones_own_network(network, traced):
     before = x.clone()
     for _ in range(2):  # a second time: nothing cached was spoilt
         with torch.inference_mode():
-            ours = torch.stack(list(sample_logits(sampler, x)))
+            ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 9, 0, 11))))
         assert torch.equal(x, before) and (ours - plain).abs().max() < 1e-5
     assert sampler.plan().traced is traced
 
@@ -143,14 +146,17 @@ def test_no_active_dropout_is_refused_for_more_than_one_sample():
         Sampler(small_model(dropout={}), samples=2)
     with pytest.raises(ModelError, match="no active dropout"):
         Sampler(small_model(), samples=2, sites=("none",))
-    assert len(list(sample_logits(Sampler(small_model(dropout={}), samples=1), torch.zeros(1, 2, 8, 8)))) == 1
+    assert (
+        len(list(sample_logits(Sampler(small_model(dropout={}), samples=1), torch.zeros(1, 2, 8, 8), Roi(0, 8, 0, 8))))
+        == 1
+    )
 
 
 def test_samples_zero_is_the_deterministic_network():
     model = small_model()
     x = torch.randn(1, 2, 16, 16)
     with torch.inference_mode():
-        (logits,) = sample_logits(Sampler(model, samples=0), x)
+        (logits,) = sample_logits(Sampler(model, samples=0), x, Roi(0, 16, 0, 16))
         assert (logits - model.network(x)[0]).abs().max() < 1e-5
 
 

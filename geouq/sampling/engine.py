@@ -14,6 +14,7 @@ from geouq.errors import ModelError, TileError
 from geouq.grid import Roi
 from geouq.model import Model
 from geouq.networks.sites import find_sites, set_masks
+from geouq.sampling.crops import crop
 from geouq.sampling.draws import dropout_masks
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.plan import Plan, make_plan
@@ -89,32 +90,45 @@ def predict_tile(
         return TileResult(sums.empty_layers(max(sampler.samples, 1)), np.zeros(max(sampler.samples, 1)), 0)
     x = torch.from_numpy(sampler.model.normalise(np.where(valid, pixels, np.float32(np.nan))))[None]
     with _device_lock(sampler.device), torch.inference_mode():
-        for logits in sample_logits(sampler, x):
-            sums.add(logits[:, rows, columns].float())
+        for logits in sample_logits(sampler, x, core):
+            sums.add(logits.float())
     return TileResult(sums.layers(), np.asarray(sums.areas), int(inside.sum()))
 
 
-def sample_logits(sampler: Sampler, x: Tensor) -> Iterator[Tensor]:
-    """Yield logits (classes or 1, H, W) on the CPU for each sample, given normalised pixels (1, K, H, W)."""
+def sample_logits(sampler: Sampler, x: Tensor, core: Roi) -> Iterator[Tensor]:
+    """Yield the core's logits (classes or 1, h, w) on the CPU for each sample, given normalised pixels (1, K, H, W)."""
     plan = sampler.plan()
+    window = (x.shape[2], x.shape[3])
     kept = plan.prefix(x.to(sampler.device, memory_format=torch.channels_last))
-    kept = kept if isinstance(kept, tuple) else (kept,)
+    kept, boxes, inner = _shrink(plan, kept if isinstance(kept, tuple) else (kept,), core, window)
     first, count, batch = 0, max(sampler.samples, 1), sampler.batch
     while first < count:
         numbers = range(first, min(first + batch, count))
-        masks = dropout_masks(plan.sites, plan.channels, sampler.seed, numbers)
+        drawn = dropout_masks(plan.sites, plan.channels, sampler.seed, numbers)
+        masks = (torch.from_numpy(drawn[site]).to(sampler.device) for site in plan.sites)
         try:
-            logits = plan.suffix(*kept, *(torch.from_numpy(masks[s]).to(sampler.device) for s in plan.sites)).cpu()
+            logits = crop(plan.suffix(*kept, *masks, *boxes), inner).cpu()
         except torch.OutOfMemoryError:
             if batch == 1:
-                size = "x".join(map(str, x.shape[2:]))
-                raise TileError(f"a {size} window does not fit {sampler.device}: take a smaller --tile") from None
+                raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
             batch //= 2
             continue
         if not torch.isfinite(logits).all():
             raise TileError(f"model {sampler.model.spec.name!r} gave logits that are not finite numbers")
         yield from logits
         first = numbers.stop
+
+
+def _shrink(
+    plan: Plan, kept: tuple[Tensor, ...], core: Roi, window: tuple[int, int]
+) -> tuple[tuple[Tensor, ...], list[Roi], Roi]:
+    """Crop what the prefix kept to what the core needs; return it, the suffix's boxes, and the core in its result."""
+    if plan.crops is None:
+        return kept, [], core
+    smaller = (crop(t, r.box(core, window)) for t, r in zip(kept, plan.crops.kept, strict=True))
+    boxes = [to.box(core, window).within(of.box(core, window)) for of, to in plan.crops.steps]
+    inner = core.within(plan.crops.result.box(core, window))
+    return tuple(t.contiguous(memory_format=torch.channels_last) for t in smaller), boxes, inner
 
 
 def plain_logits(sampler: Sampler, x: Tensor) -> Iterator[Tensor]:

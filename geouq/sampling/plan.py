@@ -6,7 +6,8 @@ A plan is made from the network's own graph (torch.fx), not by hand for each arc
 2. All that comes before the first active dropout site is the *prefix*; the rest is the *suffix*.
 3. A convolution over ``cat(up, skip)`` whose skip half carries no mask is split,
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
-4. In-place operations become out-of-place, so that no sample can change what the next one starts from.
+4. The suffix is cropped, level by level, to what the core needs (geouq.sampling.crops).
+5. In-place operations become out-of-place, so that no sample can change what the next one starts from.
 
 A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
 """
@@ -25,6 +26,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geouq.networks.sites import DropoutSite
+from geouq.sampling.crops import Crops, plan_crops
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -40,6 +42,7 @@ class Plan:
     bytes_per_pixel : peak of live float32 tensors for one sample at a time, per window pixel; each further
         sample in a batch adds ``sample_bytes``.
     splits : names of the convolutions whose skip half is computed once.
+    crops : how the suffix shrinks to the core, level by level; None if it runs on whole windows.
     traced : False if the network is run whole for each sample.
     """
 
@@ -50,6 +53,7 @@ class Plan:
     bytes_per_pixel: float = 0.0
     sample_bytes: float = 0.0
     splits: tuple[str, ...] = ()
+    crops: Crops | None = None
     prefix_nodes: tuple[str, ...] = field(default=(), repr=False)
     suffix_nodes: tuple[str, ...] = field(default=(), repr=False)
     traced: bool = True
@@ -82,7 +86,7 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     splits = _split_convolutions(module, _tainted(module))
     module = fx.GraphModule(module, module.graph)
     ShapeProp(module).propagate(example)
-    return _partition(module, active, splits, example.shape[2] * example.shape[3])
+    return _partition(module, active, splits, example.shape[2])
 
 
 def _untraced(network: nn.Module, active: dict[str, float]) -> Plan:
@@ -227,7 +231,7 @@ def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], b
     return half
 
 
-def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[str, ...], pixels: int) -> Plan:
+def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[str, ...], side: int) -> Plan:
     tainted = _tainted(module)
     nodes = [n for n in module.graph.nodes if n.op != "output"]
     result = next(n for n in module.graph.nodes if n.op == "output").args[0]
@@ -237,16 +241,18 @@ def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[s
     names = {n: layer.name for n in late if isinstance(layer := _module_of(module, n), DropoutSite)}
     prefix = _subgraph(module, early, [], kept, {})
     suffix = _subgraph(module, late, kept, [result], names)
+    masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder" and n.name.startswith("mask_")}
     held, first, sample = sum(map(_floats, kept)), _peak(prefix), _peak(suffix)
-    scale = torch.finfo(torch.float32).bits / 8 / pixels
+    scale = torch.finfo(torch.float32).bits / 8 / side**2
     return Plan(
         prefix,
         suffix,
         sites={name: active[name] for name in names.values()},
         channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
-        bytes_per_pixel=scale * max(first, held + sample),
+        bytes_per_pixel=scale * max(first, 2 * held, held + sample),  # 2: kept tensors are cropped into copies
         sample_bytes=scale * sample,
         splits=splits,
+        crops=plan_crops(suffix, masks, side),
         prefix_nodes=tuple(map(str, early)),
         suffix_nodes=tuple(map(str, late)),
     )
@@ -262,6 +268,8 @@ def _subgraph(
     """Copy ``nodes`` into a graph of their own; dropout sites become a multiplication by a mask input."""
     graph = fx.Graph()
     new: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in inputs}
+    for old, node in new.items():
+        node.meta = dict(old.meta)
     masks = {n: graph.placeholder(f"mask_{n.name}") for n in sites}
     for node in nodes:
         if node in masks:

@@ -1,0 +1,179 @@
+"""Shrinking windows: from the coarse levels to the fine ones, a sample computes only what its core still needs.
+
+A window's halo is wide because the *first* layers need it. On the way back up, each layer needs less context than the
+one before, and the last ones a pixel or two. So the suffix is cropped, level by level, to what the core
+depends on: exact (what is cut away is what nobody reads), and at a tile of 512 with a halo of 96 about half the work of
+the finest level.
+
+Cells are the pixels of a level: at scale s a cell covers s×s scene pixels. A region of a level is the core in cells,
+rounded outwards, with a margin of context, clipped at the window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from geouq.grid import Roi
+
+#: A margin that is clipped to the window: the level is kept whole.
+FULL = 1 << 30
+_POINTWISE = {torch.relu, torch.add, torch.mul, torch.cat, torch.concat, torch.sigmoid, functional.relu, torch.sub}
+
+
+@dataclass(frozen=True)
+class Region:
+    """The core in cells of ``scale`` pixels plus ``margin`` cells, then counted in ``factor`` times finer cells."""
+
+    scale: int
+    margin: int
+    factor: int = 1
+
+    def finer(self, factor: int) -> Region:
+        """Return the same region in cells ``factor`` times finer."""
+        return Region(self.scale, self.margin, self.factor * factor)
+
+    def holds(self, other: Region) -> bool:
+        """True if this region contains ``other``, of equal cells, for every core."""
+        if self.margin >= FULL:
+            return True
+        return self.margin * self.factor >= other.margin * other.factor + other.factor - 1
+
+    def box(self, core: Roi, window: tuple[int, int]) -> Roi:
+        """Return the region of ``core`` (window pixels) in this level's cells."""
+
+        def reach(start: int, stop: int, size: int) -> tuple[int, int]:
+            low = max(start // self.scale - self.margin, 0)
+            high = min(-(-stop // self.scale) + self.margin, size // self.scale)
+            return low * self.factor, high * self.factor
+
+        return Roi(*reach(core.y0, core.y1, window[0]), *reach(core.x0, core.x1, window[1]))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Where a plan crops: kept tensors to ``kept``, within the suffix from one region to another, the result."""
+
+    kept: tuple[Region, ...]
+    steps: tuple[tuple[Region, Region], ...]
+    result: Region
+
+
+def crop(x: Tensor, box: Roi) -> Tensor:
+    """Return a view of a part of ``x`` (N, C, H, W)."""
+    rows, columns = box.slices
+    return x[:, :, rows, columns]
+
+
+def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | None:
+    """Insert crops into ``suffix``, in place; None (and no change) if it holds a step whose reach is not known here.
+
+    ``masks`` are the names of the inputs that are masks; ``pixels`` is the side of the image that the nodes' shapes
+    belong to. Each crop's box is a further input of the suffix, in the order of ``Crops.steps``.
+    """
+    nodes = [n for n in suffix.graph.nodes if n.name not in masks and n.op != "output"]
+    effects = {n: _effect(suffix, n) for n in nodes}
+    if None in effects.values() or any(_side(n) == 0 for n in nodes):
+        return None
+    need = _needs(nodes, effects)
+    regions: dict[fx.Node, Region] = {}
+    cuts: list[tuple[fx.Node, fx.Node, Region]] = []
+    for node in nodes:
+        sources = [n for n in node.all_input_nodes if n.name not in masks]
+        scale = pixels // _side(node)
+        kind, value = effects[node] or ("", 0)
+        if not sources or kind == "reduce":
+            regions[node] = Region(scale, need[node] if not sources else FULL)
+        elif kind == "enlarge":
+            wanted = Region(scale * value, _enlarged(need[node], value))
+            cuts += [(node, sources[0], wanted)] if wanted.margin < FULL else []
+            regions[node] = (wanted if wanted.margin < FULL else regions[sources[0]]).finer(value)
+        else:
+            target = next((regions[n] for n in sources if n.op != "placeholder"), regions[sources[0]])
+            for source in sources:
+                if source.op == "placeholder" and len(source.users) == 1:
+                    regions[source] = target
+                elif regions[source] != target:
+                    if not regions[source].holds(target):
+                        return None
+                    cuts.append((node, source, target))
+            regions[node] = target
+    steps = tuple((regions[source], target) for _, source, target in cuts)
+    _insert(suffix, cuts)
+    result = next(n for n in suffix.graph.nodes if n.op == "output").args[0]
+    return Crops(tuple(regions[n] for n in nodes if n.op == "placeholder"), steps, regions[result])
+
+
+def _effect(module: fx.GraphModule, node: fx.Node) -> tuple[str, int] | None:
+    """Return what a step does to regions: ("reach", cells), ("enlarge", factor), ("reduce", factor), or None."""
+    if node.op == "placeholder":
+        return "reach", 0
+    if node.op == "call_function":
+        return ("reach", 0) if node.target in _POINTWISE else None
+    if node.op == "call_method":
+        return ("reach", 0) if node.target in ("relu_", "add_", "mul_", "relu", "add", "mul", "sigmoid") else None
+    layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(layer, nn.ReLU | nn.Identity | nn.LeakyReLU | nn.SiLU | nn.BatchNorm2d):
+        return "reach", 0
+    if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+        return _convolution(layer)
+    if isinstance(layer, nn.ConvTranspose2d):
+        plain = layer.kernel_size == layer.stride and set(layer.padding) == set(layer.output_padding) == {0}
+        return ("enlarge", layer.stride[0]) if plain and layer.stride[0] == layer.stride[1] else None
+    if isinstance(layer, nn.Upsample):
+        whole = layer.mode == "nearest" and isinstance(layer.scale_factor, float) and layer.scale_factor % 1 == 0
+        return ("enlarge", int(layer.scale_factor)) if whole else None  # type: ignore[arg-type]
+    if isinstance(layer, nn.PixelShuffle):
+        return "enlarge", layer.upscale_factor
+    if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d | nn.PixelUnshuffle):
+        return "reduce", 0
+    return None
+
+
+def _convolution(layer: nn.Conv2d) -> tuple[str, int] | None:
+    if layer.stride != (1, 1):
+        return "reduce", 0
+    reaches = {(d * (k - 1) / 2, p) for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)}
+    reach, padding = max(reaches)  # type: ignore[type-var]
+    return ("reach", int(reach)) if len(reaches) == 1 and reach == padding else None
+
+
+def _needs(nodes: list[fx.Node], effects: dict[fx.Node, tuple[str, int] | None]) -> dict[fx.Node, int]:
+    """Return the margin, in its own cells, that the readers of each node need."""
+    need = dict.fromkeys(nodes, 0)
+    for node in reversed(nodes):
+        kind, value = effects[node] or ("", 0)
+        for source in node.all_input_nodes:
+            if source not in need:
+                continue
+            if kind == "reduce":  # cells must stay paired as they are in the whole scene
+                wanted = FULL
+            else:
+                wanted = _enlarged(need[node], value) if kind == "enlarge" else min(need[node] + value, FULL)
+            need[source] = max(need[source], wanted)
+    return need
+
+
+def _enlarged(need: int, factor: int) -> int:
+    return need if need >= FULL else -(-need // factor)
+
+
+def _side(node: fx.Node) -> int:
+    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+    return int(shape[2]) if len(shape) == 4 else 0
+
+
+def _insert(suffix: fx.GraphModule, cuts: list[tuple[fx.Node, fx.Node, Region]]) -> None:
+    last = [n for n in suffix.graph.nodes if n.op == "placeholder"][-1]
+    for i, (user, source, _) in enumerate(cuts):
+        with suffix.graph.inserting_after(last):
+            last = suffix.graph.placeholder(f"box_{i}")
+        with suffix.graph.inserting_before(user):
+            smaller = suffix.graph.call_function(crop, (source, last))
+        smaller.meta = dict(source.meta)
+        user.replace_input_with(source, smaller)
+    suffix.graph.lint()
+    suffix.recompile()
