@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
+from geouq.grid import Roi
 from geouq.learning.augment import Augmentation, batch_source, draw_sample
 from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
@@ -126,7 +127,8 @@ def logits_of(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True))
     pixels = np.where(np.asarray(bands)[:, None, None], chip.pixels, np.nan)
     x = torch.from_numpy(model.normalise(pixels))[None]
     with torch.inference_mode():
-        passes = [*sample_logits(Sampler(model, 0), x), *sample_logits(Sampler(model, SAMPLES, SEED), x)]
+        core = Roi(0, x.shape[2], 0, x.shape[3])
+        passes = [*sample_logits(Sampler(model, 0), x, core), *sample_logits(Sampler(model, SAMPLES, SEED), x, core)]
     return np.stack([logits[0].numpy()[chip.valid] for logits in passes])
 
 
