@@ -43,8 +43,8 @@ class Augmentation:
     zoom_range: tuple[float, float] = (0.75, 3.0)
     paint: float = 0.4
     roughen: float = 0.25
-    dim: float = 0.4
-    dim_db: float = 6.0
+    dim: float = 0.5
+    dim_db: float = 7.0
     speckle: float = 0.3
     looks: tuple[float, float] = (4.0, 30.0)
     gain_db: float = 1.5
@@ -80,7 +80,7 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
         pixels, label = paint_water(pixels, shape, rng), np.maximum(label, shape.astype(np.uint8))
     if rng.random() < how.dim:
         loss = how.dim_db * draw_fields(how.size, rng) * (label == 0)
-        pixels = pixels - np.stack([loss, rng.uniform(0.5, 1) * loss])
+        pixels = pixels - np.stack([loss, rng.uniform(0.4, 1) * loss])
     if rng.random() < how.speckle:
         looks = rng.uniform(*how.looks)
         gamma = rng.standard_gamma(looks, size=pixels.shape, dtype=np.float32) / np.float32(looks)
@@ -99,7 +99,7 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Fill ``shape`` with water between calm and wind-roughened, and return the new dB pixels.
 
-    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −21 dB,
+    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −20 dB,
     unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
     no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
     and correlation are the sensor's own.
@@ -108,7 +108,7 @@ def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator)
     strength = 0.0 if rng.random() < 0.4 else rng.random()
     wind = np.clip(strength + (strength > 0) * rng.uniform(0, 0.35) * smooth_noise(size, rng), 0, 1)
     calm_vv, calm_vh, rough_vv = rng.uniform(-25, -17.5), rng.uniform(-33, -24), rng.uniform(-13, -7)
-    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.8 * wind * (-21 - calm_vh)])
+    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.9 * wind * (-20 - calm_vh)])
     level += rng.uniform(0, 1.5) * smooth_noise(size, rng)
     dry = np.isfinite(pixels).all(0) & ~shape
     if dry.any() and shape.any():
