@@ -22,7 +22,6 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from geouq.grid import Roi
-from geouq.grid import Roi
 from geouq.learning.augment import Augmentation, batch_source, draw_sample
 from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
