@@ -1,0 +1,243 @@
+"""The durable run: files whole or absent, broken runs continued to the same bytes, nothing overwritten unasked."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo.cogeo import cog_validate
+
+import geouq
+from geouq.errors import OutputError, TileError
+from geouq.grid import pixel_areas
+from geouq.ledger import Ledger, Receipt, enter, write_part
+from geouq.run import Outputs, TileDone, run
+from geouq.segmentation import Settings, prepare
+from tests.helpers import as_scene, scene_values, small_model
+
+MODEL = small_model()
+LAYERS = ("mask", "uncertainty", "confidence", "probability", "votes")
+
+
+def map_scene(path: Path, values=None, on_event=lambda event: None, overwrite=False, outputs=None, **settings):
+    scene = as_scene(scene_values(150, 170) if values is None else values)
+    job = prepare(scene, MODEL, Settings(**{"samples": 6, "layers": LAYERS, "tile": 48} | settings))
+    outputs = Outputs(path, path.with_suffix(".gpkg"), path.with_suffix(".png")) if outputs is None else outputs
+    return run(scene, job, outputs, overwrite=overwrite, on_event=on_event), scene
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
+
+
+def test_files_hold_what_segment_says(tmp_path):
+    summary, scene = map_scene(tmp_path / "map.tif")
+    names = {"map.tif", "map_samples.tif", "map.gpkg", "map.png", "map.qml"}
+    assert {p.name for p in tmp_path.iterdir()} == names == {Path(f).name for f in summary["files"]}
+    lazy = geouq.segment(scene, MODEL, samples=6, layers=LAYERS, tile=48).compute(scheduler="synchronous")
+    for name in ("map.tif", "map_samples.tif"):
+        valid, errors, warnings = cog_validate(tmp_path / name, strict=True)
+        assert valid, (errors, warnings)
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.descriptions == LAYERS[:-1] and file.crs.to_epsg() == 32633
+        assert file.transform == scene.odc.geobox.affine and set(file.nodatavals) == {255}
+        bands = file.read()
+        tags = file.tags()
+    np.testing.assert_array_equal(bands[0], lazy["mask"])
+    for band, layer in zip(bands[1:], LAYERS[1:-1], strict=True):
+        classified = band != 255
+        np.testing.assert_array_equal(classified, np.isfinite(lazy[layer]))
+        np.testing.assert_allclose(band[classified] / 100, lazy[layer].values[classified], atol=0.00501)
+    with rasterio.open(tmp_path / "map_samples.tif") as file:
+        np.testing.assert_array_equal(file.read(1), lazy["votes"])
+    assert tags["GEOUQ_MODEL_HASH"] == MODEL.hash and tags["GEOUQ_SAMPLES"] == "6" and tags["GEOUQ_SEED"] == "0"
+    assert tags["GEOUQ_HALO"] == str(MODEL.halo) and "GEOUQ_VERSION" in tags
+
+
+def test_areas_polygons_and_mask_agree(tmp_path):
+    summary, scene = map_scene(tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as file:
+        mask = file.read(1)
+    job = prepare(scene, MODEL, Settings(samples=6))
+    area = np.broadcast_to(pixel_areas(job.geobox, job.region), mask.shape)
+    assert summary["area_m2"] == pytest.approx(area[mask == 1].sum(), rel=1e-9)
+    assert summary["not_classified_percent"] == pytest.approx(100 * (mask == 255).mean(), abs=1e-3)
+    water = geopandas.read_file(tmp_path / "map.gpkg")
+    assert water.is_valid.all() and water.area_m2.sum() == pytest.approx(summary["area_m2"], rel=1e-9)
+    assert (water.area_m2_p05 <= water.area_m2_p95).all() and water.crs.to_epsg() == 32633
+    lazy = geouq.segment(scene, MODEL, samples=6, layers=("votes",)).compute()
+    areas = [(area * (lazy["votes"].values >> s & 1)).sum() for s in range(6)]
+    assert summary["area_m2_p05"] == pytest.approx(np.quantile(areas, 0.05), rel=1e-6)
+    assert summary["area_m2_p95"] == pytest.approx(np.quantile(areas, 0.95), rel=1e-6)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 4, 9])
+def test_continued_after_an_error_gives_the_same_bytes(tmp_path, after):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    map_scene(tmp_path / "a" / "map.tif")
+    count = 0
+
+    def stop(event):
+        nonlocal count
+        count += isinstance(event, TileDone)
+        if count == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        map_scene(tmp_path / "b" / "map.tif", on_event=stop)
+    assert [p.name for p in (tmp_path / "b").iterdir()] == [".map.tif.geouq"]
+    summary, _ = map_scene(tmp_path / "b" / "map.tif")
+    assert summary["tiles_continued"] >= after and summary["tiles"] == 16
+    assert digests(tmp_path / "a") == digests(tmp_path / "b")
+
+
+def test_a_damaged_part_is_computed_again(tmp_path):
+    def stop(event):
+        if isinstance(event, TileDone):
+            raise Stop
+
+    path = tmp_path / "map.tif"
+    with pytest.raises(Stop):
+        map_scene(path, on_event=stop)
+    part = next((tmp_path / ".map.tif.geouq").glob("*.part"))
+    part.write_bytes(part.read_bytes()[:-10])
+    (tmp_path / "other").mkdir()
+    map_scene(path)
+    map_scene(tmp_path / "other" / "map.tif")
+    assert digests(tmp_path) == digests(tmp_path / "other")
+
+
+def test_other_settings_are_refused_or_start_anew(tmp_path):
+    def stop(event):
+        if isinstance(event, TileDone):
+            raise Stop
+
+    path = tmp_path / "map.tif"
+    with pytest.raises(Stop):
+        map_scene(path, on_event=stop)
+    with pytest.raises(OutputError, match="other settings \\(.*seed.*\\).*--overwrite"):
+        map_scene(path, seed=1)
+    summary, _ = map_scene(path, seed=1, overwrite=True)
+    assert summary["tiles_continued"] == 0 and not (tmp_path / ".map.tif.geouq").exists()
+
+
+def test_what_exists_is_not_overwritten_unasked(tmp_path):
+    path = tmp_path / "map.tif"
+    (tmp_path / "map.gpkg").write_text("mine")
+    with pytest.raises(OutputError, match="map.gpkg exists already.*--overwrite"):
+        map_scene(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["map.gpkg"] and (tmp_path / "map.gpkg").read_text() == "mine"
+    map_scene(path, overwrite=True)
+    assert (tmp_path / "map.gpkg").read_bytes()[:6] == b"SQLite"
+
+
+def test_outputs_that_cannot_be(tmp_path):
+    with pytest.raises(OutputError, match="make it first"):
+        map_scene(tmp_path / "nowhere" / "map.tif")
+    with pytest.raises(OutputError, match="--layers"):
+        map_scene(tmp_path / "map.tif", layers=("uncertainty",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_tile_fails_the_run_and_leaves_no_map(tmp_path, monkeypatch):
+    def fail(*args):
+        raise TileError("no luck")
+
+    monkeypatch.setattr("geouq.segmentation.predict_tile", fail)
+    with pytest.raises(TileError, match="no luck"):
+        map_scene(tmp_path / "map.tif")
+    assert not (tmp_path / "map.tif").exists()
+
+
+def test_only_some_layers(tmp_path):
+    path = tmp_path / "map.tif"
+    map_scene(path, layers=("probabilities", "epistemic"), outputs=Outputs(path, float32=True))
+    with rasterio.open(path) as file:
+        assert file.descriptions == ("probability_land", "probability_water", "epistemic")
+        assert set(file.dtypes) == {"float32"}
+        total = file.read(1) + file.read(2)
+    assert np.nanmax(np.abs(total - 1)) < 1e-6
+    map_scene(tmp_path / "v.tif", layers=("votes",), outputs=Outputs(tmp_path / "v.tif"))
+    assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "map.qml", "v_samples.tif"}
+
+
+def test_bounds_and_deterministic_pass(tmp_path):
+    full, part = tmp_path / "full.tif", tmp_path / "part.tif"
+    layers = ("mask", "uncertainty", "confidence")
+    map_scene(full, outputs=Outputs(full), layers=layers)
+    summary, _ = map_scene(part, outputs=Outputs(part), layers=layers, bounds=(500_300, 4_998_700, 501_200, 4_999_800))
+    with rasterio.open(full) as a, rasterio.open(part) as b:
+        window = rasterio.windows.from_bounds(*b.bounds, a.transform)
+        np.testing.assert_array_equal(a.read(window=window), b.read())
+        assert (summary["rows"], summary["columns"]) == b.shape == (110, 90)
+    one, _ = map_scene(tmp_path / "one.tif", outputs=Outputs(tmp_path / "one.tif"), layers=layers, samples=0)
+    assert one["area_m2_p05"] is None and one["samples"] == 0
+
+
+def test_a_scene_without_a_valid_pixel(tmp_path):
+    summary, _ = map_scene(tmp_path / "map.tif", values=np.full((2, 60, 50), np.nan, np.float32))
+    assert summary["not_classified_percent"] == 100 and summary["area_m2"] == 0
+    assert len(geopandas.read_file(tmp_path / "map.gpkg")) == 0
+
+
+def test_ledger_is_held_by_one_process(tmp_path):
+    with Ledger(tmp_path / "work", {"a": 1}, [], False) as ledger:
+        with pytest.raises(OutputError, match="in use by another"):
+            Ledger(tmp_path / "work", {"a": 1}, [], False)
+        digest = write_part(tmp_path / "work" / "3.part", {"map": np.zeros(3)})
+        enter(tmp_path / "work", Receipt(3, "3.part", digest, 1, 2.0, 3.0, (4.0,)))
+        assert ledger.receipts() == {3: Receipt(3, "3.part", digest, 1, 2.0, 3.0, (4.0,))}
+
+
+KILLED = [0.0, 0.3, 0.6, 0.9]
+
+
+def test_killed_runs_of_the_command_line_end_in_the_same_bytes(tmp_path):
+    values = scene_values(260, 250)
+    scene = tmp_path / "scene.tif"
+    profile = {"driver": "GTiff", "height": 260, "width": 250, "count": 2, "dtype": "float32", "crs": "EPSG:32633"}
+    with rasterio.open(
+        scene, "w", **profile, transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), nodata=np.nan
+    ) as file:
+        file.write(values)
+        file.descriptions = ("VV", "VH")
+    MODEL.save(tmp_path / "m.safetensors")
+
+    def start(folder: str) -> subprocess.Popen:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "geouq.cli.main", "segment", str(scene), "-o", "map.tif", "--scale", "db"]
+        command += ["--model", str(tmp_path / "m.safetensors"), "--samples", "4", "--tile", "20", "--json", "-q"]
+        command += ["--vector", "map.gpkg", "--preview", "map.png", "--layers", "mask,uncertainty,confidence,votes"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        return subprocess.Popen(command, cwd=tmp_path / folder, stdout=subprocess.PIPE, env=environment)
+
+    whole = start("whole")
+    summary = json.loads(whole.communicate()[0])
+    assert whole.returncode == 0
+    for share in KILLED:
+        process = start("killed")
+        wanted = max(1, int(share * summary["tiles"]))
+        deadline = time.monotonic() + 120
+        parts = tmp_path / "killed" / ".map.tif.geouq"
+        while time.monotonic() < deadline and process.poll() is None and len(list(parts.glob("*.part"))) < wanted:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        finals = [p.name for p in (tmp_path / "killed").iterdir() if not p.name.startswith(".")]
+        assert finals == [] or process.returncode == 0
+    last = start("killed")
+    last.communicate()
+    assert last.returncode == 0 and digests(tmp_path / "whole") == digests(tmp_path / "killed")
