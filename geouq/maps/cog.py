@@ -29,11 +29,8 @@ all values written is looked for again in the finished file before it gets its n
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,14 +43,17 @@ import rasterio.shutil
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from geouq.errors import InputError, OutputError
+from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi
+from geouq.maps.whole import discard, publish, scratch, writing
 
 NOT_CLASSIFIED = 255
 BLOCK = 512
 _CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
 _COLOURS = {0: (245, 245, 240, 255), 1: (31, 120, 180, 255)}
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
+# rasterio lets some of GDAL's errors through as they are, by a class that it does not export
+_FAILURES = (RasterioError, rasterio._err.CPLE_BaseError)
 _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREADS", "GEOTIFF_VERSION")
 
 
@@ -161,13 +161,12 @@ class MapWriter:
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
         self._options = check_options(options or {})
         self._sum = self._written = 0
-        with _output(self.path):
-            # A new name each time: GDAL's pool of VRT sources remembers file names for the life of a process.
-            self._folder = Path(tempfile.mkdtemp(prefix=f".{self.path.stem}-", dir=work or self.path.parent))
+        with writing(self.path, *_FAILURES):
+            self._folder = scratch(self.path, work)
             try:
                 self._base = _create(self._folder / "level0.tif", geobox, self.bands, self._tags)
             except BaseException:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                discard(self._folder)
                 raise
 
     def __enter__(self) -> MapWriter:
@@ -180,11 +179,11 @@ class MapWriter:
             self._base.close()
         except (RasterioError, OSError):
             pass  # a failed base is found by `finish`, or the run has failed already
-        shutil.rmtree(self._folder, ignore_errors=True)
+        discard(self._folder)
 
     def write(self, roi: Roi, array: np.ndarray) -> None:
         """Write the tile ``array`` (what ``quantise`` gave) at ``roi``."""
-        with _output(self.path):
+        with writing(self.path, *_FAILURES):
             _put(self._base, _window(roi), array, self.bands)
         self._sum += _bit_sum(array)
         self._written += array.shape[1] * array.shape[2]
@@ -201,14 +200,12 @@ class MapWriter:
         }
         if self.bands[0].dtype == "float32" and "COMPRESS" not in self._options:
             defaults |= {"PREDICTOR": "YES", "LEVEL": "3"}  # size of level 9 without, in a fifth of its time
-        with _output(self.path):
+        with writing(self.path, *_FAILURES):
             self._base.close()
             vrt = self._vrt(self._overviews())
             rasterio.shutil.copy(vrt, finished, driver="COG", **(defaults | self._options))
             self._check(finished)
-            with open(finished, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(finished, self.path)
+            publish(finished, self.path)
         return self.path
 
     def _overviews(self) -> list[Path]:
@@ -374,13 +371,3 @@ def _codec() -> str:
     except RasterioError:
         return "DEFLATE"
     return "ZSTD"
-
-
-@contextmanager
-def _output(path: Path) -> Iterator[None]:
-    """Turn any failure to write into an OutputError that names ``path``."""
-    try:
-        yield
-    # rasterio lets GDAL's own errors through as CPLE_BaseError, which it does not export
-    except (RasterioError, OSError, rasterio._err.CPLE_BaseError) as error:
-        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
