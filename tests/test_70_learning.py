@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from geouq.errors import InputError
-from geouq.learning.augment import Augmentation, batch_source, draw_sample, draw_shape, paint_water
+from geouq.learning.augment import Augmentation, batch_source, draw_fields, draw_sample, draw_shape, paint_water
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.losses import bce, bce_dice, dice
 from geouq.learning.train import TrainConfig, draw_masks, schedule, seed_weights, train
@@ -111,6 +111,21 @@ def test_shapes_are_bool_squares_with_both_sides():
     outline[10:30, 10:30] = True
     shares = [draw_shape([outline], 32, rng).mean() for _ in range(30)]
     assert draw_shape([], 32, rng).shape == (32, 32) and 0.05 < np.mean(shares) < 0.9
+
+
+def test_fields_are_patches_of_their_own_darkness():
+    rng = np.random.default_rng(5)
+    for _ in range(10):
+        fields = draw_fields(64, rng)
+        assert fields.shape == (64, 64) and 0 <= fields.min() and fields.max() <= 1.001
+
+
+def test_dimmed_land_stays_land(chips):
+    rng = np.random.default_rng(6)
+    how = replace(SMALL, paint=0, roughen=0, dim=1, speckle=0, gain_db=0, wedge=0, no_vv=0, no_vh=0, zoom=0)
+    samples = [draw_sample(chips[1:], [], how, rng) for _ in range(10)]
+    assert min(p[0].min() for p, _, _ in samples) < -12 and all(not y.any() for _, y, _ in samples)
+    assert all((p[1] - -16 >= p[0] - -9 - 1e-3).all() for p, _, _ in samples)
 
 
 # -- training
