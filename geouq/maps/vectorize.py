@@ -58,7 +58,7 @@ def vectorize(
     *,
     samples_path: str | os.PathLike[str] | None = None,
     min_area: float = 0.0,
-    tile: int = 2048,
+    tile: int = 1024,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> VectorSummary:
