@@ -39,7 +39,7 @@ class Progress:
         if self.verbose:
             terms = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in event.promise.items())
             total = sum(event.promise.values()) / 2**20
-            self._line(f"memory: at most {total:.0f} MiB ({terms}) beside about 500 MiB for Python, torch and GDAL")
+            self._line(f"memory: at most {total:.0f} MiB ({terms}) beside some 600 MiB for Python and its libraries")
         note = f", {event.done} of them already done" if event.done else ""
         self._line(f"{event.tiles} tiles, {event.pixels / 1e6:.1f} megapixels{note}")
 

@@ -137,7 +137,8 @@ def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
     The area of a pixel is M·N·cos φ·|∂(λ, φ)/∂(column, row)| with the ellipsoid's radii of curvature M and N at the
     pixel's centre (Snyder 1987, Map Projections: A Working Manual, USGS PP 1395, eq. 4-18 to 4-20). Geographic grids
     have that derivative in their transform; for projected ones it is taken from PROJ by central differences,
-    on a lattice of at most 64 pixels between which the area is interpolated bilinearly. Within 0.1 % of ``pyproj.Geod``.
+    on a lattice of at most 64 pixels between which the area is interpolated bilinearly. Within 0.1 % of
+    ``pyproj.Geod``.
 
     Returns
     -------

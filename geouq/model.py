@@ -162,10 +162,11 @@ class Model:
 
         A pure function of each pixel: no statistic of the tile or the scene enters.
         """
-        low, high = self.spec.clip
-        mean = np.asarray(self.spec.mean, np.float32)[:, None, None]
-        std = np.asarray(self.spec.std, np.float32)[:, None, None]
-        out = (np.clip(pixels, np.float32(low), np.float32(high)) - mean) / std
+        out = np.empty(pixels.shape, np.float32)
+        for k, (mean, std) in enumerate(zip(self.spec.mean, self.spec.std, strict=True)):
+            np.clip(pixels[k], *self.spec.clip, out=out[k])
+            out[k] -= np.float32(mean)
+            out[k] /= np.float32(std)
         return np.nan_to_num(out, copy=False, nan=0.0)
 
     def with_spec(self, **changes: Any) -> Model:

@@ -25,6 +25,7 @@ from geouq.errors import OutputError
 from geouq.grid import Roi, Tile, geobox_roi, pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, read_part, write_part
 from geouq.maps.cog import Band, MapWriter, map_bands, quantise, vote_bands
+from geouq.maps.features import check_vector_path
 from geouq.maps.preview import preview
 from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
@@ -140,6 +141,12 @@ def check_outputs(job: Job, outputs: Outputs) -> None:
     for wanted, needed in ((outputs.vector, {"mask"}), (outputs.preview, {"mask", "uncertainty", "confidence"})):
         if wanted is not None and not needed <= layers:
             raise OutputError(f"{wanted} is made from the layers {', '.join(sorted(needed))}: add them to --layers")
+    if outputs.vector is not None:
+        check_vector_path(outputs.vector, overwrite=True)
+    if outputs.preview is not None and outputs.preview.suffix.lower() != ".png":
+        raise OutputError(f"{outputs.preview}: pictures are written as .png: give it that suffix")
+    if len(set(_wanted(job, outputs))) < len(_wanted(job, outputs)):
+        raise OutputError(f"two outputs have the same name among {', '.join(map(str, _wanted(job, outputs)))}")
     for path in _wanted(job, outputs):
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")

@@ -29,7 +29,7 @@ from geouq.scenes.raster import scene_geobox
 DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
 TILES = (2048, 1536, 1024, 768, 512, 256)
 #: Live tensors of one window stay below this many bytes when the tile size is chosen for the user.
-TENSOR_BUDGET = 600 << 20
+TENSOR_BUDGET = 256 << 20
 #: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
 GENEROUS_OVERLAP = 128
 
@@ -73,14 +73,22 @@ class Job:
         return self.tiling.bounds or Roi(0, self.tiling.shape[0], 0, self.tiling.shape[1])
 
     def promise(self, in_flight: int = 1) -> dict[str, int]:
-        """Return the bytes a run will take at most, term by term, beside the interpreter and its libraries."""
-        window, core = self.tiling.largest_window, min(self.tiling.size**2, self.region.shape[0] * self.region.shape[1])
-        pixel = 4 * len(self.bands)
-        sums = 4 + 8 + 4 * len(self.question.layers) * 2
+        """Return the bytes a run takes at most, term by term, beside the interpreter and its libraries.
+
+        tensors : live tensors of the one window that is being computed (from the plan).
+        windows : pixels of the windows in flight, as read and in the model's units, and the network's input.
+        layers : running sums of the one core being computed; areas, layers and parts of the cores in flight.
+        buffers : GDAL's block cache and the blocks of the files being written.
+        """
+        window = self.tiling.largest_window
+        core = min(self.tiling.size, self.region.shape[0]) * min(self.tiling.size, self.region.shape[1])
+        bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
+        probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
         return {
             "tensors": self.sampler.plan().bytes_for(window, self.sampler.batch),
-            "windows": in_flight * window * (3 * pixel + 1),
-            "layers": in_flight * core * sums,
+            "windows": (in_flight + 1) * window * (2 * bands + 2),
+            "layers": core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
+            "buffers": 256 << 20,
         }
 
 
@@ -103,8 +111,8 @@ def segment(
     Parameters
     ----------
     scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
-        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid: NaN,
-        infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
+        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
+        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
     model : a shipped model's name, a model file, or a :class:`geouq.Model`.
     samples : MC-dropout samples; 0 is one deterministic pass with dropout off.
     seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
@@ -181,8 +189,8 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
                 band[values[index] == job.nodata] = np.nan
             pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, model.spec.units)
     present = [k for k, index in enumerate(job.bands) if index is not None]
-    valid = np.isfinite(pixels[present]).all(0)
-    area = np.zeros(tile.whole.shape)
+    valid = np.asarray(np.isfinite(pixels[present]).all(0))
+    area = np.zeros(tile.whole.shape, np.float32)
     part = tile.core.within(tile.whole).slices
     area[part] = pixel_areas(job.geobox, tile.core)
     result = predict_tile(job.sampler, job.question, pixels, valid, tile.whole.within(tile.window), area)

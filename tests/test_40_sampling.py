@@ -208,7 +208,7 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
     valid = rng.random((5, 4)) > 0.2
     q = question(classes=max(channels, 2), threshold=threshold, temperature=temperature)
     area = rng.random((5, 1)) if seed % 2 else rng.random((5, 4))
-    sums = RunningSums(q, torch.from_numpy(valid), torch.from_numpy(area))
+    sums = RunningSums(q, torch.from_numpy(valid), torch.from_numpy(area), samples)
     for one in logits:
         sums.add(torch.from_numpy(one))
     z = logits.astype(np.float64) / temperature
@@ -232,7 +232,7 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
 
 def test_vote_width_and_limit():
     for samples, dtype in ((32, np.uint32), (33, np.uint64)):
-        sums = RunningSums(question(["votes"]), torch.ones(1, 1, dtype=bool), torch.ones(1, 1))
+        sums = RunningSums(question(["votes"]), torch.ones(1, 1, dtype=bool), torch.ones(1, 1), samples)
         for _ in range(samples):
             sums.add(torch.full((1, 1, 1), 9.0))
         votes = sums.layers()["votes"]

@@ -11,6 +11,7 @@ rounded outwards, with a margin of context, clipped at the window.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -136,9 +137,10 @@ def _effect(module: fx.GraphModule, node: fx.Node) -> tuple[str, int] | None:
 def _convolution(layer: nn.Conv2d) -> tuple[str, int] | None:
     if layer.stride != (1, 1):
         return "reduce", 0
-    reaches = {(d * (k - 1) / 2, p) for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)}
-    reach, padding = max(reaches)  # type: ignore[type-var]
-    return ("reach", int(reach)) if len(reaches) == 1 and reach == padding else None
+    (k, kx), (d, dx), padding = layer.kernel_size, layer.dilation, layer.padding
+    reach = d * (k - 1) // 2
+    same = k % 2 == 1 and (k, d) == (kx, dx) and padding in ((reach, reach), "same")
+    return ("reach", reach) if same else None
 
 
 def _needs(nodes: list[fx.Node], effects: dict[fx.Node, tuple[str, int] | None]) -> dict[fx.Node, int]:
@@ -162,7 +164,7 @@ def _enlarged(need: int, factor: int) -> int:
 
 
 def _side(node: fx.Node) -> int:
-    shape = getattr(node.meta.get("tensor_meta"), "shape", ())
+    shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
     return int(shape[2]) if len(shape) == 4 else 0
 
 

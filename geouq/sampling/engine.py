@@ -85,12 +85,13 @@ def predict_tile(
     """
     rows, columns = core.slices
     inside = torch.from_numpy(np.ascontiguousarray(valid[rows, columns]))
-    sums = RunningSums(question, inside, torch.from_numpy(np.ascontiguousarray(area, np.float64)))
+    sums = RunningSums(question, inside, torch.from_numpy(np.ascontiguousarray(area, np.float32)), sampler.samples)
     if not inside.any():
         return TileResult(sums.empty_layers(max(sampler.samples, 1)), np.zeros(max(sampler.samples, 1)), 0)
-    x = torch.from_numpy(sampler.model.normalise(np.where(valid, pixels, np.float32(np.nan))))[None]
     with _device_lock(sampler.device), torch.inference_mode():
-        for logits in sample_logits(sampler, x, core):
+        x = sampler.model.normalise(pixels)
+        x[:, ~valid] = 0
+        for logits in sample_logits(sampler, torch.from_numpy(x)[None], core):
             sums.add(logits.float())
     return TileResult(sums.layers(), np.asarray(sums.areas), int(inside.sum()))
 

@@ -48,37 +48,33 @@ class Question:
 class RunningSums:
     """Sums over samples for one window's core; ``add`` logits sample by sample, then ``layers``."""
 
-    def __init__(self, question: Question, valid: Tensor, area: Tensor) -> None:
-        """Start with ``valid`` (h, w) bool and pixel ``area`` (float64, m²), broadcastable to (h, w)."""
-        self.question, self.valid = question, valid
-        self.pixel_area = area
+    def __init__(self, question: Question, valid: Tensor, area: Tensor, samples: int) -> None:
+        """Start with ``valid`` (h, w) bool, pixel ``area`` in m², broadcastable to (h, w), and the samples to come."""
+        self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
         self.areas: list[float] = []
         self.mean = torch.zeros(0)
-        asked = set(question.layers)
-        self.want_entropy = bool(asked & {"aleatoric", "epistemic"})
-        self.want_square = "std" in asked
-        self.want_votes = "votes" in asked
-        self.entropy = torch.zeros(valid.shape) if self.want_entropy else None
-        self.centre = torch.zeros(valid.shape) if self.want_square else None
-        self.square = torch.zeros(valid.shape) if self.want_square else None
-        self.votes = torch.zeros(valid.shape, dtype=torch.int64) if self.want_votes else None
+        asked, shape = set(question.layers), valid.shape
+        self.entropy = torch.zeros(shape) if asked & {"aleatoric", "epistemic"} else None
+        self.square = torch.zeros(2, *shape) if "std" in asked else None
+        integers = torch.int64 if samples > 32 else torch.int32
+        self.votes = torch.zeros(shape, dtype=integers) if "votes" in asked else None
 
     def add(self, logits: Tensor) -> None:
         """Add one sample's logits (classes or 1, h, w), float32."""
         probabilities = _probabilities(logits / self.question.temperature)
-        self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
-        positive = self._positive(probabilities)
         if self.entropy is not None:
             self.entropy += _entropy(probabilities)
-        if self.square is not None and self.centre is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
-            step = positive - self.centre
-            self.centre += step / (self.samples + 1)
-            self.square += step * (positive - self.centre)
-        votes = self._decide(probabilities) & self.valid
+        if self.square is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
+            centre, squares = self.square
+            step = self._positive(probabilities) - centre
+            centre += step / (self.samples + 1)
+            squares += step * (self._positive(probabilities) - centre)
+        votes = self._decide(probabilities).logical_and_(self.valid)
         if self.votes is not None:
-            self.votes |= votes.to(torch.int64) << self.samples
-        self.areas.append(float((votes * self.pixel_area).sum()))
+            self.votes |= votes.to(self.votes.dtype) << self.samples
+        self.areas.append(_weighted(votes, self.area))
+        self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
         self.samples += 1
 
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
@@ -113,7 +109,7 @@ class RunningSums:
                 layer = layer.masked_fill(invalid, math.nan)
             out[name] = layer.cpu().numpy()
         if "votes" in out:
-            out["votes"] = out["votes"].view(np.uint64) if self.samples > 32 else out["votes"].astype(np.uint32)
+            out["votes"] = out["votes"].view(np.uint64 if out["votes"].itemsize == 8 else np.uint32)
         return out
 
     def _layer(self, name: str, mean: Tensor, predictive: Tensor | None) -> Tensor:
@@ -132,7 +128,7 @@ class RunningSums:
         if name == "votes" and self.votes is not None:
             return self.votes
         if name == "std" and self.square is not None:
-            return (self.square / self.samples).sqrt_()
+            return (self.square[1] / self.samples).sqrt_()
         if name == "uncertainty" and predictive is not None:
             return predictive / scale
         assert self.entropy is not None
@@ -154,6 +150,15 @@ def _entropy(probabilities: Tensor) -> Tensor:
         p = probabilities[0]
         return torch.special.entr(p) + torch.special.entr(1 - p)
     return torch.special.entr(probabilities).sum(0)
+
+
+def _weighted(votes: Tensor, area: Tensor) -> float:
+    """Return the summed area of ``votes`` (h, w) bool, in float64, a few rows at a time to keep memory small."""
+    total = 0.0
+    for row in range(0, len(votes), 128):
+        part = votes[row : row + 128] * area[row : row + 128]
+        total += float(part.sum(dtype=torch.float64))
+    return total
 
 
 def area_interval(areas: np.ndarray) -> tuple[float, float]:
