@@ -24,7 +24,7 @@ import xarray as xr
 from geouq.errors import OutputError
 from geouq.grid import Roi, Tile, geobox_roi, pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, read_part, write_part
-from geouq.maps.cog import Band, MapWriter, map_bands, quantise, vote_bands
+from geouq.maps.cog import Band, MapWriter, check_options, map_bands, quantise, vote_bands
 from geouq.maps.features import check_vector_path
 from geouq.maps.preview import preview
 from geouq.maps.styles import write_qml
@@ -137,6 +137,7 @@ def run(
 
 def check_outputs(job: Job, outputs: Outputs) -> None:
     """Raise OutputError for outputs that cannot be made of the layers asked for, or have nowhere to go."""
+    check_options(outputs.options)
     layers = set(job.question.layers)
     for wanted, needed in ((outputs.vector, {"mask"}), (outputs.preview, {"mask", "uncertainty", "confidence"})):
         if wanted is not None and not needed <= layers:
