@@ -4,7 +4,7 @@ Backscatter comes as linear power (sigma0, gamma0), as amplitude (its square roo
 (10·log10 of power), or as uncalibrated digital numbers (DN); optical images as reflectance (0..1) or as
 8-bit RGB. dB, power and amplitude convert into one another exactly; nothing else does, and geouq never
 guesses a calibration or stretches pixel values by a scene's own statistics. ``decide_units`` tells the units of
-a scene from what its files say and from a sample of its values, or refuses.
+a scene from what its files say and from some of its values, or refuses.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Clues:
     ``files``: file names without folders; ``labels``: band names and descriptions; ``unit_tags``: the units
     the file declares for its bands; ``dtype`` and ``scaled`` (a scale or offset is applied); ``polarised``:
     the bands are named VV, VH, HH or HV; ``colour``: they are red, green and blue; ``grd``: an uncalibrated
-    Sentinel-1 GRD image; ``values``: sampled values (bands, n), NaN where not valid.
+    Sentinel-1 GRD image; ``values``: for each band some of its valid values, 1-D.
     """
 
     files: tuple[str, ...]
@@ -116,7 +116,12 @@ class Clues:
     polarised: bool
     colour: bool
     grd: bool
-    values: np.ndarray
+    values: tuple[np.ndarray, ...]
+
+    @property
+    def pooled(self) -> np.ndarray:
+        """The values of all bands together."""
+        return np.concatenate([np.empty(0, np.float32), *self.values])
 
 
 #: words in band names, unit tags and file names, and the unit each one names
@@ -144,16 +149,16 @@ def decide_units(clues: Clues) -> tuple[str, str]:
 
     Returns
     -------
-    (unit, one sentence saying why). ``unknown`` if not one sampled value is valid.
+    (unit, one sentence saying why). ``unknown`` if there is no valid value.
 
     Raises
     ------
     UnitsError : if it cannot be told, or metadata and values contradict each other; names the flag to give.
     """
-    finite = clues.values[np.isfinite(clues.values)]
+    finite = clues.pooled
     said, where = _said(clues)
     if said and (not finite.size or _plausible(said, finite)):
-        return said, f"{where} say so"
+        return said, f"{where} say {said}"
     if said:
         raise UnitsError(f"{where} say {said}, but {_seen(clues)}: give --scale {_FLAGS}")
     if clues.grd:
@@ -161,7 +166,7 @@ def decide_units(clues: Clues) -> tuple[str, str]:
     if clues.colour and clues.dtype == "uint8" and not clues.scaled and not clues.polarised:
         return RGB, "three bytes a pixel, red, green and blue"
     if not finite.size:
-        return UNKNOWN, "no valid pixel was found in the sample"
+        return UNKNOWN, "no valid pixel was found where it was looked for"
     return _from_values(clues, finite)
 
 
@@ -173,6 +178,7 @@ def _said(clues: Clues) -> tuple[str, str]:
     """Units that metadata name without contradiction, and where; empty strings if none are."""
     products = {_HYP3_UNITS[match[1].lower()] for match in map(_HYP3.search, clues.files) if match}
     products |= {POWER for name in clues.files if name.startswith("OPERA_L2_RTC-S1_")}
+    products = products if clues.polarised else set()  # products hold angles and masks under like names
     for found, where in (
         ({_WORDS[word] for word in _words(clues.unit_tags) if word in _WORDS}, "the bands' unit tags"),
         ({_WORDS[word] for word in _words(clues.labels) if word in _WORDS}, "the band names"),
@@ -194,8 +200,7 @@ def _plausible(unit: str, finite: np.ndarray) -> bool:
 
 
 def _seen(clues: Clues) -> str:
-    finite = clues.values[np.isfinite(clues.values)]
-    low, median, high = np.quantile(finite, [0.01, 0.5, 0.99])
+    low, median, high = np.quantile(clues.pooled, [0.01, 0.5, 0.99])
     return f"its {clues.dtype} values run {low:.4g} to {high:.4g}, median {median:.4g}"
 
 
@@ -208,15 +213,16 @@ def _from_values(clues: Clues, finite: np.ndarray) -> tuple[str, str]:
     if clues.unit_tags:
         raise UnitsError(f"it is in {', '.join(clues.unit_tags)}, which no model reads: give --scale {_FLAGS}")
     if clues.dtype.startswith(("int", "uint")) and not clues.scaled:
+        why = "bytes stretched for display have no unit" if clues.dtype == "uint8" else "nothing says what they measure"
         raise UnitsError(
-            f"{seen}, and nothing says what these integers measure: give --scale {_FLAGS} "
-            "(scaled values: write their scale into the file first, gdal_edit.py -scale)"
+            f"{seen}, and {why}: give --scale {_FLAGS} "
+            "(scaled integers: write their scale into the file first, gdal_edit.py -scale)"
         )
-    if np.median(finite) < -2 and finite.min() > -100 and finite.max() < 60 and (finite < 0).mean() > 0.5:
+    medians = [float(np.median(band)) for band in clues.values if band.size]
+    if max(medians) < -2 and finite.min() > -100 and finite.max() < 60:
         return DB, f"{seen}: mostly negative, as only decibels are"
     if (finite < 0).mean() > 0.05:
         raise UnitsError(f"{seen}, which is no backscatter: give --scale {_FLAGS}")
-    medians = [float(np.median(band[np.isfinite(band)])) for band in clues.values if np.isfinite(band).any()]
     if _words(clues.labels + clues.files) & _CALIBRATED and max(medians) <= 10:
         return POWER, f"{seen}, and the names say calibrated backscatter"
     if clues.polarised and min(medians) < _AMPLITUDE_FLOOR and max(medians) <= 1:

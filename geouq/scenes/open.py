@@ -1,0 +1,313 @@
+"""``open_scene``: a file, or one file a band, as a lazy (band, y, x) DataArray that knows its grid and units."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+
+from geouq.errors import InputError, SceneError, UnitsError
+from geouq.grid import GeoBox, apply
+from geouq.scenes.geocode import geocode
+from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape, grid_coords, inspect_raster, read_window
+from geouq.units import DB, SCALES, Clues, decide_units
+
+Path = str | os.PathLike[str]
+Source = Path | Sequence[Path] | Mapping[str, Path]
+
+POLARISATIONS = ("VV", "VH", "HH", "HV")
+#: words that may stand beside a polarisation in a band's name without making it something else
+_BACKSCATTER_WORDS = set("sigma0 gamma0 beta0 sigma gamma beta nought db linear power amplitude intensity".split())
+_BACKSCATTER_WORDS |= set("backscatter band polarisation polarization".split())
+#: words in a file's name that say that it is not backscatter, whatever polarisation stands beside them
+_OTHER_WORDS = set("mask label labels water coh coherence inc angle std number nlooks area layover shadow".split())
+_CHUNK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What ``open_scene`` has settled before any pixel is read: plain values, but for the lazy parts."""
+
+    parts: tuple[Pixels, ...]
+    names: tuple[str, ...]
+    units: str
+    units_reason: str
+    notes: tuple[str, ...]
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid that all parts share."""
+        return self.parts[0].geobox
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """The bands of all files, in order."""
+        return tuple(band for part in self.parts for band in part.raster.bands)
+
+
+def open_scene(
+    source: Source,
+    *,
+    scale: str = "auto",
+    nodata: float | None = None,
+    bidx: Sequence[int] | None = None,
+    chunk: int = 1024,
+) -> xr.DataArray:
+    """Open a scene, lazily: metadata and a few windows are read now, pixels when they are computed.
+
+    Parameters
+    ----------
+    source : a raster GDAL reads; several on one grid, whose bands are stacked; or band names with a file each,
+        ``{"VV": "a.tif", "VH": "b.tif"}``.
+    scale : what the pixel values are: db, power, amplitude, dn, reflectance, rgb; or auto, which decides from
+        metadata and values (``units.decide_units``) and refuses what it cannot tell.
+    nodata : value that is not valid, in place of what the files say.
+    bidx : numbers (from 1) of the bands to read from each file.
+    chunk : side of dask's chunks in pixels, about; they hold whole blocks of the file.
+
+    Returns
+    -------
+    float32 DataArray (band, y, x), NaN where not valid in that band (nodata, mask, alpha, NaN, inf); the band's
+    scale and offset are applied, and nothing else. Coordinates: ``band`` names, ``y`` and ``x`` of pixel centres
+    (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or south-up; a
+    raster placed by ground control points alone comes warped through all of them onto a north-up grid.
+    attrs: ``units``, ``units_reason``, ``source`` (list of paths), and ``notes`` if anything was unusual.
+
+    Raises
+    ------
+    SceneError : a file cannot be read or understood, or files do not share one grid.
+    UnitsError : ``auto`` cannot tell the units.
+    InputError : an option is not what it must be.
+    """
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
+    scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx)
+    attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
+    attrs["source"] = [part.raster.path for part in scene.parts]
+    if scene.notes:
+        attrs["notes"] = "; ".join(scene.notes)
+    coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
+    array = xr.DataArray(_lazy(scene.parts, chunk), dims=("band", "y", "x"), coords=coords, attrs=attrs)
+    array.encoding["grid_mapping"] = "spatial_ref"
+    return array
+
+
+def describe_scene(
+    source: Source, *, scale: str = "auto", nodata: float | None = None, bidx: Sequence[int] | None = None
+) -> Scene:
+    """Settle grid, bands and units of a scene; see ``open_scene`` for parameters and errors."""
+    if scale.lower() not in ("auto", *SCALES):
+        raise InputError(f"scale {scale!r} is none of auto, {', '.join(SCALES)}")
+    keys, paths = _sources(source)
+    rasters = [_inspect(path, key, bidx, nodata) for key, path in zip(keys, paths, strict=True)]
+    for raster in rasters:
+        if any(band.colour == "palette" for band in raster.bands) and scale.lower() != "dn":
+            raise SceneError(
+                f"{raster.path}: is a palette image, whose values are colour numbers, no measurements: "
+                "give the data it was drawn from (or --scale dn, to take the numbers as they are)"
+            )
+    parts = tuple(geocode(raster) if raster.gcps else Pixels(raster) for raster in rasters)
+    for part in parts[1:]:
+        _check_same_grid(parts[0], part)
+    names = _names(rasters, keys)
+    units, reason = _units(rasters, names, scale.lower())
+    notes = dict.fromkeys(note for raster in rasters for note in raster.notes)
+    if rasters[0].gcps:
+        notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
+    if units == DB and names == ("band1", "band2"):
+        names = ("VV", "VH")
+        notes["two bands without names are taken as VV and VH"] = None
+    return Scene(parts, names, units, reason, tuple(notes))
+
+
+def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Band names that were given with the paths (empty strings otherwise), and paths."""
+    if isinstance(source, Mapping):
+        return tuple(source), tuple(os.fspath(path) for path in source.values())
+    paths = [source] if isinstance(source, str | os.PathLike) else list(source)
+    if not paths:
+        raise SceneError("no file given: name a raster")
+    return ("",) * len(paths), tuple(os.fspath(path) for path in paths)
+
+
+def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | None) -> Raster:
+    """One file's description; of several bands, the one that is meant by ``key``."""
+    if _is_safe(path):
+        raise SceneError(f"{path}: Sentinel-1 SAFE products are not read yet: give a calibrated GeoTIFF")
+    try:
+        raster = inspect_raster(path, bidx, nodata)
+    except SceneError as error:
+        inside = _raster_in_zip(path)
+        if inside:
+            raise SceneError(f"{path}: is an archive: give what is in it, such as {inside}") from error
+        if os.path.isdir(path):
+            raise SceneError(f"{path}: is a folder: give a raster in it") from error
+        raise
+    if key and len(raster.bands) > 1:
+        meant = [band for band in raster.bands if _polarisation(band.label) == key.upper()]
+        if len(meant) != 1:
+            raise SceneError(f"{path}: has {len(raster.bands)} bands: say with --bidx which one is {key}")
+        raster = replace(raster, bands=tuple(meant))
+    return raster
+
+
+def _is_safe(path: str) -> bool:
+    """True for a SAFE product: its folder, its manifest, or an archive of it."""
+    if re.search(r"(\.SAFE/?|manifest\.safe)$", path, re.IGNORECASE) or path.startswith("SENTINEL1_"):
+        return True
+    return os.path.isfile(os.path.join(path, "manifest.safe")) or any(
+        name.endswith("manifest.safe") for name in _zip_members(path)
+    )
+
+
+def _zip_members(path: str) -> list[str]:
+    if not path.lower().endswith(".zip") or not os.path.isfile(path) or not zipfile.is_zipfile(path):
+        return []
+    with zipfile.ZipFile(path) as archive:
+        return archive.namelist()
+
+
+def _raster_in_zip(path: str) -> str:
+    """GDAL's name for the first raster in an archive, or for the archive's whole content; empty if it is none."""
+    members = _zip_members(path)
+    rasters = [name for name in members if name.lower().endswith((".tif", ".tiff", ".vrt", ".img"))]
+    return f"/vsizip/{path}/{rasters[0]}" if rasters else f"/vsizip/{path}" if members else ""
+
+
+def _check_same_grid(first: Pixels, other: Pixels) -> None:
+    """Raise SceneError unless both have the same shape and CRS, and corners within a hundredth of a pixel."""
+    a, b = first.geobox, other.geobox
+    why = ""
+    if a.shape != b.shape:
+        why = f"{a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels"
+    elif a.crs != b.crs:
+        why = f"their CRS are {a.crs} and {b.crs}"
+    else:
+        corners = np.array([(0, 0), (a.shape[1], 0), (0, a.shape[0])], float).T
+        column, row = apply(~a.affine, *apply(b.affine, *corners))
+        if np.hypot(column - corners[0], row - corners[1]).max() > 0.01:
+            why = "their transforms differ"
+    if why:
+        raise SceneError(
+            f"{first.raster.path} and {other.raster.path}: are not on one grid ({why}): "
+            "warp one onto the other's grid first"
+        )
+
+
+# --- band names and units --------------------------------------------------------------------------------
+
+
+def _split(text: str) -> list[str]:
+    return [word for word in re.split(r"[^A-Za-z0-9]+", text) if word]
+
+
+def _polarisation(text: str, among: set[str] | None = None) -> str:
+    """The one polarisation a text names, if no word beside it says otherwise; else an empty string."""
+    words = _split(text)
+    named = [word.upper() for word in words if word.upper() in POLARISATIONS]
+    others = {word.lower() for word in words if word.upper() not in POLARISATIONS}
+    clear = others <= _BACKSCATTER_WORDS if among is None else not others & among
+    return named[0] if len(named) == 1 and clear else ""
+
+
+def _names(rasters: Sequence[Raster], keys: Sequence[str]) -> tuple[str, ...]:
+    """Band names: as given, as the file labels them, from the file's name or colours, or ``band1`` …; no two alike."""
+    names: list[str] = []
+    seen: Counter[str] = Counter()
+    for raster, key in zip(rasters, keys, strict=True):
+        labels = [band.label.strip() for band in raster.bands]
+        if len(labels) > 1 and len(set(labels)) == 1 and not _polarisation(labels[0]):
+            labels = [""] * len(labels)
+        from_file = _polarisation(raster.stem, _OTHER_WORDS) if len(labels) == 1 else ""
+        for band, label in zip(raster.bands, labels, strict=True):
+            number = band.index if len(rasters) == 1 else len(names) + 1
+            colour = band.colour if band.colour in ("red", "green", "blue") else ""
+            given = key.upper() if key.upper() in POLARISATIONS else key
+            name = given or _polarisation(label) or from_file or label or colour or f"band{number}"
+            seen[name] += 1
+            names.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+    return tuple(names)
+
+
+def _units(rasters: Sequence[Raster], names: Sequence[str], scale: str) -> tuple[str, str]:
+    """Units of the scene and why; decided from the bands named by polarisation, if there are any."""
+    if scale != "auto":
+        return SCALES[scale], f"given as --scale {scale}"
+    polarised = {name for name in names if name.split("_")[0] in POLARISATIONS and name[2:].strip("_0123456789") == ""}
+    chosen = polarised or set(names)
+    rest = iter(names)
+    picked = [
+        replace(raster, bands=tuple(band for band, name in zip(raster.bands, rest, strict=False) if name in chosen))
+        for raster in rasters
+    ]
+    picked = [raster for raster in picked if raster.bands]
+    bands = [band for raster in picked for band in raster.bands]
+    clues = Clues(
+        files=tuple(raster.stem for raster in picked),
+        labels=tuple(band.label for band in bands),
+        unit_tags=tuple(dict.fromkeys(band.unit_tag for band in bands if band.unit_tag)),
+        dtype=bands[0].dtype,
+        scaled=any((band.scale, band.offset) != (1, 0) for band in bands),
+        polarised=bool(polarised),
+        colour=_is_colour(bands),
+        grd=all(raster.grd for raster in picked),
+        values=tuple(band[np.isfinite(band)] for raster in picked for band in probe(raster)),
+    )
+    try:
+        return decide_units(clues)
+    except UnitsError as error:
+        raise UnitsError(f"{picked[0].path}: {error}") from error
+
+
+def probe(raster: Raster, most_bands: int = 8) -> np.ndarray:
+    """Return values (bands, n) from at most 16 windows of 128² spread over the raster, always the same ones.
+
+    A raster whose 16 windows hold no valid pixel is looked at in 256 windows of 32².
+    """
+    bands = raster.bands[:most_bands]
+    values = np.empty((len(bands), 0), np.float32)
+    for per_side, size in ((4, 128), (16, 32)):
+        windows = [
+            read_window(raster, bands, rows, columns).reshape(len(bands), -1)
+            for rows in _spread(raster.shape[0], per_side, size)
+            for columns in _spread(raster.shape[1], per_side, size)
+        ]
+        values = np.concatenate(windows, axis=1)
+        if np.isfinite(values).any():
+            break
+    return values
+
+
+def _spread(length: int, pieces: int, size: int) -> list[slice]:
+    """At most ``pieces`` stretches of ``size``, centred in equal parts of ``length``; all of it if that is less."""
+    if length <= pieces * size:
+        return [slice(0, length)]
+    starts = [(2 * i + 1) * length // (2 * pieces) - size // 2 for i in range(pieces)]
+    return [slice(start, start + size) for start in starts]
+
+
+def _is_colour(bands: Sequence[Band]) -> bool:
+    """True for red, green and blue, unless the file says that they stand for polarisations."""
+    words = {word.upper() for band in bands for word in _split(band.label)}
+    return sorted(band.colour for band in bands) == ["blue", "green", "red"] and not words & set(POLARISATIONS)
+
+
+def _lazy(parts: Sequence[Pixels], chunk: int) -> da.Array:
+    """The stacked parts as one dask array; a task reads one chunk of one file."""
+    rows, columns = chunk_shape(parts[0].shape[1:], parts[0].block, chunk)
+    deep = max(1, _CHUNK_BYTES // (4 * rows * columns))
+    arrays = []
+    for part in parts:
+        name = f"scene-{tokenize(repr(part.raster), repr(part.geobox), rows, columns)}"
+        arrays.append(
+            da.from_array(part, chunks=(deep, rows, columns), name=name, meta=np.empty((0, 0, 0), np.float32))
+        )
+    return da.concatenate(arrays) if len(arrays) > 1 else arrays[0]
