@@ -1,0 +1,417 @@
+"""Labelled data of any kind, by a small convention: pictures or scenes, a class index for each pixel, and a place.
+
+Three forms are read (``read_dataset``):
+
+- a folder with ``images/`` and ``labels/`` (or ``masks/``), one label file for each image, under the same name but for
+  the ending. The place of ``Bonn_12.tif`` is ``Bonn``: the name up to its last underscore and number.
+- a manifest, ``manifest.csv`` or ``manifest.json``, with one row a chip. Columns: ``image`` (path relative to the
+  manifest; several, one a band, divided by ``;``), ``label``; and where wanted ``name``, ``place``, ``split`` (train,
+  validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` (times the
+  values, to get to those units), ``nodata``, ``ignore`` (label values that say nothing; else 255 and all below 0),
+  ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of objects with those keys.
+- the folder that holds ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/`` as geouq.learning.chips describes them.
+
+Nothing is read before it is asked for, and large labelled scenes are read window by window.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from geouq.errors import InputError
+from geouq.grid import GeoBox, Roi, apply
+from geouq.scenes.open import open_scene
+from geouq.scenes.raster import Pixels, Raster, inspect_raster, read_window, scene_geobox
+from geouq.units import convert
+
+RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
+COLUMNS = (
+    "image", "label", "name", "place", "split", "dataset", "bands", "units", "factor", "nodata", "ignore", "classes",
+)  # fmt: skip
+_SPLITS = {"val": "validation", "valid": "validation"}
+#: what the label of a pixel without one is, in what ``load`` returns
+UNLABELLED = -1
+#: DFC 2024 labels drawn visibly wider than, or beside, the water (see geouq.learning.chips)
+_DFC_COARSE = ("3", "9")
+
+
+@dataclass(frozen=True)
+class LabelledChip:
+    """One labelled image or scene, by its files.
+
+    name : unlike any other in its dataset. place : the geographic unit that splits keep whole.
+    images : one file, or one a band. label : a raster of the same shape.
+    split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
+    bands : names in order, where the files do not name them.
+    scale, nodata : as ``open_scene`` takes them. factor : times the values, to get to those units.
+    ignore : label values that say nothing; None stands for 255 and all below 0.
+    classes : label values in class order; empty stands for 0, 1, 2 …
+    """
+
+    name: str
+    place: str
+    images: tuple[Path, ...]
+    label: Path
+    split: str = ""
+    dataset: str = ""
+    bands: tuple[str, ...] = ()
+    scale: str = "auto"
+    factor: float = 1.0
+    nodata: float | None = None
+    ignore: tuple[int, ...] | None = None
+    classes: tuple[int, ...] = ()
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def read_dataset(data: str | Path) -> list[LabelledChip]:
+    """Return the chips of a folder or manifest, in a fixed order; files are looked up, and a few labels looked into.
+
+    Raises
+    ------
+    InputError : nothing labelled is there, a file is missing, a row is not understood, or two chips share a name.
+    """
+    data = Path(data)
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")
+    chips = list(_manifest(data)) if data.is_file() else _folder(data)
+    seen: set[str] = set()
+    for chip in chips:
+        missing = next((p for p in (*chip.images, chip.label) if not p.exists()), None)
+        if missing:
+            raise InputError(
+                f"{missing}: is missing, and chip {chip.name!r} needs it: copy it there, or leave that out"
+            )
+        if chip.name in seen:
+            raise InputError(f"{data}: two chips are named {chip.name!r}: give them a name column in a manifest")
+        seen.add(chip.name)
+    _check_masks([chip for chip in chips if chip.ignore is None and not chip.classes])
+    return chips
+
+
+def _check_masks(chips: Sequence[LabelledChip], most: int = 20) -> None:
+    """Refuse labels that hold 0 and 255 alone: 255 would be taken for pixels without a label."""
+    values: set[float] = set()
+    for chip in chips[:: max(1, len(chips) // most)]:
+        raster = inspect_raster(chip.label, [1])
+        part = [slice(0, min(n, 1024)) for n in raster.shape]
+        values |= {float(v) for v in np.unique(read_window(raster, raster.bands, *part))}
+        if any(0 < v < 255 for v in values):
+            return
+    if 255 in values:
+        raise InputError(
+            f"{chips[0].label}: labels hold 255 and no class but 0: is 255 a class (classes: 0;255), "
+            "or a pixel without a label (ignore: 255)? say so in a manifest"
+        )
+
+
+def _folder(folder: Path) -> list[LabelledChip]:
+    manifest = next(
+        (folder / f"manifest.{end}" for end in ("csv", "json") if _is_manifest(folder / f"manifest.{end}")), None
+    )
+    labels = next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
+    if manifest:
+        return list(_manifest(manifest))
+    if labels and (folder / "images").is_dir():
+        return list(_pairs(folder, labels))
+    chips = [*_sen1floods11(folder), *_stacoverflow(folder), *_dfc2024(folder)]
+    if not chips:
+        raise InputError(f"{folder}: holds no labelled data: give it images/ and labels/, or a manifest.csv")
+    return chips
+
+
+def _pairs(folder: Path, labels: Path) -> Iterator[LabelledChip]:
+    """Yield images and labels under the same name; an image without a label is a mistake, not something to skip."""
+    images, found = _rasters(folder / "images"), _rasters(labels)
+    lonely = sorted(set(images) ^ set(found))
+    if lonely or not images:
+        what = f"{lonely[0]!r} has an image or a label, but not both" if lonely else "images/ is empty"
+        raise InputError(f"{folder}: {what}: give each image a label under the same name")
+    for stem, path in images.items():
+        yield LabelledChip(stem, place_of(stem), (path,), found[stem], dataset=folder.resolve().name)
+
+
+def _rasters(folder: Path) -> dict[str, Path]:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTERS)
+    stems = {p.stem: p for p in paths}
+    if len(stems) < len(paths):
+        raise InputError(f"{folder}: two files differ only in their ending: keep one of them")
+    return stems
+
+
+def place_of(stem: str) -> str:
+    """Return a file name's place: the name up to its last underscore and number, or all of it."""
+    return re.sub(r"_\d+$", "", stem)
+
+
+def _is_manifest(path: Path) -> bool:
+    """True for a manifest of chips; other tables may bear that name too."""
+    if not path.is_file():
+        return False
+    return path.suffix == ".json" or {"image", "label"} <= set(
+        path.read_text("utf-8-sig").partition("\n")[0].strip().split(",")
+    )
+
+
+def _manifest(path: Path) -> Iterator[LabelledChip]:
+    try:
+        text = path.read_text("utf-8-sig")
+        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no manifest ({' '.join(str(error).split())}): give a .csv or .json one") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: holds no rows: give one for each chip, with columns image and label")
+    for number, row in enumerate(rows, 1):
+        row = {key: _text(value) for key, value in row.items()}
+        unknown = [str(key) for key in row if key not in COLUMNS]
+        if unknown or not row.get("image") or not row.get("label"):
+            what = f"has a column {unknown[0]!r}" if unknown else "needs image and label"
+            raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
+        try:
+            yield _row(path, row)
+        except ValueError as error:
+            raise InputError(f"{path}: row {number} holds something that is no number ({error}): correct it") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ";".join(map(str, value))
+    return "" if value is None else str(value).strip()
+
+
+def _row(path: Path, row: dict[str, str]) -> LabelledChip:
+    def several(column: str) -> list[str]:
+        return [part.strip() for part in row.get(column, "").split(";") if part.strip()]
+
+    images = tuple(path.parent / image for image in several("image"))
+    name = row.get("name") or images[0].stem
+    return LabelledChip(
+        name=name,
+        place=row.get("place") or place_of(name),
+        images=images,
+        label=path.parent / row["label"],
+        split=_SPLITS.get(row.get("split", "").lower(), row.get("split", "").lower()),
+        dataset=row.get("dataset") or path.resolve().parent.name,
+        bands=tuple(several("bands")),
+        scale=row.get("units") or "auto",
+        factor=float(row.get("factor") or 1),
+        nodata=float(row["nodata"]) if row.get("nodata") else None,
+        ignore=tuple(map(int, several("ignore"))) if row.get("ignore") else None,
+        classes=tuple(map(int, several("classes"))),
+    )
+
+
+# --- public layouts --------------------------------------------------------------------------------------
+
+
+def _sen1floods11(folder: Path) -> Iterator[LabelledChip]:
+    for path in sorted(folder.glob("sen1floods11/*_S1Hand.tif")):
+        name = path.name.removesuffix("_S1Hand.tif")
+        label = path.with_name(f"{name}_LabelHand.tif")
+        yield LabelledChip(name, place_of(name), (path,), label, dataset="sen1floods11", bands=("VV", "VH"), scale="db")
+
+
+def _stacoverflow(folder: Path) -> Iterator[LabelledChip]:
+    for vv in sorted(folder.glob("stacoverflow/*_vv.tif")):
+        name = vv.name.removesuffix("_vv.tif")
+        label, images = vv.with_name(f"{name}.tif"), (vv, vv.with_name(f"{name}_vh.tif"))
+        if label.exists():  # some come without
+            yield LabelledChip(
+                name, name, images, label, dataset="stacoverflow", bands=("VV", "VH"), scale="db", nodata=0
+            )
+
+
+def _dfc2024(folder: Path) -> Iterator[LabelledChip]:
+    for path in sorted(folder.glob("dfc2024/images/*.tif")):
+        if path.stem not in _DFC_COARSE:
+            name, label = f"dfc-{path.stem}", folder / "dfc2024" / "labels" / f"{path.stem}.png"
+            chip = LabelledChip(name, name, (path,), label, dataset="dfc2024", bands=("VV", "VH"))
+            yield replace(chip, scale="power", factor=1e-4)  # linear power times 10⁴, as int16
+
+
+# --- pixels ----------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def open_chip(chip: LabelledChip) -> xr.DataArray:
+    """Return a chip's image as a lazy scene, (band, y, x) with ``attrs["units"]``, as ``segment`` takes it.
+
+    Raises
+    ------
+    SceneError, UnitsError : it cannot be read or understood. InputError : its bands are not those named.
+    """
+    source = chip.images[0] if len(chip.images) == 1 else list(chip.images)
+    scene = open_scene(source, scale=chip.scale, nodata=chip.nodata)
+    if chip.bands and len(chip.bands) != scene.shape[0]:
+        raise InputError(
+            f"{chip.images[0]}: has {scene.shape[0]} bands, and {len(chip.bands)} are named: correct bands"
+        )
+    if chip.factor != 1:
+        scene = (scene * np.float32(chip.factor)).assign_attrs(scene.attrs)
+    return scene.assign_coords(band=list(chip.bands)) if chip.bands else scene
+
+
+@lru_cache(maxsize=512)
+def _open_label(chip: LabelledChip) -> Raster:
+    """Return a chip's label raster, which must lie on the image's grid."""
+    raster = inspect_raster(chip.label, [1])
+    scene = open_chip(chip)
+    if raster.shape != scene.shape[1:]:
+        rows, columns = scene.shape[1:]
+        what = f"has {raster.shape[1]} x {raster.shape[0]} pixels, its image {columns} x {rows}"
+        raise InputError(f"{chip.label}: {what}: give a label on the image's own grid")
+    if raster.transform and raster.crs and not _same_grid(scene_geobox(scene), Pixels(raster).geobox):
+        raise InputError(f"{chip.label}: lies elsewhere than its image: warp it onto the image's grid")
+    band = raster.bands[0]
+    # A nodata value of 0 in a label nearly always stands for the class 0, not for pixels without a label.
+    return replace(raster, bands=(replace(band, nodata=None if band.nodata == 0 else band.nodata, masked=False),))
+
+
+def _same_grid(image: GeoBox, label: GeoBox) -> bool:
+    """True if both CRS are one and the corners lie within half a pixel; also where the image has no CRS to compare."""
+    if image.crs is None:
+        return True
+    rows, columns = image.shape
+    corners = np.array([(0, 0), (columns, 0), (0, rows)], float).T
+    column, row = apply(~image.affine, *apply(label.affine, *corners))
+    return image.crs == label.crs and float(np.hypot(column - corners[0], row - corners[1]).max()) < 0.5
+
+
+def load(
+    chip: LabelledChip, bands: Sequence[str] | None = None, units: str | None = None, window: Roi | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a chip, or a window of it.
+
+    Parameters
+    ----------
+    bands : names wanted, in order; all the chip has by default. One it has not is NaN throughout, unless it has none.
+    units : unit to convert to, where that is exact; the chip's own by default.
+    window : rows and columns; all by default.
+
+    Returns
+    -------
+    pixels : float32 (K, h, w), NaN where not measured.
+    label : int16 (h, w), class index, -1 where none is given.
+    valid : bool (h, w), measured in every band that the chip has of those wanted, and labelled.
+
+    Raises
+    ------
+    SceneError, UnitsError, InputError : naming the file.
+    """
+    scene = open_chip(chip)
+    window = window or Roi(0, scene.shape[1], 0, scene.shape[2])
+    index = _pick(chip, [str(b) for b in scene["band"].values], bands)
+    values = np.asarray(scene.data[:, *window.slices])
+    pixels = np.full((len(index), *window.shape), np.nan, np.float32)
+    for k, i in enumerate(index):
+        if i is not None:
+            pixels[k] = convert(values[i], scene.attrs["units"], units or scene.attrs["units"])
+    label = load_label(chip, window)
+    present = [k for k, i in enumerate(index) if i is not None]
+    return pixels, label, np.isfinite(pixels[present]).all(0) & (label != UNLABELLED)
+
+
+def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
+    """Read the class indices of a window, int16 (h, w), -1 where none is given."""
+    raster = _open_label(chip)
+    values = read_window(raster, raster.bands, *window.slices)[0]
+    ignored = (values < 0) | (values == 255) if chip.ignore is None else np.isin(values, chip.ignore)
+    ignored |= ~np.isfinite(values)
+    if not chip.classes:
+        odd = values[~ignored & ((values != np.round(values)) | (values < 0) | (values > 254))]
+        if odd.size:
+            raise InputError(
+                f"{chip.label}: label {odd[0]:g} is no class index: name its values in a manifest (classes)"
+            )
+        return np.where(ignored, UNLABELLED, values).astype(np.int16)
+    label = np.full(values.shape, UNLABELLED, np.int16)
+    for number, value in enumerate(chip.classes):
+        label[values == value] = number
+    unknown = (label == UNLABELLED) & ~ignored
+    if unknown.any():
+        raise InputError(
+            f"{chip.label}: label {values[unknown][0]:g} is neither in classes nor in ignore: name it in one"
+        )
+    return label
+
+
+def windows(chip: LabelledChip, size: int) -> Iterator[Roi]:
+    """Yield windows of at most ``size``² pixels that cover a chip exactly once, row by row."""
+    rows, columns = open_chip(chip).shape[1:]
+    for y in range(0, rows, size):
+        for x in range(0, columns, size):
+            yield Roi(y, min(y + size, rows), x, min(x + size, columns))
+
+
+def _pick(chip: LabelledChip, names: Sequence[str], wanted: Sequence[str] | None) -> list[int | None]:
+    """Return for each band wanted its index: by name, or by order where names say nothing and numbers agree."""
+    if wanted is None:
+        return list(range(len(names)))
+    index = {name.upper(): i for i, name in enumerate(names)}
+    found = [index.get(name.upper()) for name in wanted]
+    if any(i is not None for i in found):
+        return found
+    if len(names) == len(wanted) and all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names):
+        return list(range(len(names)))
+    raise InputError(
+        f"{chip.images[0]}: has bands {', '.join(names)}, and {', '.join(wanted)} are wanted: "
+        "name them in a manifest (bands)"
+    )
+
+
+# --- splits ----------------------------------------------------------------------------------------------
+
+
+def split_by_place(
+    chips: Iterable[LabelledChip], validation: Sequence[str] | float | None = None, seed: int = 0
+) -> tuple[list[LabelledChip], list[LabelledChip]]:
+    """Split chips into training and validation, no place on both sides and chips of the split "test" on neither.
+
+    Parameters
+    ----------
+    validation : names of places; or the share of all places (0..1), drawn by ``seed``; or None: as the chips' own split
+        says, and a fifth of the places if no chip says so.
+
+    Raises
+    ------
+    InputError : a place is on both sides or not known, or one side would be empty.
+    """
+    chips = [chip for chip in chips if chip.split != "test"]
+    if validation is None and any(chip.split for chip in chips):
+        held = {chip.place for chip in chips if chip.split == "validation"}
+        both = sorted(held & {chip.place for chip in chips if chip.split != "validation"})
+        if both:
+            raise InputError(f"place {both[0]!r} is both in train and in validation: keep each place on one side")
+    else:
+        places = sorted({chip.place for chip in chips})
+        held = _draw(places, 0.2 if validation is None else validation, seed)
+    sides = [c for c in chips if c.place not in held], [c for c in chips if c.place in held]
+    if not all(sides):
+        raise InputError(
+            f"{len({c.place for c in chips})} places cannot be split with {len(held)} of them for validation: "
+            "give more places (a place column in a manifest), or name others"
+        )
+    return sides
+
+
+def _draw(places: Sequence[str], validation: Sequence[str] | float, seed: int) -> set[str]:
+    if isinstance(validation, int | float):
+        if not 0 < validation < 1:
+            raise InputError(f"validation share {validation} is not between 0 and 1")
+        order = np.random.default_rng(seed).permutation(len(places))
+        return {places[i] for i in order[: max(1, round(validation * len(places)))]}
+    unknown = sorted(set(validation) - set(places))
+    if unknown:
+        raise InputError(f"no chip is of place {unknown[0]!r}: places are {', '.join(places)}")
+    return set(validation)
