@@ -23,6 +23,7 @@ from torch import nn
 
 from geouq.errors import ModelError
 from geouq.networks.receptive_field import measure_halo
+from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites
 from geouq.networks.unet import UNet, UNetConfig
 
@@ -35,7 +36,11 @@ def _unet(arguments: Mapping[str, Any]) -> nn.Module:
 
 
 #: architecture name → what builds it from its arguments
-ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {"unet": _unet}
+ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "unet": _unet,
+    "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
+    "plain-unet": lambda arguments: PlainUNet(**arguments),
+}
 
 
 @dataclass(frozen=True)

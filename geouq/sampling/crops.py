@@ -22,7 +22,25 @@ from geouq.grid import Roi
 
 #: A margin that is clipped to the window: the level is kept whole.
 FULL = 1 << 30
-_POINTWISE = {torch.relu, torch.add, torch.mul, torch.cat, torch.concat, torch.sigmoid, functional.relu, torch.sub}
+
+
+def cat_samples(tensors: Sequence[Tensor], dim: int = 1) -> Tensor:
+    """Concatenate along channels tensors of S samples (S, C, H, W) with what all samples share (1, C, H, W)."""
+    samples = max(t.shape[0] for t in tensors)
+    return torch.cat([t.expand(samples, -1, -1, -1) for t in tensors], dim)
+
+
+_POINTWISE = {
+    torch.relu,
+    torch.add,
+    torch.mul,
+    torch.cat,
+    torch.concat,
+    torch.sigmoid,
+    functional.relu,
+    torch.sub,
+    cat_samples,
+}
 
 
 @dataclass(frozen=True)

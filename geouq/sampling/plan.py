@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geouq.networks.sites import DropoutSite
-from geouq.sampling.crops import Crops, plan_crops
+from geouq.sampling.crops import Crops, cat_samples, plan_crops
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -84,6 +84,7 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     example = torch.zeros(1, bands, 4 * stride, 4 * stride)
     ShapeProp(module).propagate(example)
     splits = _split_convolutions(module, _tainted(module))
+    _share_concatenated(module, _tainted(module))
     module = fx.GraphModule(module, module.graph)
     ShapeProp(module).propagate(example)
     return _partition(module, active, splits, example.shape[2])
@@ -205,6 +206,13 @@ def _split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[
             module.graph.erase_node(cat)
         splits.append(str(node.target))
     return tuple(splits)
+
+
+def _share_concatenated(module: fx.GraphModule, tainted: set[fx.Node]) -> None:
+    """Let concatenations that are left (read by a dropout site, say) join samples and what they share."""
+    for node in module.graph.nodes:
+        if len({part in tainted for part in _cat_parts(node)}) == 2:
+            node.target = cat_samples
 
 
 def _cat_parts(node: fx.Node) -> list[fx.Node]:
