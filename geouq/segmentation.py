@@ -78,7 +78,7 @@ class Job:
         tensors : live tensors of the one window that is being computed (from the plan).
         windows : pixels of the windows in flight, as read and in the model's units, and the network's input.
         layers : running sums of the one core being computed; areas, layers and parts of the cores in flight.
-        buffers : GDAL's block cache and the blocks of the files being written.
+        buffers : GDAL's block cache, the blocks of the files being written, the picture.
         """
         window = self.tiling.largest_window
         core = min(self.tiling.size, self.region.shape[0]) * min(self.tiling.size, self.region.shape[1])
@@ -88,7 +88,7 @@ class Job:
             "tensors": self.sampler.plan().bytes_for(window, self.sampler.batch),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
             "layers": core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
-            "buffers": 256 << 20,
+            "buffers": 384 << 20,
         }
 
 

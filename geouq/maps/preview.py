@@ -26,8 +26,8 @@ from geouq.maps.styles import class_colours
 from geouq.units import AMPLITUDE, DB, DN, POWER, REFLECTANCE, RGB, convert
 
 NOT_CLASSIFIED = 255
-_LONGEST = 1600  # pixels of a panel's longer side, at most
-_BLOCK = 2048  # pixels a side of the scene in memory at a time, about
+_LONGEST = 800  # pixels of a panel's longer side, at most
+_BLOCK = 1024  # pixels a side of the scene in memory at a time, about
 _DPI = 160
 _BACKSCATTER = (DB, POWER, AMPLITUDE)
 
@@ -144,7 +144,7 @@ def _reduce(scene: xr.DataArray, bands: Sequence[int], unit: str) -> np.ndarray:
     for y in range(0, rows, step):
         for x in range(0, columns, step):
             block = scene[list(bands), y : y + step, x : x + step].data
-            values = np.asarray(block.compute() if hasattr(block, "compute") else block, dtype=np.float32)
+            values = np.asarray(block.compute(scheduler="synchronous") if hasattr(block, "compute") else block, dtype=np.float32)
             values = convert(values, unit, POWER) if unit in _BACKSCATTER else values
             small = _average(np.where(np.isfinite(values), values, np.nan), factor)
             top, left = y // factor, x // factor
