@@ -162,7 +162,7 @@ def prepare(scene: xr.DataArray, model: Model, settings: Settings) -> Job:
         settings.layers, len(spec.classes), spec.classes.index(spec.positive), threshold, spec.temperature
     )
     unit = _scene_units(scene)
-    units.check_convertible(unit, spec.units)
+    units.check_convertible(unit, spec.units, _name(scene))
     halo = model.halo
     overlap = halo if halo is not None else -(-GENEROUS_OVERLAP // spec.stride) * spec.stride
     shape = (scene.shape[1], scene.shape[2])
@@ -250,7 +250,7 @@ def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
     if nameless and len(names) == len(spec.bands):
         return tuple(range(len(names)))
     raise ModelError(
-        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; the scene has {', '.join(n or '?' for n in names)}: "
+        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; {_name(scene)} has {', '.join(n or '?' for n in names)}: "
         "choose and order them with --bidx, or give one file a band (--vv, --vh)"
     )
 
@@ -264,6 +264,12 @@ def _scene_units(scene: xr.DataArray) -> str:
             f"set it to one of {', '.join(units.SCALES.values())}, or give --scale"
         )
     return known[unit.lower()]
+
+
+def _name(scene: xr.DataArray) -> str:
+    """Return what to call the scene in a message: its file, if it says so."""
+    source = scene.attrs.get("source", [])
+    return str(source) if isinstance(source, str) else ", ".join(map(str, source)) or "the scene"
 
 
 def _nodata(scene: xr.DataArray) -> float | None:

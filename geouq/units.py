@@ -65,12 +65,6 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float32)
     if source == UNKNOWN and np.isfinite(values).any():
         raise UnitsError(f"the scene holds valid pixels in unknown units: give --scale {_FLAGS}")
-    if source == UNKNOWN:
-        return values
-    if source == UNKNOWN and np.isfinite(values).any():
-        raise UnitsError(
-            f"the scene's units could not be told, and it holds valid pixels: give --scale (model: {target})"
-        )
     if source in (target, UNKNOWN):
         return values
     if source == DB:
@@ -87,15 +81,15 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
     return out
 
 
-def check_convertible(source: str, target: str) -> None:
-    """Raise UnitsError, naming the flag to give, unless ``source`` converts exactly into ``target``."""
+def check_convertible(source: str, target: str, scene: str = "the scene") -> None:
+    """Raise UnitsError, naming the scene and the flag to give, unless ``source`` converts exactly into ``target``."""
     if source in (target, UNKNOWN) or (source in _BACKSCATTER and target in _BACKSCATTER):
         return
     if source == DN and target in _BACKSCATTER:
         hint = "calibrate it to sigma0 first, or give --scale amplitude if the DN are calibrated amplitudes"
     else:
         hint = f"use a model for {source}, or say with --scale what the values really are"
-    raise UnitsError(f"the scene is in {source}, the model needs {target}, and the two do not convert: {hint}")
+    raise UnitsError(f"{scene} is in {source}, the model needs {target}, and the two do not convert: {hint}")
 
 
 @dataclass(frozen=True)
