@@ -249,8 +249,9 @@ def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
     nameless = all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
     if nameless and len(names) == len(spec.bands):
         return tuple(range(len(names)))
+    have = ", ".join(n or "?" for n in names)
     raise ModelError(
-        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; {_name(scene)} has {', '.join(n or '?' for n in names)}: "
+        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; {_name(scene)} has {have}: "
         "choose and order them with --bidx, or give one file a band (--vv, --vh)"
     )
 
