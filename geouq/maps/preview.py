@@ -144,7 +144,8 @@ def _reduce(scene: xr.DataArray, bands: Sequence[int], unit: str) -> np.ndarray:
     for y in range(0, rows, step):
         for x in range(0, columns, step):
             block = scene[list(bands), y : y + step, x : x + step].data
-            values = np.asarray(block.compute(scheduler="synchronous") if hasattr(block, "compute") else block, dtype=np.float32)
+            block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
+            values = np.asarray(block, dtype=np.float32)
             values = convert(values, unit, POWER) if unit in _BACKSCATTER else values
             small = _average(np.where(np.isfinite(values), values, np.nan), factor)
             top, left = y // factor, x // factor
