@@ -1,5 +1,6 @@
 """Every odd raster there is ends in a right result or in one line that names the file and what to do."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from geouq.errors import GeouqError
 from geouq.scenes.open import open_scene
 from geouq.scenes.raster import scene_geobox
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data"
+FOLDER = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 FOLDERS = [
     path
     for path in FOLDER.rglob("*")

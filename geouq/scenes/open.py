@@ -133,7 +133,7 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if isinstance(source, Mapping):
         return tuple(source), tuple(os.fspath(path) for path in source.values())
     paths = [source] if isinstance(source, str | os.PathLike) else list(source)
-    if not paths:
+    if not all(map(str, paths)) or not paths:
         raise SceneError("no file given: name a raster")
     return ("",) * len(paths), tuple(os.fspath(path) for path in paths)
 

@@ -47,6 +47,7 @@ class Band:
 class Raster:
     """What one file says of itself. ``transform`` is None without a usable one; ``crs`` is WKT or empty.
 
+    ``grd``: an uncalibrated Sentinel-1 GRD image, which has 0 where nothing was measured (``zero_missing``).
     ``gcps`` are ground control points (column, row, x, y) in ``gcp_crs``, given only where there is no transform.
     """
 
@@ -61,6 +62,7 @@ class Raster:
     gcps: tuple[tuple[float, float, float, float], ...]
     gcp_crs: str
     grd: bool
+    zero_missing: bool
     notes: tuple[str, ...]
 
     @property
@@ -100,6 +102,7 @@ def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, n
                 f"{name}: is stored in blocks of {size} pixels, too large to read: "
                 "rewrite it tiled first (gdal_translate -co TILED=YES)"
             )
+        grd = _is_grd(name, dataset, bands[0])
         raster = Raster(
             key=file_key(name),
             driver=dataset.driver,
@@ -107,12 +110,12 @@ def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, n
             block=block,
             bands=bands,
             alpha=_alpha(dataset),
-            grd=_is_grd(name, dataset, bands[0]),
+            grd=grd,
+            zero_missing=grd and nodata is None,
             **_georeference(name, dataset),
         )
-    if raster.grd and nodata is None and not raster.alpha and all(_unmarked(band) for band in bands):
-        bands = tuple(replace(band, nodata=0.0) for band in bands)
-        raster = replace(raster, bands=bands, notes=(*raster.notes, "0 is taken as nodata, as in every GRD image"))
+    if raster.zero_missing:
+        raster = replace(raster, notes=(*raster.notes, "0 is not valid, as in every Sentinel-1 GRD image"))
     return raster
 
 
@@ -192,6 +195,8 @@ def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
             layer[...] = _measured(values, band)
             layer[~np.isfinite(layer)] = np.nan
             layer[_is_nodata(values, band.nodata)] = np.nan
+            if raster.zero_missing:
+                layer[values == 0] = np.nan
             if band.masked:
                 layer[dataset.read_masks(band.index, window=window) == 0] = np.nan
             if opaque is not None:
@@ -272,10 +277,6 @@ def _bands(
             )
         )
     return tuple(bands)
-
-
-def _unmarked(band: Band) -> bool:
-    return band.nodata is None and not band.masked
 
 
 def _is_grd(name: str, dataset: rasterio.DatasetReader, band: Band) -> bool:
