@@ -167,6 +167,97 @@ class RiskCoverage:
         return _ratio(float((e + (wrong - before * e / n) * harmonic).sum()), n.sum())
 
 
+@dataclass
+class ConfusionMatrix:
+    """Counts of a map of several classes: ``counts[truth, predicted]``. Ratios of nothing are NaN."""
+
+    classes: int
+    counts: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.classes, self.classes), np.int64)
+
+    def add(self, predicted: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> ConfusionMatrix:
+        """Count the pixels of one map of class indices against its label, and return self."""
+        keep = np.ones(np.shape(label), bool) if valid is None else valid
+        cell = np.asarray(label)[keep].astype(np.int64) * self.classes + np.asarray(predicted)[keep]
+        self.counts += np.bincount(cell, minlength=self.classes**2).reshape(self.counts.shape)
+        return self
+
+    def one(self, positive: int) -> Confusion:
+        """Return the counts of one class against all others."""
+        hits, column, row = self.counts[positive, positive], self.counts[:, positive], self.counts[positive]
+        rest = self.counts.sum() - column.sum() - row.sum() + hits
+        return Confusion(int(hits), int(column.sum() - hits), int(row.sum() - hits), int(rest))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of pixels with the right class."""
+        return _ratio(float(np.trace(self.counts)), float(self.counts.sum()))
+
+    @property
+    def miou(self) -> float:
+        """Mean IoU over the classes that occur, in label or map."""
+        return _mean([self.one(c).iou for c in range(self.classes)])
+
+
+@dataclass
+class ProperScores:
+    """Brier score and negative log-likelihood of class probabilities, two classes or more.
+
+    The Brier score is the sum over classes of squared differences (Brier 1950); for two classes that is twice the mean
+    squared difference of :class:`Calibration`.
+    """
+
+    count: int = 0
+    _brier: float = 0.0
+    _nll: float = 0.0
+
+    def add(self, probabilities: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> ProperScores:
+        """Add class probabilities (C, …) and class indices (…), and return self."""
+        keep = np.ones(np.shape(label), bool) if valid is None else valid
+        p, y = np.asarray(probabilities, float)[:, keep], np.asarray(label)[keep].astype(int)
+        right = p[y, np.arange(len(y))]
+        self.count += len(y)
+        self._brier += float(((p**2).sum(0) - 2 * right + 1).sum())
+        self._nll -= float(np.log(np.clip(right, 1e-7, 1 - 1e-7)).sum())
+        return self
+
+    @property
+    def brier(self) -> float:
+        """Mean over pixels of Σ_c (p_c − y_c)², 0..2."""
+        return _ratio(self._brier, self.count)
+
+    @property
+    def nll(self) -> float:
+        """Mean negative log-likelihood of the label's class, in nats."""
+        return _ratio(self._nll, self.count)
+
+
+def precision_recall(scores: RiskCoverage) -> tuple[np.ndarray, np.ndarray]:
+    """Return recall and precision of finding errors by "uncertainty above u", u falling from cell to cell.
+
+    What counts as an error is what was added as ``wrong``; pixels of one cell are taken together.
+    """
+    used = (scores.count > 0)[::-1]
+    found, taken = np.cumsum(scores.errors[::-1][used]), np.cumsum(scores.count[::-1][used])
+    with np.errstate(invalid="ignore"):
+        return found / scores.errors.sum(), found / taken
+
+
+def average_precision(scores: RiskCoverage) -> float:
+    """Return Σ (gain in recall) · precision over :func:`precision_recall`; chance is the share of errors."""
+    recall, precision = precision_recall(scores)
+    return float((np.diff(recall, prepend=0) * precision).sum()) if scores.errors.sum() else float("nan")
+
+
+def auroc(scores: RiskCoverage) -> float:
+    """Return the probability that an error is more uncertain than a right pixel, ties counted half (0.5 = chance)."""
+    right = scores.count - scores.errors
+    below = np.cumsum(right) - right
+    return _ratio(float((scores.errors * (below + right / 2)).sum()), float(scores.errors.sum() * right.sum()))
+
+
 def binary_entropy(probability: np.ndarray) -> np.ndarray:
     """Return the entropy of a two-class probability over ln 2: 0 = certain, 1 = undecided."""
     p = np.clip(np.asarray(probability, float), 1e-12, 1 - 1e-12)
@@ -179,3 +270,9 @@ def _cells(values: np.ndarray) -> np.ndarray:
 
 def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of those that are numbers, NaN if none is."""
+    known = [v for v in values if np.isfinite(v)]
+    return float(np.mean(known)) if known else float("nan")

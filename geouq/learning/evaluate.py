@@ -1,0 +1,322 @@
+"""How good a model's maps are on labelled data, and how well it knows, by the path that ``segment`` itself takes.
+
+Chips are streamed: each is segmented tile by tile as a scene would be, and added to sums of its place, its dataset and
+all data; no more than one tile's pixels are held. Only pixels that are valid and labelled count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from geouq import noise
+from geouq.errors import InputError
+from geouq.grid import Roi, Tile, pixel_areas
+from geouq.learning.classical import ThresholdCounts, Yardsticks
+from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
+from geouq.learning.metrics import Confusion, RiskCoverage, auroc
+from geouq.learning.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
+from geouq.model import Model
+from geouq.sampling.estimators import NOT_CLASSIFIED
+from geouq.segmentation import Job, Settings, prepare, read_window, segment_tile
+from geouq.units import AMPLITUDE, DB, POWER
+
+#: windows that the classical methods see, in pixels a side
+WINDOW = 1024
+#: side in pixels of the squares of the chessboard on whose white squares noise is added, and the looks of that speckle
+SQUARE, LOOKS = 64, 2
+_BACKSCATTER = (DB, POWER, AMPLITUDE)
+_PURPOSE = 0x6E6F6973  # keeps the noise's random numbers apart from any others
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``scores``: plain values, ready for JSON (None where a ratio has no meaning); ``pictures`` of some chips."""
+
+    scores: dict[str, Any]
+    pictures: list[Picture]
+
+
+def evaluate(
+    model: Model,
+    chips: Sequence[LabelledChip],
+    *,
+    samples: int = 20,
+    seed: int = 0,
+    device: str = "auto",
+    most_pictures: int = 48,
+    on_chip: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Score a model on labelled chips.
+
+    Chips of the split "test" are taken if there are any, else all that are not of the split "train".
+
+    Parameters
+    ----------
+    model, samples, seed, device : as for ``segment``; at most 64 samples.
+    most_pictures : of how many chips, evenly spread, pictures are kept.
+    on_chip : called before each chip with its name, its number from 0, and how many there are.
+
+    Returns
+    -------
+    Evaluation, whose ``scores`` hold: ``pooled``, ``datasets``, ``places``, ``chips``; ``one_pass`` (dropout off, doubt
+    from the maximum of the softmax); ``areas`` (how often 90 % intervals cover the label's area); ``noise``;
+    ``baselines`` (backscatter and two classes only); ``curves``.
+
+    Raises
+    ------
+    InputError : no chip, or no pixel, can be scored; or a label holds a class that the model has not.
+    """
+    chips = sorted(of_split(chips, "test"), key=lambda c: (c.dataset, c.place, c.name))
+    work = _Work(model, Settings(samples, seed, _layers(model, samples), device=device))
+    shown = {c.name for c in chips[:: -(-len(chips) // max(most_pictures, 1))]} if most_pictures else set()
+    pictures, number = [], 0
+    for (dataset, place), group in groupby(chips, key=lambda c: (c.dataset, c.place)):
+        tally = work.new_tally()
+        for chip in group:
+            if on_chip:
+                on_chip(chip.name, number, len(chips))
+            number += 1
+            picture = work.add(chip, (tally, work.datasets.setdefault(dataset, work.new_tally()), work.pooled))
+            pictures += [picture] if chip.name in shown and picture else []
+        work.places.append({"dataset": dataset, "place": place, **tally.scores()})
+    if not work.chips:
+        raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
+    return Evaluation(_plain(work.scores()), pictures)
+
+
+def of_split(chips: Sequence[LabelledChip], split: str) -> list[LabelledChip]:
+    """Return the chips of a split if there are any, else all that are not of the split "train".
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    chosen = [c for c in chips if c.split == split] or [c for c in chips if c.split != "train"]
+    if not chosen:
+        raise InputError(
+            f"all {len(chips)} chips are of the split train: scores need others (split test or validation)"
+        )
+    return chosen
+
+
+def corrupt(values: np.ndarray, unit: str, spread: float, corner: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Add noise on the white squares of a chessboard of ``SQUARE`` pixels, the same at the same place of a scene.
+
+    Backscatter is multiplied by speckle of ``LOOKS`` looks (gamma, mean 1, in power); other units get Gaussian noise.
+
+    Parameters
+    ----------
+    values : (bands, h, w) in ``unit``. spread : standard deviation of the Gaussian noise. corner : absolute row and
+        column of the first pixel.
+    """
+    bands, rows, columns = (np.arange(n) for n in values.shape)
+    y, x = (rows + corner[0])[:, None], columns + corner[1]
+    drawn = [noise.uniform(seed, _PURPOSE, bands[:, None, None], y, x, k) for k in range(LOOKS)]
+    drawn = [np.maximum(1 - u, 2**-24) for u in drawn]
+    if unit in _BACKSCATTER:
+        gamma = -sum(np.log(u) for u in drawn) / LOOKS
+        noisy = values + 10 * np.log10(gamma) if unit == DB else values * (gamma if unit == POWER else np.sqrt(gamma))
+    else:
+        noisy = values + spread * np.sqrt(-2 * np.log(drawn[0])) * np.cos(2 * np.pi * drawn[1])
+    return np.asarray(np.where(chessboard((len(rows), len(columns)), corner), noisy, values), np.float32)
+
+
+def chessboard(shape: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
+    """Return where the white squares are, (rows, columns) bool, by absolute pixel."""
+    y, x = (np.arange(n) + start for n, start in zip(shape, corner, strict=True))
+    return np.asarray((y[:, None] // SQUARE + x // SQUARE) % 2 == 0)
+
+
+# --- one chip after the other ----------------------------------------------------------------------------
+
+
+class _Work:
+    """The sums of an evaluation under way."""
+
+    def __init__(self, model: Model, settings: Settings) -> None:
+        self.model, self.settings, spec = model, settings, model.spec
+        self.positive = spec.classes.index(spec.positive)
+        self.pooled, self.once = self.new_tally(), self.new_tally()
+        self.datasets: dict[str, Tally] = {}
+        self.places: list[dict[str, Any]] = []
+        self.chips: list[dict[str, Any]] = []
+        self.skipped: list[str] = []
+        self.noisy, self.quiet = RiskCoverage(), RiskCoverage()
+        self.yardsticks: dict[tuple[str, ...], Yardsticks] = {}
+
+    def new_tally(self) -> Tally:
+        """Return empty sums."""
+        return Tally(len(self.model.spec.classes), self.positive)
+
+    def add(self, chip: LabelledChip, tallies: Sequence[Tally]) -> Picture | None:
+        """Score a chip; None, and nothing counted, where no pixel of it is valid and labelled."""
+        scene, settings = open_chip(chip), self.settings
+        job = prepare(scene, self.model, settings)
+        once = prepare(
+            scene,
+            self.model,
+            Settings(0, settings.seed, _layers(self.model, 0), tile=job.tiling.size, device=settings.device),
+        )
+        own, areas, picture = self.new_tally(), Areas(max(settings.samples, 1)), Canvas(scene)
+        for tile in job.tiling:
+            values = np.asarray(read_window(scene, tile))
+            layers = self._segment(job, values, tile)
+            label = load_label(chip, tile.core)
+            self._check(chip, label)
+            keep = (label != UNLABELLED) & (layers["mask"] != NOT_CLASSIFIED)
+            picture.add(tile.core, values[:, *_core(tile)], label, layers)
+            if not keep.any():
+                continue
+            for tally in (own, *tallies):
+                tally.add(self._pixels(layers, label, keep))
+            single = self._segment(once, values, tile) if settings.samples else layers
+            single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
+            self.once.add(self._pixels(single, label, keep))
+            self._disturb(job, values, tile, layers["uncertainty"], keep)
+            if "votes" in layers:
+                areas.add(layers["votes"][keep], label[keep] == self.positive, _area(job, tile.core)[keep])
+        if not own.matrix.counts.any():
+            self.skipped.append(chip.name)
+            return None
+        row: dict[str, Any] = {
+            "name": chip.name,
+            "dataset": chip.dataset,
+            "place": chip.place,
+            **own.scores(),
+            **areas.scores(),
+        }
+        if len(self.model.spec.classes) == 2 and job.units in _BACKSCATTER:
+            row["best_threshold_iou"] = self._measure(chip, scene, job, int(row["pixels"]))
+        self.chips.append(row)
+        return picture.finish(chip.name, job.units)
+
+    def _segment(self, job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
+        """Segment a tile, its mask in class indices: a mask of two classes says 1 where the positive one is chosen."""
+        layers = segment_tile(job, values, tile).layers
+        if self.model.binary and self.positive == 0:
+            layers["mask"] = np.where(layers["mask"] == NOT_CLASSIFIED, NOT_CLASSIFIED, 1 - layers["mask"])
+        return layers
+
+    def _check(self, chip: LabelledChip, label: np.ndarray) -> None:
+        if label.max(initial=0) >= self.pooled.classes:
+            names = ", ".join(self.model.spec.classes)
+            raise InputError(
+                f"{chip.label}: holds class {label.max()}, and the model has {names}: name ignore or classes"
+            )
+
+    def _pixels(self, layers: dict[str, np.ndarray], label: np.ndarray, keep: np.ndarray) -> Pixels:
+        if "probabilities" in layers:
+            probabilities = layers["probabilities"][:, keep]
+        else:
+            p = layers["probability"][keep]
+            probabilities = np.stack([1 - p, p] if self.positive else [p, 1 - p])
+        return Pixels(label[keep], layers["mask"][keep], probabilities, layers["uncertainty"][keep])
+
+    def _disturb(self, job: Job, values: np.ndarray, tile: Tile, quiet: np.ndarray, keep: np.ndarray) -> None:
+        """Is doubt higher where noise was added? And, for comparison, without it."""
+        spread = 0.5 * float(np.mean(self.model.spec.std))
+        worse = corrupt(values, job.units, spread, (tile.window.y0, tile.window.x0), self.settings.seed)
+        noisy = segment_tile(job, worse, tile).layers["uncertainty"]
+        white = chessboard(tile.core.shape, (tile.core.y0, tile.core.x0))
+        self.noisy.add(noisy, white, keep & np.isfinite(noisy))
+        self.quiet.add(quiet, white, keep & np.isfinite(noisy))
+
+    def _measure(self, chip: LabelledChip, scene: xr.DataArray, job: Job, pixels: int) -> float:
+        """Score the classical methods on a chip; return the best IoU that one threshold could have, with hindsight."""
+        names = tuple(str(scene["band"].values[i]) for i in job.bands if i is not None)
+        yardsticks = self.yardsticks.setdefault(names, Yardsticks(names))
+        counts = ThresholdCounts(len(names))
+        for window in windows(chip, WINDOW):
+            bands, label, valid = load(chip, names, DB, window)
+            if valid.any():
+                counts.merge(yardsticks.add_window(chip.place, bands, label == self.positive, valid))
+        assert counts.water + counts.dry == pixels, (
+            f"{chip.name}: the methods are scored on other pixels than the model"
+        )
+        yardsticks.add_chip(chip.place, counts)
+        return counts.confusion(counts.best()).iou
+
+    def scores(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        spec = self.model.spec
+        model: dict[str, Any] = {
+            "name": spec.name,
+            "hash": self.model.hash,
+            "classes": list(spec.classes),
+            "positive": spec.positive,
+        }
+        model |= {"temperature": spec.temperature, "threshold": spec.threshold, "training": spec.training}
+        return {
+            "model": model,
+            "samples": self.settings.samples,
+            "seed": self.settings.seed,
+            "skipped": self.skipped,
+            "pooled": self.pooled.scores(),
+            "one_pass": self.once.scores(),
+            "datasets": [{"dataset": name, **tally.scores()} for name, tally in self.datasets.items()],
+            "places": self.places,
+            "chips": self.chips,
+            "areas": _coverage([row for row in self.chips if "area_low" in row]),
+            "noise": {"auroc": auroc(self.noisy), "auroc_without_noise": auroc(self.quiet)},
+            "baselines": [row for y in self.yardsticks.values() for row in _baseline_rows(y)],
+            "curves": {"sampled": self.pooled.curves(), "one_pass": self.once.curves()},
+        }
+
+
+# --- small things ----------------------------------------------------------------------------------------
+
+
+def _layers(model: Model, samples: int) -> tuple[str, ...]:
+    layers = ("mask", "uncertainty", "confidence", "probability" if model.binary else "probabilities")
+    return (*layers, "votes") if samples > 1 else layers
+
+
+def _core(tile: Tile) -> tuple[slice, slice]:
+    return tile.core.within(tile.window).slices
+
+
+def _area(job: Job, core: Roi) -> np.ndarray:
+    return np.broadcast_to(pixel_areas(job.geobox, core), core.shape)
+
+
+def _coverage(rows: Sequence[dict[str, Any]]) -> dict[str, float | int]:
+    if not rows:
+        return {}
+    widths = [(row["area_high"] - row["area_low"]) / row["area_labelled"] for row in rows]
+    covered = sum(row["area_covered"] for row in rows)
+    return {
+        "chips": len(rows),
+        "covered": covered,
+        "coverage": covered / len(rows),
+        "mean_width": float(np.mean(widths)),
+    }
+
+
+def _baseline_rows(yardsticks: Yardsticks) -> Iterator[dict[str, Any]]:
+    for method, details, places in yardsticks.results():
+        pooled = sum(places.values(), Confusion())
+        by_place = {place: count.iou for place, count in places.items()}
+        yield {
+            "method": method,
+            "details": details,
+            **map_scores(pooled),
+            "accuracy": pooled.accuracy,
+            "places": by_place,
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values for JSON: numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
