@@ -227,7 +227,7 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
             assert np.isnan(layer[~inside]).all()
     if not near.any():
         votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)
-        np.testing.assert_allclose(sums.areas, (votes * valid * area).sum((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(torch.stack(sums.areas), (votes * valid * area).sum((1, 2)), rtol=1e-6)
 
 
 def test_vote_width_and_limit():

@@ -84,8 +84,9 @@ def predict_tile(
     TileError : the device has not the memory for one sample, or logits are not finite.
     """
     rows, columns = core.slices
-    inside = torch.from_numpy(np.ascontiguousarray(valid[rows, columns]))
-    sums = RunningSums(question, inside, torch.from_numpy(np.ascontiguousarray(area, np.float32)), sampler.samples)
+    inside = torch.from_numpy(np.ascontiguousarray(valid[rows, columns])).to(sampler.device)
+    weights = torch.from_numpy(np.ascontiguousarray(area, np.float32)).to(sampler.device)
+    sums = RunningSums(question, inside, weights, sampler.samples)
     if not inside.any():
         return TileResult(sums.empty_layers(max(sampler.samples, 1)), np.zeros(max(sampler.samples, 1)), 0)
     with _device_lock(sampler.device), torch.inference_mode():
@@ -93,11 +94,14 @@ def predict_tile(
         x[:, ~valid] = 0
         for logits in sample_logits(sampler, torch.from_numpy(x)[None], core):
             sums.add(logits.float())
-    return TileResult(sums.layers(), np.asarray(sums.areas), int(inside.sum()))
+    return TileResult(sums.layers(), torch.stack(sums.areas).cpu().numpy(), int(inside.sum()))
 
 
 def sample_logits(sampler: Sampler, x: Tensor, core: Roi) -> Iterator[Tensor]:
-    """Yield the core's logits (classes or 1, h, w) on the CPU for each sample, given normalised pixels (1, K, H, W)."""
+    """Yield the core's logits (classes or 1, h, w) for each sample, on the sampler's device.
+
+    ``x`` : the window's normalised pixels (1, K, H, W).
+    """
     plan = sampler.plan()
     window = (x.shape[2], x.shape[3])
     kept = plan.prefix(x.to(sampler.device, memory_format=torch.channels_last))
@@ -108,7 +112,7 @@ def sample_logits(sampler: Sampler, x: Tensor, core: Roi) -> Iterator[Tensor]:
         drawn = dropout_masks(plan.sites, plan.channels, sampler.seed, numbers)
         masks = (torch.from_numpy(drawn[site]).to(sampler.device) for site in plan.sites)
         try:
-            logits = crop(plan.suffix(*kept, *masks, *boxes), inner).cpu()
+            logits = crop(plan.suffix(*kept, *masks, *boxes), inner)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None

@@ -49,16 +49,19 @@ class RunningSums:
     """Sums over samples for one window's core; ``add`` logits sample by sample, then ``layers``."""
 
     def __init__(self, question: Question, valid: Tensor, area: Tensor, samples: int) -> None:
-        """Start with ``valid`` (h, w) bool, pixel ``area`` in m², broadcastable to (h, w), and the samples to come."""
+        """Start with ``valid`` (h, w) bool, pixel ``area`` in m², broadcastable to (h, w), and the samples to come.
+
+        Sums are kept on the device that ``valid`` is on; logits are expected there.
+        """
         self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
-        self.areas: list[float] = []
-        self.mean = torch.zeros(0)
-        asked, shape = set(question.layers), valid.shape
-        self.entropy = torch.zeros(shape) if asked & {"aleatoric", "epistemic"} else None
-        self.square = torch.zeros(2, *shape) if "std" in asked else None
+        self.areas: list[Tensor] = []
+        asked, shape, device = set(question.layers), valid.shape, valid.device
+        self.mean = torch.zeros(0, device=device)
+        self.entropy = torch.zeros(shape, device=device) if asked & {"aleatoric", "epistemic"} else None
+        self.square = torch.zeros(2, *shape, device=device) if "std" in asked else None
         integers = torch.int64 if samples > 32 else torch.int32
-        self.votes = torch.zeros(shape, dtype=integers) if "votes" in asked else None
+        self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in asked else None
 
     def add(self, logits: Tensor) -> None:
         """Add one sample's logits (classes or 1, h, w), float32."""
@@ -80,7 +83,7 @@ class RunningSums:
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
         """Return the layers of a core without a valid pixel, no sample having been drawn."""
         self.samples = samples
-        self.mean = torch.zeros(self.question.classes, *self.valid.shape)
+        self.mean = torch.zeros(self.question.classes, *self.valid.shape, device=self.valid.device)
         return self.layers()
 
     def _positive(self, probabilities: Tensor) -> Tensor:
@@ -152,13 +155,10 @@ def _entropy(probabilities: Tensor) -> Tensor:
     return torch.special.entr(probabilities).sum(0)
 
 
-def _weighted(votes: Tensor, area: Tensor) -> float:
-    """Return the summed area of ``votes`` (h, w) bool, in float64, a few rows at a time to keep memory small."""
-    total = 0.0
-    for row in range(0, len(votes), 128):
-        part = votes[row : row + 128] * area[row : row + 128]
-        total += float(part.sum(dtype=torch.float64))
-    return total
+def _weighted(votes: Tensor, area: Tensor) -> Tensor:
+    """Return the summed area of ``votes`` (h, w) bool, in float64, some rows at a time to keep memory small."""
+    rows = zip(votes.split(256), area.split(256), strict=True)
+    return torch.stack([(v * a).sum(dtype=torch.float64) for v, a in rows]).sum()
 
 
 def area_interval(areas: np.ndarray) -> tuple[float, float]:
