@@ -114,8 +114,7 @@ class Ledger:
 
     def note(self, name: str, value: str) -> None:
         """Write down a fact about the run."""
-        with closing(_connect(self.work)) as database, database:
-            database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        _write(self.work, "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     def receipts(self) -> dict[int, Receipt]:
         """Return the receipts whose part is there and whole, by tile."""
@@ -136,10 +135,21 @@ class Ledger:
 
 
 def enter(work: Path, receipt: Receipt) -> None:
-    """Enter a receipt into the ledger in ``work``; any thread or process may."""
-    with closing(_connect(work)) as database, database:
-        row = (receipt.index, json.dumps(asdict(receipt)))
-        database.execute("INSERT OR REPLACE INTO receipts VALUES (?, ?)", row)
+    """Enter a receipt into the ledger in ``work``; any thread or process may.
+
+    Raises
+    ------
+    OutputError : the ledger cannot be written.
+    """
+    _write(work, "INSERT OR REPLACE INTO receipts VALUES (?, ?)", (receipt.index, json.dumps(asdict(receipt))))
+
+
+def _write(work: Path, statement: str, row: tuple[Any, ...]) -> None:
+    try:
+        with closing(_connect(work)) as database, database:
+            database.execute(statement, row)
+    except sqlite3.Error as error:
+        raise OutputError(f"{work} cannot be written: {error}") from None
 
 
 def _connect(work: Path) -> sqlite3.Connection:
