@@ -1,5 +1,6 @@
 """The durable run: files whole or absent, broken runs continued to the same bytes, nothing overwritten unasked."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from geouq.errors import OutputError, TileError
 from geouq.grid import pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, write_part
 from geouq.run import Outputs, TileDone, run
+from geouq.sampling.engine import plain_logits
 from geouq.segmentation import Settings, prepare
 from tests.helpers import as_scene, scene_values, small_model
 
@@ -79,6 +81,22 @@ def test_areas_polygons_and_mask_agree(tmp_path):
     assert summary["area_m2_p95"] == pytest.approx(np.quantile(areas, 0.95), rel=1e-6)
 
 
+def test_plain_passes_give_the_same_files(tmp_path, monkeypatch):
+    """The whole run by the compiled plan against the whole run by S plain passes of the network."""
+    layers = ("mask", "uncertainty", "confidence", "probability", "epistemic")
+    map_scene(tmp_path / "plan.tif", outputs=Outputs(tmp_path / "plan.tif"), layers=layers)
+
+    def plain(sampler, x, core):
+        for logits in plain_logits(sampler, x):
+            yield logits[:, *core.slices]
+
+    monkeypatch.setattr("geouq.sampling.engine.sample_logits", plain)
+    map_scene(tmp_path / "plain.tif", outputs=Outputs(tmp_path / "plain.tif"), layers=layers)
+    with rasterio.open(tmp_path / "plan.tif") as a, rasterio.open(tmp_path / "plain.tif") as b:
+        ours, theirs = a.read().astype(int), b.read().astype(int)
+    assert np.abs(ours - theirs).max() <= 1 and (ours != theirs).mean() <= 1e-4
+
+
 class Stop(Exception):
     pass
 
@@ -134,6 +152,64 @@ def test_other_settings_are_refused_or_start_anew(tmp_path):
     assert summary["tiles_continued"] == 0 and not (tmp_path / ".map.tif.geouq").exists()
 
 
+def write_scene(path: Path, values, **profile) -> Path:
+    height, width = values.shape[1:]
+    profile |= {"driver": "GTiff", "height": height, "width": width, "count": len(values), "dtype": "float32"}
+    transform = rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    with rasterio.open(path, "w", **profile, crs="EPSG:32633", transform=transform) as file:
+        file.write(values)
+    return path
+
+
+@pytest.mark.parametrize("changed", [{"nodata": -14.0}, {"bidx": [2, 1]}])
+def test_a_scene_read_otherwise_is_another_run(tmp_path, changed):
+    def stop(event):
+        if isinstance(event, TileDone):
+            raise Stop
+
+    path = write_scene(tmp_path / "scene.tif", scene_values(60, 60))
+    outputs = Outputs(tmp_path / "map.tif")
+
+    def start(on_event, **how):
+        scene = geouq.open_scene(path, scale="db", **how)
+        return run(scene, prepare(scene, MODEL, Settings(samples=2, tile=24)), outputs, on_event=on_event)
+
+    with pytest.raises(Stop):
+        start(stop, bidx=[1, 2])
+    with pytest.raises(OutputError, match="other settings \\(scene as read\\)"):
+        start(lambda event: None, **({"bidx": [1, 2]} | changed))
+    assert start(lambda event: None, bidx=[1, 2])["tiles_continued"] > 0
+
+
+def test_the_scene_is_never_replaced_by_its_map(tmp_path):
+    path = write_scene(tmp_path / "scene.tif", scene_values(40, 40))
+    before = path.read_bytes()
+    (tmp_path / "link.tif").symlink_to(path)
+    scene = geouq.open_scene(path, scale="db")
+    job = prepare(scene, MODEL, Settings(samples=2))
+    for name in ("scene.tif", "link.tif"):
+        with pytest.raises(OutputError, match="is the scene itself"):
+            run(scene, job, Outputs(tmp_path / name), overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_outputs_on_another_file_system(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.mkdir()
+    replace = os.replace
+
+    def no_link_across(source, target):
+        if Path(target).parent == other and Path(source).parent != other:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", no_link_across)
+    outputs = Outputs(tmp_path / "map.tif", other / "water.gpkg", other / "water.png")
+    map_scene(tmp_path / "map.tif", outputs=outputs)
+    assert {p.name for p in other.iterdir()} == {"water.gpkg", "water.png"}
+    assert len(geopandas.read_file(other / "water.gpkg"))
+
+
 def test_what_exists_is_not_overwritten_unasked(tmp_path):
     path = tmp_path / "map.tif"
     (tmp_path / "map.gpkg").write_text("mine")
@@ -147,6 +223,8 @@ def test_what_exists_is_not_overwritten_unasked(tmp_path):
 def test_outputs_that_cannot_be(tmp_path):
     with pytest.raises(OutputError, match="make it first"):
         map_scene(tmp_path / "nowhere" / "map.tif")
+    with pytest.raises(OutputError, match="is a folder"):
+        map_scene(tmp_path, outputs=Outputs(tmp_path), overwrite=True)
     with pytest.raises(OutputError, match="--layers"):
         map_scene(tmp_path / "map.tif", layers=("uncertainty",))
     assert not list(tmp_path.iterdir())
