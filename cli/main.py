@@ -13,8 +13,10 @@ import click
 VERBS = {
     "segment": ("geouq.cli.segment", "Map water, and how sure that is, in a scene."),
     "vectorize": ("geouq.cli.vectorize", "Turn a map into polygons with area intervals."),
+    "evaluate": ("geouq.cli.evaluate", "Score a model on labelled data: its maps, and how well it knows."),
     "info": ("geouq.cli.info", "Say what a scene or a model is, and what segment would do with it."),
     "models": ("geouq.cli.models", "List the models that come with geouq."),
+    "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
     "simulate": ("geouq.cli.simulate", "Make a Sentinel-1-like scene with its true water mask."),
 }
 

@@ -58,6 +58,8 @@ def split_and_merge(db: np.ndarray, spread: float = 1.5, step: float = 1.0, leas
     blocks = np.zeros(db.shape, np.int32)
     for number, (rows, columns) in enumerate(_quarters(filled, spread, least)):
         blocks[rows, columns] = number
+    if not blocks.any():  # one block, and no neighbours to merge it with
+        return np.full(db.shape, bool(filled.mean() < level))
     graph = rag_mean_color(np.repeat(filled[..., None], 3, axis=2), blocks)
     merged = cut_threshold(blocks, graph, step * 3**0.5)  # the graph's distances are over three equal channels
     count = np.bincount(merged.ravel())

@@ -84,7 +84,8 @@ def evaluate(
             number += 1
             picture = work.add(chip, (tally, work.datasets.setdefault(dataset, work.new_tally()), work.pooled))
             pictures += [picture] if chip.name in shown and picture else []
-        work.places.append({"dataset": dataset, "place": place, **tally.scores()})
+        if tally.matrix.counts.any():
+            work.places.append({"dataset": dataset, "place": place, **tally.scores()})
     if not work.chips:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
     return Evaluation(_plain(work.scores()), pictures)
@@ -245,13 +246,8 @@ class _Work:
     def scores(self) -> dict[str, Any]:
         """Return everything as plain values."""
         spec = self.model.spec
-        model: dict[str, Any] = {
-            "name": spec.name,
-            "hash": self.model.hash,
-            "classes": list(spec.classes),
-            "positive": spec.positive,
-        }
-        model |= {"temperature": spec.temperature, "threshold": spec.threshold, "training": spec.training}
+        told = ("name", "classes", "positive", "bands", "units", "temperature", "threshold", "training")
+        model = {"hash": self.model.hash} | {key: getattr(spec, key) for key in told}
         return {
             "model": model,
             "samples": self.settings.samples,

@@ -27,11 +27,13 @@ from geouq.sampling.estimators import NOT_CLASSIFIED, area_interval
 class Picture:
     """One chip as it is shown: (rows, columns) arrays, every so many pixels of a large one.
 
-    scene : (K, rows, columns) in ``units``. label : class indices, -1 where there is none. mask : 255 where not valid.
+    bands, scene : names and pixels (K, rows, columns) in ``units``, K ≤ 3. label : class indices, -1 where none is
+        given. mask : class indices, 255 where not valid. uncertainty : 0..1, NaN where not valid.
     """
 
     name: str
     units: str
+    bands: tuple[str, ...]
     scene: np.ndarray
     label: np.ndarray
     mask: np.ndarray
@@ -101,7 +103,7 @@ class Tally:
     def curves(self) -> dict[str, list[Any]]:
         """Return what diagrams are drawn from: tables of rows, and the pixels in 50 classes of probability."""
         return {
-            "reliability": self.calibration.reliability().tolist(),
+            "reliability": self.calibration.reliability(equal_mass=False).tolist(),
             "risk_coverage": _thin(*self.risk.curve()),
             "error_precision_recall": _thin(*precision_recall(self.risk)),
             "histogram": self.calibration.count.reshape(50, -1).sum(1).tolist(),
@@ -141,6 +143,7 @@ class Canvas:
     def __init__(self, scene: xr.DataArray, most: int = 512) -> None:
         self.step = -(-max(scene.shape[1:]) // most)
         shape = tuple(-(-n // self.step) for n in scene.shape[1:])
+        self.bands = tuple(str(name) for name in scene["band"].values[:3])
         self.scene = np.full((min(scene.shape[0], 3), *shape), np.nan, np.float32)
         self.label = np.full(shape, UNLABELLED, np.int16)
         self.mask = np.full(shape, NOT_CLASSIFIED, np.uint8)
@@ -161,7 +164,7 @@ class Canvas:
 
     def finish(self, name: str, units: str) -> Picture:
         """Return the picture."""
-        return Picture(name, units, self.scene, self.label, self.mask, self.uncertainty)
+        return Picture(name, units, self.bands, self.scene, self.label, self.mask, self.uncertainty)
 
 
 def map_scores(one: Confusion) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""``geouq evaluate``: how good a model is on labelled data, and how well it knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geouq.cli.options import FILE
+from geouq.errors import InputError
+
+
+@click.command("evaluate")
+@click.argument("model")
+@click.argument("data", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Folder for evaluation.html, one page, and evaluation.json.")
+@click.option("--samples", default=20, show_default=True, help="MC-dropout samples, at most 64; 0 = dropout off.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("--overwrite", is_flag=True, help="Replace the report if there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the scores.")
+def command(model: str, data: Path, **options: Any) -> None:
+    """Score MODEL (a shipped model's name or a model file) on DATA.
+
+    DATA is a folder with images/ and labels/, or a manifest (docs/calibration.md). Chips of the split test are taken
+    if there are any, else all but those of the split train.
+    """
+    try:
+        from geouq.learning.evaluate import evaluate
+    except ModuleNotFoundError as error:
+        raise InputError(f"evaluate needs {error.name}: pip install 'geouq[train]'") from None
+    from geouq.learning.dataset import read_dataset
+    from geouq.learning.report import check_folder, summary, write_report
+    from geouq.model import Model
+
+    if options["output"]:
+        check_folder(options["output"], options["overwrite"])
+
+    def say(name: str, number: int, count: int) -> None:
+        if not options["quiet"]:
+            click.echo(f"geouq: {number + 1} of {count}: {name}", err=True)
+
+    chips = read_dataset(data)
+    found = evaluate(
+        Model.load(model),
+        chips,
+        samples=options["samples"],
+        seed=options["seed"],
+        device=options["device"],
+        most_pictures=48 if options["output"] else 0,
+        on_chip=say,
+    )
+    click.echo(json.dumps(found.scores) if options["as_json"] else summary(found.scores))
+    if options["output"]:
+        page = write_report(found, options["output"], data.resolve().name, overwrite=options["overwrite"])
+        if not options["quiet"]:
+            click.echo(f"wrote {page}", err=True)

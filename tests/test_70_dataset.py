@@ -1,0 +1,183 @@
+"""Labelled data: folders, manifests, units and validity as segment sees them, windows, splits by place."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from geouq.errors import GeouqError, InputError
+from geouq.grid import Roi
+from geouq.learning.chips import read_chips
+from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, split_by_place, windows
+from tests.helpers import scene_values
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
+
+
+def write(path: Path, values: np.ndarray, **profile) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    kind = "PNG" if path.suffix == ".png" else "GTiff"
+    with rasterio.open(path, "w", driver=kind, **shape, **profile) as file:
+        file.write(values)
+    return path
+
+
+def pairs(folder: Path, names: list[str], size: int = 20) -> Path:
+    for i, name in enumerate(names):
+        write(folder / "images" / f"{name}.tif", scene_values(size, size, seed=i), nodata=np.nan)
+        label = np.random.default_rng(i).integers(0, 2, (1, size, size)).astype(np.uint8)
+        label[0, 0, :3] = 255
+        write(folder / "labels" / f"{name}.png", label)
+    return folder
+
+
+def manifest(folder: Path, rows: list[dict]) -> Path:
+    with open(folder / "manifest.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_a_folder_of_pairs(tmp_path):
+    chips = read_dataset(pairs(tmp_path, ["Bonn_1", "Bonn_2", "Köln"]))
+    assert [(c.name, c.place, c.dataset) for c in chips] == [
+        ("Bonn_1", "Bonn", tmp_path.name), ("Bonn_2", "Bonn", tmp_path.name), ("Köln", "Köln", tmp_path.name)
+    ]  # fmt: skip
+    pixels, label, valid = load(chips[0])
+    expected = scene_values(20, 20, seed=0)
+    assert pixels.dtype == np.float32 and label.dtype == np.int16
+    np.testing.assert_array_equal(pixels, np.where(np.isfinite(expected), expected, np.nan))
+    assert (label[0, :3] == -1).all() and set(np.unique(label)) == {-1, 0, 1}
+    np.testing.assert_array_equal(valid, np.isfinite(expected).all(0) & (label >= 0))
+
+
+def test_windows_give_the_same_pixels_as_the_whole(tmp_path):
+    chip = read_dataset(pairs(tmp_path, ["a"], size=50))[0]
+    whole, seen = load(chip, ("VH", "VV"), "power"), np.zeros((50, 50), int)
+    for window in windows(chip, 16):
+        for part, all_of_it in zip(load(chip, ("VH", "VV"), "power", window), whole, strict=True):
+            np.testing.assert_array_equal(part, all_of_it[..., *window.slices])
+        seen[window.slices] += 1
+    assert (seen == 1).all()
+    np.testing.assert_allclose(whole[0][0], 10 ** (load(chip)[0][1] / 10), rtol=1e-5)
+
+
+def test_a_manifest_says_it_all(tmp_path):
+    values = scene_values(12, 15, holes=False)
+    for band, name in enumerate(("vv", "vh")):
+        power = np.round(10 ** (values[band : band + 1] / 10) * 1e4).astype(np.int16)
+        write(tmp_path / "x" / f"{name}.tif", power)
+    label = np.full((1, 12, 15), 7, np.uint8)
+    label[0, 0], label[0, 1] = 0, 9
+    write(tmp_path / "truth.tif", label)
+    row = {"image": "x/vv.tif; x/vh.tif", "label": "truth.tif", "name": "n", "place": "Ulm", "split": "Val"}
+    row |= {"bands": "VV;VH", "units": "power", "factor": "1e-4", "ignore": "9", "classes": "0;7"}
+    for kind in ("csv", "json"):
+        if kind == "json":
+            (tmp_path / "manifest.csv").unlink()
+            lists = {"image": ["x/vv.tif", "x/vh.tif"], "classes": [0, 7], "factor": 1e-4}
+            (tmp_path / "manifest.json").write_text(json.dumps([row | lists]))
+        else:
+            manifest(tmp_path, [row])
+        (chip,) = read_dataset(tmp_path)
+        assert (chip.name, chip.place, chip.split) == ("n", "Ulm", "validation")
+        pixels, found, valid = load(chip, ("VV", "VH"), "dB")
+        np.testing.assert_allclose(pixels, values, atol=0.3)
+        assert (found[0] == 0).all() and (found[1] == -1).all() and (found[2:] == 1).all()
+        np.testing.assert_array_equal(valid, found >= 0)
+
+
+def test_a_band_that_is_not_there_is_nan_and_does_not_make_pixels_invalid(tmp_path):
+    chip = read_dataset(pairs(tmp_path, ["a"]))[0]
+    pixels, label, valid = load(chip, ("VH", "B3"))
+    assert np.isnan(pixels[1]).all() and valid.any()
+    with pytest.raises(InputError, match="bands"):
+        load(chip, ("B3", "B4"))
+
+
+def test_a_picture_is_rgb(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (3, 9, 11)).astype(np.uint8)
+    write(tmp_path / "images" / "p.png", image)
+    write(tmp_path / "masks" / "p.png", np.ones((1, 9, 11), np.uint8))
+    (chip,) = read_dataset(tmp_path)
+    pixels, _, valid = load(chip, ("red", "green", "blue"), "rgb")
+    np.testing.assert_array_equal(pixels, image)
+    assert valid.all()
+
+
+def chip(name: str, place: str, split: str = "") -> LabelledChip:
+    return LabelledChip(name, place, (Path("i"),), Path("l"), split)
+
+
+def test_no_place_is_on_both_sides():
+    chips = [chip(f"{p}_{i}", p) for p in "abcdefghij" for i in range(3)]
+    for how in (None, 0.3, ["c", "d"]):
+        for seed in range(3):
+            train, validation = split_by_place(chips, how, seed)
+            assert not {c.place for c in train} & {c.place for c in validation}
+            assert len(train) + len(validation) == 30
+            assert len({c.place for c in validation}) == {None: 2, 0.3: 3}.get(how if how != ["c", "d"] else 0, 2)
+    assert split_by_place(chips, 0.3, 1) == split_by_place(chips, 0.3, 1) != split_by_place(chips, 0.3, 2)
+    named = [chip("a1", "a", "train"), chip("b1", "b", "validation"), chip("c1", "c", "test")]
+    assert [[c.name for c in side] for side in split_by_place(named)] == [["a1"], ["b1"]]
+
+
+def test_overlap_and_impossible_splits_are_refused():
+    both = [chip("a1", "a", "train"), chip("a2", "a", "validation")]
+    with pytest.raises(InputError, match="place 'a' is both"):
+        split_by_place(both)
+    for how in (None, ["a"], ["z"], 2.0):
+        with pytest.raises(InputError):
+            split_by_place([chip("a1", "a"), chip("a2", "a")], how)
+
+
+def test_places_by_name():
+    assert [place_of(s) for s in ("India_900498", "jja10", "a_b_3", "a_3_b")] == ["India", "jja10", "a_b", "a_3_b"]
+
+
+def test_mistakes_are_named(tmp_path):
+    def fails(folder: Path, says: str) -> None:
+        with pytest.raises(GeouqError, match=says) as caught:
+            for found in read_dataset(folder):
+                load(found)
+        assert "\n" not in str(caught.value)
+
+    fails(tmp_path / "absent", "no such file")
+    (tmp_path / "empty").mkdir()
+    fails(tmp_path / "empty", "images/ and labels/")
+    lonely = pairs(tmp_path / "lonely", ["a"])
+    write(lonely / "images" / "b.tif", scene_values(5, 5))
+    fails(lonely, "'b' has an image or a label")
+    other = pairs(tmp_path / "size", ["a"])
+    write(other / "labels" / "a.png", np.ones((1, 7, 7), np.uint8))
+    fails(other, "7 x 7")
+    masks = pairs(tmp_path / "masks", ["a"])
+    write(masks / "labels" / "a.png", np.full((1, 20, 20), 255, np.uint8))
+    fails(masks, "classes: 0;255")
+    folder = pairs(tmp_path / "rows", ["a"])
+    row = {"image": "images/a.tif", "label": "labels/a.png"}
+    fails(manifest(folder, [row, row]), "two chips are named 'a'")
+    fails(manifest(folder, [row | {"factor": "x"}]), "row 1 holds something")
+    fails(manifest(folder, [row | {"colour": "x"}]), "'colour'")
+    fails(manifest(folder, [row | {"label": "no.png"}]), "no.png: is missing")
+    fails(manifest(folder, [row | {"classes": "0;3"}]), "neither in classes nor in ignore")
+    (folder / "manifest.csv").unlink()
+    (folder / "manifest.json").write_text("{")
+    fails(folder, "is no manifest")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the labelled chips are not beside this repository")
+def test_public_chips_are_read_as_the_training_reads_them():
+    found = {c.name: c for c in read_dataset(DATA)}
+    for other in read_chips(DATA)[::4]:
+        chip = found[other.name]
+        pixels, label, valid = load(chip, ("VV", "VH"), "dB", Roi(0, 64, 0, 512))
+        np.testing.assert_allclose(pixels, other.pixels[:, :64], atol=1e-4)
+        np.testing.assert_array_equal(valid, other.valid[:64])
+        np.testing.assert_array_equal(label[valid], other.label[:64][valid])
+        assert chip.place == other.place
