@@ -55,12 +55,12 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Print the version."
 )
 def geouq() -> None:
-    r"""Large satellite rasters into water maps that say how sure they are.
+    """Large satellite rasters into water maps that say how sure they are.
 
     \b
-    geouq segment scene.tif                     a map, its uncertainty and confidence (scene_water.tif)
+    geouq segment scene.tif           writes scene_water.tif: mask, uncertainty, confidence
     geouq segment scene.tif --vector water.gpkg --preview water.png
-    """
+    """  # noqa: D301 (click reads the backspace as "keep these lines")
 
 
 def main() -> None:
