@@ -19,6 +19,7 @@ _PUBLIC = {
     "segment": "geouq.segmentation",
     "vectorize": "geouq.maps.vectorize",
     "preview": "geouq.maps.preview",
+    "train_model": "geouq.learning.fit",
     "GeouqError": "geouq.errors",
 }
 

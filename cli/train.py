@@ -1,0 +1,100 @@
+"""``geouq train``: labelled data and a recipe in, a model file out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from geouq.cli.options import FILE
+from geouq.errors import InputError
+from geouq.learning.fit import Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.recipes import RECIPES
+
+
+@click.command("train")
+@click.argument("data", metavar="DATA", type=FILE)
+@click.option("--recipe", required=True, metavar="NAME", help=f"One of {', '.join(RECIPES)}.")
+@click.option("-o", "--output", required=True, type=FILE, help="Folder for model, log, curves and checkpoint.")
+@click.option("--steps", type=click.IntRange(1), help="Optimiser steps. [default: as the recipe says]")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same model, on the same processor.")
+@click.option("--val", metavar="PLACE,…", help="Places to hold out, or a share such as 0.2. [default: as DATA says]")
+@click.option(
+    "--classes", metavar="NAME,…", help="Class names in order. [default: land,water, or as many as there are]"
+)
+@click.option("--resume", is_flag=True, help="Go on from the folder's checkpoint.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def command(
+    data: Path,
+    recipe: str,
+    output: Path,
+    steps: int | None,
+    seed: int,
+    val: str | None,
+    classes: str | None,
+    resume: bool,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Train a model on labelled data.
+
+    DATA is a folder with images/ and labels/, or a manifest (.csv, .json). Places are kept whole: those held out judge
+    each round, stop the training early where the recipe says so, and are never trained on.
+    """
+    options = FitOptions(
+        steps=steps,
+        seed=seed,
+        validation=_validation(val),
+        classes=tuple(_names(classes)) if classes is not None else None,
+        resume=resume,
+        device=device,
+    )
+    path = train_model(data, recipe, output, options, _Progress(quiet))
+    if not quiet:
+        click.echo(f"wrote {path}")
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _validation(text: str | None) -> tuple[str, ...] | float | None:
+    if text is None:
+        return None
+    names = _names(text)
+    if not names:
+        raise InputError("--val names no place: give names, or a share such as 0.2")
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(names)
+
+
+class _Progress:
+    """Shows a training run on stderr: what begins, a line a round, and on a terminal the step."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.terminal, self.began, self.first = quiet, sys.stderr.isatty(), time.monotonic(), 0
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if self.quiet:
+            return
+        if isinstance(event, Prepared):
+            left_out = f", {event.left_out} ill-posed left out" if event.left_out else ""
+            self._line(f"{event.training} chips to train on, {event.validation} held out{left_out}; on {event.device}")
+        elif isinstance(event, Judged):
+            self._line(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.row.items()))
+        elif self.terminal:
+            self.first = self.first or event.step
+            speed = (event.step - self.first) / max(time.monotonic() - self.began, 1e-6)
+            left = f", {(event.steps - event.step) / speed / 60:.0f} min left" if speed else ""
+            click.echo(
+                f"\rgeouq: step {event.step} of {event.steps}, loss {event.loss:.4f}{left}\x1b[K", err=True, nl=False
+            )
+
+    def _line(self, text: str) -> None:
+        click.echo(("\r\x1b[K" if self.terminal else "") + f"geouq: {text}", err=True)

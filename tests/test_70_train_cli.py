@@ -1,0 +1,62 @@
+"""``geouq train`` as a user meets it."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from geouq.cli.main import geouq
+from geouq.errors import InputError, OutputError
+from geouq.model import Model
+from tests.test_70_recipes import picture, write
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+
+def run(*arguments):
+    return CliRunner().invoke(geouq, ["train", *map(str, arguments)])
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for place in "ABC":
+        pixels, label = picture(rng, 20, 24, 2)
+        write(tmp_path / "data" / "images" / f"{place}_1.png", pixels)
+        write(tmp_path / "data" / "labels" / f"{place}_1.png", label)
+    return tmp_path / "data"
+
+
+def test_train_refuse_and_resume(data, tmp_path):
+    common = (data, "--recipe", "unet-16", "-o", tmp_path / "out", "--device", "cpu", "--val", "B")
+    done = run(*common, "--steps", 1)
+    assert done.exit_code == 0 and str(tmp_path / "out" / "unet-16.safetensors") in done.output
+    assert "2 chips to train on, 1 held out" in done.output and "val iou" in done.output
+    assert (tmp_path / "out" / "curves.png").exists()
+    refused = run(*common, "--steps", 2)
+    assert isinstance(refused.exception, OutputError) and "--resume" in str(refused.exception)
+    assert run(*common, "--steps", 2, "--resume", "-q").output == ""
+    assert (tmp_path / "out" / "log.csv").read_text().count("\n") == 3
+    assert Model.load(tmp_path / "out" / "unet-16.safetensors").spec.name == "unet-16"
+
+
+def test_mistakes_leave_nothing_behind(data, tmp_path):
+    for arguments, expected in (
+        ((tmp_path / "nowhere", "--recipe", "unet-16"), "no such file or folder"),
+        ((data, "--recipe", "unet-99"), "choose among"),
+        ((data, "--recipe", "unet-16", "--val", "Atlantis"), "Atlantis"),
+        ((data, "--recipe", "unet-16", "--val", ","), "names no place"),
+        ((data, "--recipe", "unet-16", "--classes", "water"), "different names"),
+        ((data, "--recipe", "s1-water"), "rgb"),
+    ):
+        error = run(*arguments, "-o", tmp_path / "out").exception
+        assert isinstance(error, InputError) and expected in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+    command = [sys.executable, "-m", "geouq.cli.main", "train", str(tmp_path / "nowhere")]
+    done = subprocess.run([*command, "--recipe", "unet-16", "-o", "out"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere" in done.stderr
