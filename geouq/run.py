@@ -29,6 +29,7 @@ from geouq.maps.features import check_vector_path
 from geouq.maps.preview import preview
 from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
+from geouq.maps.whole import place, writing
 from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
 from geouq.segmentation import Job, read_window, run_attrs, segment_tile
 
@@ -112,6 +113,7 @@ def run(
     """
     started = time.perf_counter()
     check_outputs(job, outputs)
+    _refuse_own_scene(scene, _wanted(job, outputs))
     with Ledger(outputs.work, _identity(scene, job, outputs), _wanted(job, outputs), overwrite) as ledger:
         done = ledger.receipts()
         tiles = list(job.tiling)
@@ -125,7 +127,8 @@ def run(
         finished = _make_outputs(scene, job, outputs, receipts, summary, on_event)
         ledger.note("placing", "yes")  # from here on, finished outputs in place are this run's own
         for path, final in finished:
-            os.replace(path, final)
+            with writing(final):
+                place(path, final)
         ledger.close()
     return summary | {
         "tiles": len(tiles),
@@ -151,6 +154,21 @@ def check_outputs(job: Job, outputs: Outputs) -> None:
     for path in _wanted(job, outputs):
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder: give the name of a file in it")
+
+
+def _refuse_own_scene(scene: xr.DataArray, wanted: list[Path]) -> None:
+    """Raise OutputError if an output would take the place of a file that the scene is read from."""
+    for path in wanted:
+        if path.exists() and any(path.samefile(file) for file in _files(scene)):
+            raise OutputError(f"{path} is the scene itself: give the output another name")
+
+
+def _files(scene: xr.DataArray) -> list[str]:
+    """Return the local files a scene says it comes from."""
+    sources = scene.attrs.get("source", [])
+    return [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
 
 
 def _wanted(job: Job, outputs: Outputs) -> list[Path]:
@@ -228,10 +246,9 @@ def _compute(work: _Work, tiles: list[Tile]) -> None:
 
 def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]:
     """Return all that the result depends on; a run may only continue one with the very same."""
-    sources = scene.attrs.get("source", [])
-    files = [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
     values = {
-        "scene": [[f, os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in files] or dask.base.tokenize(scene.data),
+        "scene": [[f, os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in _files(scene)],
+        "scene as read": dask.base.tokenize(scene.data),  # which bands, what is nodata, files that are not local
         "grid": [job.tiling.shape, list(job.geobox.affine)[:6], str(job.geobox.crs)],
         "bounds": None if job.tiling.bounds is None else asdict(job.tiling.bounds),
         "bands": job.bands,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -30,6 +31,21 @@ def publish(made: Path, path: Path) -> None:
     with open(made, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(made, path)
+
+
+def place(made: Path, path: Path) -> None:
+    """Give the finished file ``made`` its final name in one step, also on another file system."""
+    try:
+        os.replace(made, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path.with_name(f".{path.name}.part")
+        try:
+            shutil.copyfile(made, beside)
+            publish(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
