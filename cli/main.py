@@ -17,7 +17,6 @@ VERBS = {
     "info": ("geouq.cli.info", "Say what a scene or a model is, and what segment would do with it."),
     "models": ("geouq.cli.models", "List the models that come with geouq."),
     "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
-    "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
     "simulate": ("geouq.cli.simulate", "Make a Sentinel-1-like scene with its true water mask."),
 }
 
