@@ -36,6 +36,13 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 @click.option("--tile", type=int, help="Core of a tile in pixels. [default: chosen from memory]")
 @click.option("--batch", default=1, show_default=True, help="Samples computed at once.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="bfloat16 is about twice as fast where the processor has it, and good to 2 or 3 digits.",
+)
 @click.option("--co", multiple=True, metavar="K=V", help="Creation option of GDAL's COG driver.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start a changed run anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
@@ -82,6 +89,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         device=options["device"],
         sites=names(options["sites"]),
         bounds=options["bounds"],
+        precision=options["precision"],
     )
 
 

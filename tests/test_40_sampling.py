@@ -160,6 +160,18 @@ def test_samples_zero_is_the_deterministic_network():
         assert (logits - model.network(x)[0]).abs().max() < 1e-5
 
 
+def test_half_precision_is_near_and_said_to_be_so():
+    model = small_model(stem=2)
+    values = scene_values(64, 64, holes=False)
+    ask = question(("probability",))
+    args = ask, values, np.ones((64, 64), bool), Roi(0, 64, 0, 64), np.ones((1, 1))
+    exact = predict_tile(Sampler(model, 8), *args).layers["probability"]
+    rounded = predict_tile(Sampler(model, 8, precision="bfloat16"), *args).layers["probability"]
+    assert rounded.dtype == np.float32 and 0 < np.abs(rounded - exact).max() < 0.05
+    with pytest.raises(ModelError, match="no precision"):
+        Sampler(model, precision="int8")
+
+
 def test_logits_that_are_not_finite_fail_the_tile():
     model = small_model()
     with torch.no_grad():
