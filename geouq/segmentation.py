@@ -126,7 +126,7 @@ def segment(
     device : "auto", "cpu", "cuda", "cuda:1", …
     sites : dropout sites or groups to sample at; all with a rate by default.
     bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
-    precision : "float32", or "bfloat16": about twice as fast where the processor has it, and only good to 2 or 3 digits.
+    precision : "float32", or "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits.
 
     Returns
     -------
@@ -213,7 +213,7 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
 
 
 def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window as the model takes it: (K, h, w) in its units, NaN where missing, and where all of it is valid."""
+    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where all bands are valid."""
     height, width = tile.window.shape
     pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
     for k, index in enumerate(job.bands):
