@@ -262,7 +262,7 @@ def _read_log(out: Path) -> list[Row]:
 def _scores(rows: Sequence[Row], recipe: Recipe) -> Row:
     """Return the scores of the weights that were kept: the best under early stopping, else the last."""
     kept = min(rows, key=lambda row: row["val_loss"]) if recipe.training.patience else rows[-1]
-    return {name: value for name, value in kept.items() if name.startswith("val_")}
+    return {name: value for name, value in kept.items() if name.startswith("val_") and np.isfinite(value)}
 
 
 def _history(recipe: Recipe, sides: Sequence[Sequence[LabelledChip]]) -> str:
