@@ -14,6 +14,7 @@ from geouq.learning.chips import read_chips
 from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, split_by_place, windows
 from tests.helpers import scene_values
 
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
 
 

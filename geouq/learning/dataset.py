@@ -405,6 +405,21 @@ def split_by_place(
     return sides
 
 
+def of_split(chips: Sequence[LabelledChip], split: str) -> list[LabelledChip]:
+    """Return the chips of a split if there are any, else all that are not of the split "train".
+
+    Raises
+    ------
+    InputError : there is none.
+    """
+    chosen = [c for c in chips if c.split == split] or [c for c in chips if c.split != "train"]
+    if not chosen:
+        raise InputError(
+            f"all {len(chips)} chips are of the split train: scores need others (split test or validation)"
+        )
+    return chosen
+
+
 def _draw(places: Sequence[str], validation: Sequence[str] | float, seed: int) -> set[str]:
     if isinstance(validation, int | float):
         if not 0 < validation < 1:

@@ -18,7 +18,7 @@ from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.learning.classical import ThresholdCounts, Yardsticks
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
+from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, of_split, open_chip, windows
 from geouq.learning.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.model import Model
@@ -89,21 +89,6 @@ def evaluate(
     if not work.chips:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
     return Evaluation(_plain(work.scores()), pictures)
-
-
-def of_split(chips: Sequence[LabelledChip], split: str) -> list[LabelledChip]:
-    """Return the chips of a split if there are any, else all that are not of the split "train".
-
-    Raises
-    ------
-    InputError : there is none.
-    """
-    chosen = [c for c in chips if c.split == split] or [c for c in chips if c.split != "train"]
-    if not chosen:
-        raise InputError(
-            f"all {len(chips)} chips are of the split train: scores need others (split test or validation)"
-        )
-    return chosen
 
 
 def corrupt(values: np.ndarray, unit: str, spread: float, corner: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""``geouq calibrate``: the temperature at which a model's probabilities mean what they say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from geouq.cli.options import FILE
+from geouq.errors import OutputError
+from geouq.learning.calibrate import Fit, calibrate
+from geouq.learning.dataset import read_dataset
+from geouq.model import Model
+
+
+@click.command("calibrate")
+@click.argument("model")
+@click.argument("data", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="The calibrated model: .safetensors.")
+@click.option("--samples", default=20, show_default=True, help="MC-dropout samples, as many as you will map with.")
+@click.option("--seed", default=0, show_default=True, help="Of samples, pixels and folds.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result.")
+def command(model: str, data: Path, **options: Any) -> None:
+    """Fit the temperature of MODEL on DATA, places it was not trained on, and write the model that has it.
+
+    DATA is a folder with images/ and labels/, or a manifest (docs/calibration.md). Chips of the split validation are
+    taken if there are any, else all but those of the split train.
+    """
+    output = options["output"]
+    if output.exists() and not options["overwrite"]:
+        raise OutputError(f"{output} exists: give another name, or --overwrite")
+    if not output.resolve().parent.is_dir():
+        raise OutputError(f"{output}: its folder does not exist: make it first")
+
+    def say(name: str, number: int, count: int) -> None:
+        if not options["quiet"]:
+            click.echo(f"geouq: {number + 1} of {count}: {name}", err=True)
+
+    settings = {key: options[key] for key in ("samples", "seed", "device")}
+    calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=say)
+    calibrated.save(output)
+    click.echo(json.dumps(asdict(fit)) if options["as_json"] else f"{describe(fit)}\nwrote {output}")
+
+
+def describe(fit: Fit) -> str:
+    """Return what was found, for people."""
+    names = ("ece", "ece_equal_width", "brier", "nll")
+    lines = [
+        f"temperature {fit.before:.4g} -> {fit.temperature:.4g}, fitted on {fit.pixels} pixels of {fit.chips} chips, "
+        f"{fit.places} places",
+        f"{'':<7} {'ECE':>8} {'ECE, equal width':>17} {'Brier':>8} {'NLL':>8}",
+    ]
+    for name, scores in (("before", fit.scores_before), ("after", fit.scores_after)):
+        a, b, c, d = (f"{scores[key]:.4f}" for key in names)
+        lines.append(f"{name:<7} {a:>8} {b:>17} {c:>8} {d:>8}")
+    if fit.held_out:
+        low, high = min(fit.fold_temperatures), max(fit.fold_temperatures)
+        lines.append(f"each place judged with a temperature fitted on the others ({low:.3g} to {high:.3g})")
+    else:
+        lines.append("only one place: it was fitted and judged on the same pixels, so 'after' is too good")
+    if fit.kept:
+        lines.append("no temperature did better on held-out places: the old one is kept")
+    lines.append(
+        f"areas: the 90 % interval of the samples covers the label on {fit.areas_covered} of {fit.chips} chips"
+    )
+    return "\n".join(lines)
