@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 python examples/train_seeds.py DATA --out build/seeds --recipe mc-dropout-unet
 
 DATA holds ``water-bodies-rgb/`` (images/, masks/) and ``camvid12/`` (train/, trainannot/, val/, valannot/ and
-classes.txt). Smaller batches than the recipes', so that a few minutes hold more than a handful of steps; give --full for
-the recipe as it stands (hours on a CPU). The same command continues a broken run.
+classes.txt). Smaller batches than the recipes', so that a few minutes hold more than a handful of steps; give --full
+for the recipe as it stands (hours on a CPU). The same command continues a broken run.
 """
 
 from __future__ import annotations

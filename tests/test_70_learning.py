@@ -141,7 +141,7 @@ def test_training_learns_the_lake(chips):
 
 def test_training_repeats_to_the_bit_and_resumes_to_the_bit(chips, tmp_path):
     torch.set_num_threads(1)
-    config = TrainConfig(steps=6, warmup=2)
+    config = TrainConfig(steps=6, warmup=2, every=3)
     whole = train(network(), source(chips), config).state_dict()
     again = train(network(), source(chips), config).state_dict()
 
@@ -154,8 +154,8 @@ def test_training_repeats_to_the_bit_and_resumes_to_the_bit(chips, tmp_path):
 
     file = tmp_path / "run.checkpoint"
     with pytest.raises(Stop):
-        train(network(), source(chips), config, checkpoint=file, every=3, on_step=stop)
-    resumed = train(network(), source(chips), config, checkpoint=file, every=3).state_dict()
+        train(network(), source(chips), config, checkpoint=file, on_step=stop)
+    resumed = train(network(), source(chips), config, checkpoint=file).state_dict()
     for name, value in whole.items():
         assert torch.equal(value, again[name]) and torch.equal(value, resumed[name]), name
     with pytest.raises(InputError, match="other settings"):

@@ -16,7 +16,6 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
 from geouq.learning.dataset import read_dataset
 from geouq.learning.fit import FitOptions, Judged, Prepared, Stepped, score, train_model
-from geouq.learning.loop import TrainConfig
 from geouq.learning.recipes import RECIPES, class_names, find_recipe, settle
 from geouq.learning.samples import (
     Reading,
@@ -28,6 +27,7 @@ from geouq.learning.samples import (
     take_census,
     turn,
 )
+from geouq.learning.train import TrainConfig
 from geouq.model import Model
 from geouq.segmentation import segment
 

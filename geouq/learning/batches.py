@@ -14,7 +14,6 @@ from geouq.grid import Roi
 from geouq.learning.augment import Augmentation, draw_sample
 from geouq.learning.chips import Chip, simulate_chips
 from geouq.learning.dataset import LabelledChip, load_label
-from geouq.learning.loop import Batches
 from geouq.learning.recipes import Recipe
 from geouq.learning.samples import (
     Census,
@@ -27,6 +26,7 @@ from geouq.learning.samples import (
     take_census,
     turn,
 )
+from geouq.learning.train import Batches
 
 #: At most so many windows, evenly spread over the validation chips, judge a round.
 JUDGED = 256

@@ -15,7 +15,7 @@ import numpy as np
 
 from geouq.errors import InputError
 from geouq.learning.dataset import LabelledChip, load, open_chip
-from geouq.learning.loop import TrainConfig
+from geouq.learning.train import TrainConfig
 from geouq.units import DB, RGB, UNKNOWN, check_convertible
 
 AUGMENTATIONS = ("none", "turn", "backscatter", "water")
