@@ -173,6 +173,20 @@ def test_refusals_say_what_to_do():
         geouq.segment(as_scene(values[:1]), MODEL)
     with pytest.raises(SceneError, match="band, y, x"):
         geouq.segment(as_scene(values).isel(band=0), MODEL)
+    with pytest.raises(SceneError, match="transpose"):
+        geouq.segment(as_scene(values).transpose("y", "x", "band"), MODEL)
+    with pytest.raises(SceneError, match="transpose"):
+        geouq.segment(as_scene(values).transpose("band", "x", "y"), MODEL)
+    with pytest.raises(SceneError, match="DataArray is needed"):
+        geouq.segment(as_scene(values).to_dataset("band"), MODEL)
+    with pytest.raises(SceneError, match="complex"):
+        geouq.segment(as_scene(values) + 0j, MODEL)
+    with pytest.raises(SceneError, match="packed values \\(scale_factor 0.01"):
+        geouq.segment(as_scene(values).assign_attrs(scale_factor=0.01), MODEL)
+    with pytest.raises(InputError, match="finite"):
+        geouq.segment(as_scene(values), MODEL, bounds=(np.nan,) * 4)
+    with pytest.raises(InputError, match="tile size 0"):
+        geouq.segment(as_scene(values), MODEL, tile=0)
     with pytest.raises(SceneError, match="empty"):
         geouq.segment(as_scene(values).isel(y=slice(0, 0)), MODEL)
     with pytest.raises(InputError, match="between 0 and 1"):
@@ -193,9 +207,22 @@ def test_bands_by_name_order_and_absence():
     np.testing.assert_array_equal(
         geouq.segment(nameless, MODEL, samples=5, layers=("probability",)).compute().probability, reference
     )
+    from_rioxarray = scene.isel(band=[1, 0]).assign_coords(band=[1, 2])
+    from_rioxarray.attrs |= {"long_name": ("VH", "VV"), "units": ("dB", "dB"), "scale_factor": 1.0, "add_offset": 0.0}
+    np.testing.assert_array_equal(
+        geouq.segment(from_rioxarray, MODEL, samples=5, layers=("probability",)).compute().probability, reference
+    )
     alone = MODEL.with_spec(missing_bands="zero")
     vv = geouq.segment(scene.isel(band=[0]), alone, samples=5, layers=("mask",)).compute()
     assert (vv["mask"].values < 2).sum() > 500
+
+
+def test_probabilities_say_which_class_is_which():
+    scene = as_scene(scene_values(24, 24))
+    out = geouq.segment(scene, MODEL, samples=2, layers=("probability", "probabilities")).compute()
+    assert list(out["class"].values) == ["land", "water"]
+    water = out.probabilities.sel({"class": "water"})
+    np.testing.assert_array_equal(water.values, out.probability.values)
 
 
 def test_areas_of_the_samples_are_those_of_their_votes():

@@ -353,8 +353,14 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
         scene.encoding = {**scene.encoding, "grid_mapping": "spatial_ref"}
     try:
         geobox = scene.odc.geobox
+        order = scene.odc.spatial_dims
     except (ValueError, KeyError, AttributeError):
-        geobox = None
+        geobox = order = None
+    if order is not None and order != scene.dims[-2:]:
+        raise SceneError(
+            f"the scene's dimensions come as {', '.join(map(str, scene.dims))}: rows and columns must be the last two: "
+            f"give scene.transpose(..., {', '.join(repr(str(dim)) for dim in order)})"
+        )
     if not isinstance(geobox, GeoBox) or not _evenly_spaced(scene):
         raise SceneError(
             "the scene has no grid: give it regular x and y coordinates and a CRS "
