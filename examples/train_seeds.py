@@ -19,8 +19,8 @@ from pathlib import Path
 from geouq.learning.fit import Event, FitOptions, Judged, Prepared, train_model
 from geouq.learning.recipes import RECIPES
 
-#: recipe → batch, steps a round, steps in all: about eight minutes of one busy core
-BUDGETS = {"mc-dropout-unet": (8, 20, 60), "unet-16": (8, 40, 400), "unet-34m": (4, 30, 90)}
+#: recipe → batch, steps a round, steps in all: three to seven minutes of one core
+BUDGETS = {"mc-dropout-unet": (4, 50, 100), "unet-16": (8, 100, 400), "unet-34m": (4, 45, 90)}
 
 
 def main() -> None:
