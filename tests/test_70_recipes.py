@@ -202,6 +202,16 @@ def test_recipes_adapt_to_bands_units_and_classes(data):
     json.dumps(dict(rgb.arguments))
 
 
+def test_scenes_are_cut_not_shrunk(tmp_path):
+    for place in "ab":
+        write(tmp_path / "images" / f"{place}_1.tif", np.full((2, 200, 1100), 0.1, np.float32))
+        write(tmp_path / "labels" / f"{place}_1.tif", np.ones((1, 200, 1100), np.uint8))
+    chips = [replace(chip, scale="power") for chip in read_dataset(tmp_path)]
+    recipe = settle(RECIPES["unet-16"], chips, 2, None, 0)
+    assert recipe.view == "window" and recipe.training.every == 2  # 2 · 9 · 2 windows of 128 in batches of 32
+    assert recipe.units == "dB" and recipe.mean == pytest.approx((-10, -10), abs=1e-4)
+
+
 def test_class_names():
     assert class_names(RECIPES["unet-16"], 1, None) == ("land", "water")
     assert class_names(RECIPES["unet-16"], 3, None) == ("class0", "class1", "class2")

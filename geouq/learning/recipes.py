@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.dataset import LabelledChip, load, open_chip
+from geouq.learning.dataset import LabelledChip, load, open_chip, windows
 from geouq.learning.train import TrainConfig
-from geouq.units import DB, RGB, UNKNOWN, check_convertible
+from geouq.units import AMPLITUDE, DB, POWER, RGB, UNKNOWN, check_convertible
 
-AUGMENTATIONS = ("none", "turn", "backscatter", "water")
+#: Chips whose longest side is above this are scenes.
+SCENE = 1024
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
 
     Where units cannot be converted to the recipe's, the data's own are kept and normalised by mean and standard
     deviation of the training chips; a recipe with bands of its own refuses instead. With more than two classes, binary
-    losses become cross entropy. Backscatter in dB is also speckled and shifted where pictures are only turned.
+    losses become cross entropy. Backscatter in dB is also speckled and shifted where pictures are only turned. Scenes
+    (a longest side of more than ``SCENE`` pixels, in the median) are not shrunk but cut into windows.
     """
     units, bands = _units_and_bands(recipe, chips)
     changes: dict[str, Any] = {"units": units, "bands": bands}
@@ -159,7 +161,13 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
     if recipe.augment == "turn" and units == DB:
         changes["augment"] = "backscatter"
     changes["arguments"] = {**recipe.arguments, "bands": len(bands), "classes": 1 if classes == 2 else classes}
-    every = -(-len(chips) // recipe.batch) if recipe.epochs else recipe.training.every
+    shapes = [open_chip(chip).shape[1:] for chip in chips]
+    if recipe.view == "window" or np.median([max(shape) for shape in shapes]) > SCENE:
+        changes["view"] = "window"
+        samples = sum(-(-rows // recipe.size) * -(-columns // recipe.size) for rows, columns in shapes)
+    else:
+        samples = len(chips)
+    every = -(-samples // recipe.batch) if recipe.epochs else recipe.training.every
     steps = steps or (every * recipe.epochs if recipe.epochs else recipe.training.steps)
     loss = recipe.training.loss if classes == 2 or not recipe.training.loss.startswith("bce") else "cross_entropy"
     training = replace(recipe.training, steps=steps, every=every, loss=loss, seed=seed)
@@ -175,15 +183,19 @@ def _units_and_bands(recipe: Recipe, chips: Sequence[LabelledChip]) -> tuple[str
     except InputError:
         if recipe.bands:
             raise
-        return units, bands
+        return (DB if units in (POWER, AMPLITUDE) else units), bands
     return recipe.units, bands
 
 
 def _measure(chips: Sequence[LabelledChip], bands: tuple[str, ...], units: str) -> dict[str, Any]:
-    """Measure mean, std (a value a band) and clip (0.1 and 99.9 %) on up to 64 chips."""
-    chosen = chips[:: max(1, len(chips) // 64)]
-    valid = [p[:, v] for p, _, v in (load(chip, bands, units) for chip in chosen)]
-    values = np.concatenate(valid, axis=1)
+    """Measure mean, std (a value a band) and clip (0.1 and 99.9 %) on a window in the middle of up to 64 chips."""
+    values = np.empty((len(bands), 0), np.float32)
+    for chip in chips[:: -(-len(chips) // 64)]:
+        cells = list(windows(chip, 512))
+        pixels, _, valid = load(chip, bands, units, cells[len(cells) // 2])
+        values = np.concatenate([values, pixels[:, valid]], axis=1)
+    if not values.size:
+        raise InputError(f"{chips[0].images[0]}: not one pixel is measured and labelled, here and in other chips")
     low, high = np.nanquantile(values, (0.001, 0.999))
     values = np.clip(values, low, high)
     std = np.maximum(np.nanstd(values, axis=1), 1e-6)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geouq.errors import InputError
+from geouq.errors import InputError, OutputError
 from geouq.learning.losses import LOSSES
 from geouq.networks.sites import find_sites, set_masks
 
@@ -118,6 +118,7 @@ def train(
     Raises
     ------
     InputError : the checkpoint belongs to a run with other settings, or the loss is not finite.
+    OutputError : the checkpoint cannot be written.
     """
     state = _begin(network, config)
     _resume(checkpoint, config, state)
@@ -251,8 +252,11 @@ def _save(path: str | Path | None, config: TrainConfig, state: State) -> None:
     values = {name: value for name, value in vars(state).items() if name not in ("network", "optimiser", "average")}
     values |= {name: getattr(state, name).state_dict() for name in ("network", "optimiser")}
     values |= {"average": state.average.state_dict()} if config.average else {}
-    torch.save(values | {"config": _identity(config)}, f"{path}.partial")
-    os.replace(f"{path}.partial", path)
+    try:
+        torch.save(values | {"config": _identity(config)}, f"{path}.partial")
+        os.replace(f"{path}.partial", path)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
 
 
 def _resume(path: str | Path | None, config: TrainConfig, state: State) -> None:
