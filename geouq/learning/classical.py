@@ -46,7 +46,7 @@ def region_growing(db: np.ndarray) -> np.ndarray:
     return np.asarray(apply_hysteresis_threshold(-np.nan_to_num(smooth, nan=np.inf), -level, -seed))
 
 
-def split_and_merge(db: np.ndarray, spread: float = 1.5, step: float = 1.0, least: int = 8) -> np.ndarray:
+def split_and_merge(db: np.ndarray, spread: float = 1.5, step: float = 1.0, least: int = 4) -> np.ndarray:
     """Split into quarters while a block varies, merge neighbours alike, and call regions below Otsu's threshold water.
 
     ``spread``: standard deviation in dB above which a block is split, down to ``least`` pixels a side; ``step``: the
