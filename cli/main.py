@@ -79,7 +79,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("geouq: interrupted; the same command continues an unfinished segment run", err=True)
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # without waiting for tiles in flight: their parts are whole or absent
 
 
 def prepare_process() -> None:

@@ -129,6 +129,23 @@ def test_mistakes_get_one_line_and_exit_2(folder, tmp_path):
         assert sorted(p.name for p in tmp_path.iterdir()) == before, args
 
 
+def test_an_interrupted_run_does_not_wait_for_its_tiles():
+    script = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from geouq.cli import main
+
+def interrupted(**options):
+    ThreadPoolExecutor().submit(time.sleep, 60)
+    raise KeyboardInterrupt
+
+main.geouq.main = interrupted
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130 and done.stderr.startswith("geouq: interrupted") and "Traceback" not in done.stderr
+
+
 def test_an_all_nan_scene_ends_well(tmp_path):
     write(tmp_path / "nan.tif", np.full((2, 40, 40), np.nan, np.float32), crs="EPSG:32633", nodata=np.nan)
     summary = json.loads(geouq("segment", "nan.tif", "--json", "--samples", 2, cwd=tmp_path).stdout)
