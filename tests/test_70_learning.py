@@ -10,6 +10,7 @@ from geouq.learning.augment import Augmentation, batch_source, draw_fields, draw
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.losses import bce, bce_dice, dice
 from geouq.learning.train import TrainConfig, draw_masks, schedule, seed_weights, train
+from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
@@ -136,7 +137,7 @@ def test_training_learns_the_lake(chips):
     config = TrainConfig(steps=60, warmup=5, rate=1e-2, average=0.9)
     trained = train(network(), source(chips), config, on_step=lambda step, loss: losses.append(loss))
     assert np.mean(losses[-8:]) < 0.75 * np.mean(losses[:8])
-    assert not trained.training
+    assert not trained.training and all(site.mask is None for site in find_sites(trained).values())
 
 
 def test_training_repeats_to_the_bit_and_resumes_to_the_bit(chips, tmp_path):

@@ -27,7 +27,8 @@ from geouq.learning.samples import (
     take_census,
     turn,
 )
-from geouq.learning.train import TrainConfig
+from geouq.learning.train import Judge, TrainConfig
+from geouq.learning.train import train as train_network
 from geouq.model import Model
 from geouq.segmentation import segment
 
@@ -185,6 +186,22 @@ def test_early_stopping_keeps_the_best(data, tmp_path):
     losses = [float(line[3]) for line in lines]
     assert len(losses) < 30 and min(losses) == losses[-3]
     assert Model.load(path).spec.scores["val_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_a_plateau_lowers_the_rate():
+    rows = []
+    config = TrainConfig(steps=9, warmup=0, every=1, loss="bce", optimiser="nadam", schedule="plateau", rate=1e-3)
+    judge = Judge(lambda network: {"val_loss": 1.0}, lambda so_far: rows.extend(so_far[-1:]))
+    batch = np.zeros((1, 1, 4, 4), np.float32), np.zeros((1, 4, 4)), np.ones((1, 4, 4), bool)
+    train_network(torch.nn.Conv2d(1, 1, 1), lambda step: batch, config, judge=judge)
+    assert [row["rate"] for row in rows] == pytest.approx([1e-3] * 4 + [3e-4] * 3 + [9e-5] * 2)
+
+
+def test_settings_that_do_not_exist_are_named():
+    with pytest.raises(InputError, match="nadam"):
+        TrainConfig(optimiser="sgd")
+    with pytest.raises(InputError, match="1 or more"):
+        TrainConfig(steps=0)
 
 
 # --- settling

@@ -132,6 +132,7 @@ def train(
     if state.step % config.every:  # an unfinished round: kept as it is, so that more steps go on from it
         _save(checkpoint, config, state)
         _judge(state, config, judge)
+    set_masks(network, None)
     network.load_state_dict(state.best or state.average.state_dict())
     return network.eval()
 
