@@ -95,6 +95,7 @@ def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
         for y, c in enumerate(rows):
             low, high, truth = (100 * c[k] / c["area_labelled"] for k in ("area_low", "area_high", "area"))
             axes.plot([low, high], [y, y], color=SAMPLED, lw=4, alpha=0.55, solid_capstyle="butt")
+            axes.plot([low, high], [y, y], "|", ms=7, color=SAMPLED)  # an interval of no width shows as well
             axes.plot(truth, y, "o", ms=4, color="black" if c["area_covered"] else FALSE)
         axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-2, 102), xlabel=f"{positive}, % of the labelled area")

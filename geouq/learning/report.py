@@ -131,8 +131,9 @@ def _facts(scores: dict[str, Any]) -> list[str]:
     ]
     if area:
         lines.append(
-            f"areas: the samples' 90 % interval covers the label's area on {area['covered']} of {area['chips']} chips; "
-            f"mean width {100 * area['mean_width']:.2f} % of the labelled area"
+            f"areas: the samples' 90 % interval covers the label's area on {area['covered']} of {area['chips']} chips, "
+            f"and misses it by at most 1 % of the labelled area on {area['nearly']} more; "
+            f"mean width {100 * area['mean_width']:.2f} %"
         )
     if scores["skipped"]:
         lines.append(f"left out, no pixel both valid and labelled: {', '.join(scores['skipped'])}")
@@ -213,7 +214,7 @@ def _places(scores: dict[str, Any]) -> str:
         ["<b>pooled</b>", "all", *_row("", scores["pooled"])[1:]],
         ["one pass", "all", *_row("", scores["one_pass"])[1:]],
     ]
-    return _table(heads, rows, 2) + _class_table(scores)
+    return _table(heads, rows, 2, rule=len(scores["places"])) + f"<p class='note'>{_SCORES}</p>" + _class_table(scores)
 
 
 def _class_table(scores: dict[str, Any]) -> str:
@@ -244,11 +245,13 @@ def _baselines(scores: dict[str, Any]) -> str:
     return f"<h2>Against what needs no model</h2>{_table(heads, rows, 2)}<p class='note'>{_METHODS}</p>"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int, rule: int = -1) -> str:
+    """Return a table; the first ``left`` columns hold text, and a line is drawn above row ``rule``."""
+
     def line(cells: Sequence[str], tag: str) -> str:
         return "".join(f"<{tag}{' class=l' if i < left else ''}>{c}</{tag}>" for i, c in enumerate(cells))
 
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+    body = "".join(f"<tr{' class=sum' if i == rule else ''}>{line(row, 'td')}</tr>" for i, row in enumerate(rows))
     return f"<div class='scroll'><table><thead><tr>{line(heads, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
@@ -318,6 +321,11 @@ _AREAS = (
     "Bars: 5 to 95 % of the area over the samples. Dots: the area in the label, black where the bar covers it. "
     "Samples share the model's errors, so bars can be too narrow for them."
 )
+_SCORES = (
+    "FPR: share of the rest that is called the class. mIoU: mean over the classes that occur, in label or map. ECE: in "
+    "15 bins of equally many pixels. Brier: mean squared error of the probability. NLL: in nats. AURC: as in Figure 2. "
+    "A dash: nothing to divide by."
+)
 _METHODS = (
     "Same pixels throughout, pooled; then the IoU of each place with more than 0.5 % of the class. <i>Hindsight</i>: "
     "chosen with the labels, which nobody mapping a new place has. A method of one band is shown on the band on which "
@@ -341,6 +349,7 @@ ul{padding-left:18px;font-size:14px}.scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:12.5px;font-variant-numeric:tabular-nums;width:100%}
 th{font-weight:600;border-bottom:1.5px solid #444;padding:4px 7px;text-align:right;vertical-align:bottom}
 td{padding:3px 7px;text-align:right;border-bottom:1px solid #eee;white-space:nowrap}.l{text-align:left}
+.sum td{border-top:1px solid #444}
 .row{display:flex;gap:6px}.row div{flex:1 1 0;min-width:0}
 .row img{width:100%;display:block;border:1px solid #ddd;box-sizing:border-box}
 .row span{font-size:12px;color:#555}section{break-inside:avoid}

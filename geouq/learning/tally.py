@@ -134,6 +134,7 @@ class Areas:
             "area_low": low,
             "area_high": high,
             "area_covered": bool(low <= self.truth <= high),
+            "area_missed_by": max(low - self.truth, self.truth - high, 0.0),
         }
 
 
