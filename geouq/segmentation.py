@@ -89,7 +89,7 @@ class Job:
             "tensors": self.sampler.plan().bytes_for(window, self.sampler.batch),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
             "layers": core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
-            "buffers": 384 << 20,
+            "buffers": 448 << 20,
         }
 
 
