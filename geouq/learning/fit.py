@@ -226,7 +226,7 @@ def score(network: nn.Module, batches: Iterator[tuple[np.ndarray, np.ndarray, np
 def _claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]]) -> None:
     """Take the folder for this run, or refuse it if it belongs to another."""
     resolved = asdict(recipe)
-    resolved["training"].pop("steps")
+    del resolved["training"]["steps"], resolved["notes"]
     training, validation = (sorted(chip.name for chip in side) for side in sides)
     text = json.dumps({"recipe": resolved, "training": training, "validation": validation}, indent=1, default=list)
     settings, checkpoint = out / "settings.json", out / "checkpoint.pt"
@@ -280,8 +280,8 @@ def _draw_curves(path: Path, rows: Sequence[Row]) -> None:
     panels = (("loss", ("loss", "val_loss")), ("accuracy", ("val_accuracy",)), ("IoU", ("val_iou",)))
     for axes, (title, names) in zip(figure.subplots(1, 3), panels, strict=True):
         for name in names:
-            label = "held-out places" if name.startswith("val_") else "training"
-            axes.plot(steps, [row.get(name, np.nan) for row in rows], ".-", label=label)
+            label, colour = ("held-out places", "C1") if name.startswith("val_") else ("training", "C0")
+            axes.plot(steps, [row.get(name, np.nan) for row in rows], ".-", label=label, color=colour)
         axes.set(title=title, xlabel="step", ylim=None if title == "loss" else (0, 1))
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
