@@ -53,7 +53,7 @@ def describe(fit: Fit) -> str:
     names = ("ece", "ece_equal_width", "brier", "nll")
     lines = [
         f"temperature {fit.before:.4g} -> {fit.temperature:.4g}, fitted on {fit.pixels} pixels of {fit.chips} chips, "
-        f"{fit.places} places",
+        f"{fit.places} place{'s' if fit.places > 1 else ''}",
         f"{'':<7} {'ECE':>8} {'ECE, equal width':>17} {'Brier':>8} {'NLL':>8}",
     ]
     for name, scores in (("before", fit.scores_before), ("after", fit.scores_after)):

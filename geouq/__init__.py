@@ -20,6 +20,9 @@ _PUBLIC = {
     "vectorize": "geouq.maps.vectorize",
     "preview": "geouq.maps.preview",
     "train_model": "geouq.learning.fit",
+    "read_dataset": "geouq.learning.dataset",
+    "evaluate": "geouq.learning.evaluate",
+    "calibrate": "geouq.learning.calibrate",
     "GeouqError": "geouq.errors",
 }
 

@@ -25,6 +25,7 @@ from geouq.learning.metrics import (
     average_precision,
 )
 from geouq.learning.report import page, summary, write_report
+from geouq.learning.tally import Canvas
 from geouq.scenes.simulate import SceneRecipe, simulate_window
 from geouq.segmentation import segment
 from tests.helpers import as_scene, small_model
@@ -228,6 +229,27 @@ def test_more_classes_and_labels_the_model_has_not(data, tmp_path):
     write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), 7, np.uint8))
     with pytest.raises(InputError, match="holds class 7"):
         evaluate(model, read_dataset(tmp_path), samples=2)
+
+
+def test_a_picture_of_a_large_scene_is_every_so_many_pixels_whatever_the_tiles():
+    values = np.random.default_rng(0).normal(size=(2, 75, 53)).astype(np.float32)
+    label = np.arange(75 * 53).reshape(75, 53).astype(np.int16)
+    canvas = Canvas(as_scene(values), most=20)
+    for tile in segmentation.Tiling((75, 53), 17, 0, 1):
+        part = label[tile.core.slices]
+        layers = {"mask": (part % 7).astype(np.uint8), "uncertainty": part / 9.0}
+        canvas.add(tile.core, values[:, *tile.core.slices], part, layers)
+    picture = canvas.finish("x", "dB")
+    assert picture.bands == ("VV", "VH") and picture.label.shape == (19, 14)
+    np.testing.assert_array_equal(picture.scene, values[:, ::4, ::4])
+    np.testing.assert_array_equal(picture.label, label[::4, ::4])
+    np.testing.assert_array_equal(picture.mask, label[::4, ::4] % 7)
+
+
+def test_without_samples_there_is_one_pass_and_no_interval(data, model):
+    scores = evaluate(model, read_dataset(data), samples=0, most_pictures=0).scores
+    assert scores["areas"] == {} and scores["pooled"]["nll"] == scores["one_pass"]["nll"]
+    assert "one pass" in summary(scores)
 
 
 def test_a_page_that_needs_no_other_file(found, tmp_path):

@@ -161,7 +161,7 @@ class _Work:
                 continue
             for tally in (own, *tallies):
                 tally.add(self._pixels(layers, label, keep))
-            single = self._segment(once, values, tile) if settings.samples else layers
+            single = self._segment(once, values, tile) if settings.samples else dict(layers)
             single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
             self.once.add(self._pixels(single, label, keep))
             self._disturb(job, values, tile, layers["uncertainty"], keep)

@@ -95,7 +95,7 @@ def _heading(scores: dict[str, Any]) -> str:
     model, chips = scores["model"], scores["chips"]
     places = len({(c["dataset"], c["place"]) for c in chips})
     return (
-        f"{model['name']} ({model['hash']}) on {len(chips)} chips of {places} places, "
+        f"{model['name']} ({model['hash']}) on {len(chips)} chips of {places} place{'s' if places > 1 else ''}, "
         f"{scores['pooled']['pixels'] / 1e6:.2f} labelled megapixels, "
         f"{scores['samples']} samples, seed {scores['seed']}"
     )
