@@ -180,14 +180,7 @@ def page(evaluation: Evaluation, data: str) -> str:
 
 def _tiles(scores: dict[str, Any]) -> str:
     pooled, area = scores["pooled"], scores["areas"]
-    wanted = [
-        ("IoU", "iou", ".3f"),
-        ("F1 (Dice)", "f1", ".3f"),
-        ("precision", "precision", ".3f"),
-        ("recall", "recall", ".3f"),
-        ("FPR", "false_positive_rate", ".4f"),
-    ]
-    wanted += [("ECE", "ece", ".4f"), ("Brier", "brier", ".4f"), ("NLL", "nll", ".4f"), ("AURC", "aurc", ".4f")]
+    wanted = [column for column in COLUMNS if column[0] not in ("accuracy", "mIoU", "FPR")]
     cells = [(name, _number(pooled[key], form)) for name, key, form in wanted]
     cells += [("areas covered", f"{area['covered']} of {area['chips']}")] if area else []
     return "<dl>" + "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in cells) + "</dl>"
