@@ -11,7 +11,8 @@ import rasterio
 from geouq.errors import GeouqError, InputError
 from geouq.grid import Roi
 from geouq.learning.chips import read_chips
-from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, split_by_place, windows
+from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, windows
+from geouq.learning.splits import split_by_place
 from tests.helpers import scene_values
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -229,6 +229,8 @@ def test_more_classes_and_labels_the_model_has_not(data, tmp_path):
     write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), 7, np.uint8))
     with pytest.raises(InputError, match="holds class 7"):
         evaluate(model, read_dataset(tmp_path), samples=2)
+    with pytest.raises(InputError, match=r"images.a\.tif.* is in dB, the model needs rgb"):
+        evaluate(model.with_spec(units="rgb"), read_dataset(tmp_path), samples=2)
 
 
 def test_a_picture_of_a_large_scene_is_every_so_many_pixels_whatever_the_tiles():

@@ -20,8 +20,9 @@ from scipy.optimize import minimize_scalar
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load_label, of_split, open_chip
+from geouq.learning.dataset import UNLABELLED, LabelledChip, load_label, open_chip
 from geouq.learning.metrics import Calibration, ProperScores
+from geouq.learning.splits import of_split
 from geouq.model import Model
 from geouq.sampling.engine import sample_logits
 from geouq.sampling.estimators import area_interval

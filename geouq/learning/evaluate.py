@@ -18,8 +18,9 @@ from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.learning.classical import ThresholdCounts, Yardsticks
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, of_split, open_chip, windows
+from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
 from geouq.learning.metrics import Confusion, RiskCoverage, auroc
+from geouq.learning.splits import of_split
 from geouq.learning.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.model import Model
 from geouq.sampling.estimators import NOT_CLASSIFIED

@@ -22,10 +22,11 @@ from torch import nn
 
 from geouq.errors import InputError, OutputError
 from geouq.learning.batches import held_out, prepared_ahead, training_samples
-from geouq.learning.dataset import LabelledChip, read_dataset, split_by_place
+from geouq.learning.dataset import LabelledChip, read_dataset
 from geouq.learning.losses import LOSSES
 from geouq.learning.recipes import Recipe, class_names, find_recipe, settle
 from geouq.learning.samples import Census, Reading, Sample, take_census
+from geouq.learning.splits import split_by_place
 from geouq.learning.train import Judge, Row, TrainConfig, seed_weights, train
 from geouq.model import ARCHITECTURES, Model, ModelSpec
 from geouq.segmentation import choose_device
