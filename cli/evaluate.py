@@ -31,7 +31,9 @@ def command(model: str, data: Path, **options: Any) -> None:
     try:
         from geouq.learning.evaluate import evaluate
     except ModuleNotFoundError as error:
-        raise InputError(f"evaluate needs {error.name}: pip install 'geouq[train]'") from None
+        if str(error.name).partition(".")[0] not in ("skimage", "sklearn"):
+            raise
+        raise InputError("evaluate needs scikit-image and scikit-learn: pip install 'geouq[train]'") from None
     from geouq.learning.dataset import read_dataset
     from geouq.learning.report import check_folder, summary, write_report
     from geouq.model import Model
