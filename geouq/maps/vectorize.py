@@ -30,7 +30,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
-from geouq.errors import SceneError
+from geouq.errors import InputError, SceneError
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.features import FeatureWriter, check_vector_path
 from geouq.maps.regions import polygons, regions
@@ -79,7 +79,10 @@ def vectorize(
     ------
     SceneError : if the map or its samples cannot be read or do not belong together.
     OutputError : if ``out_path`` exists, has another suffix, or cannot be written.
+    InputError : if ``min_area`` is negative or no number.
     """
+    if not min_area >= 0:
+        raise InputError(f"min_area is {min_area}: give an area in m², 0 or more")
     out = check_vector_path(out_path, overwrite)
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
     with _Map(Path(map_path), samples_path, tile) as source, FeatureWriter(out, FIELDS, source.crs) as writer:
@@ -185,12 +188,14 @@ class _Map:
         beside = self.path.with_name(f"{self.path.stem}_samples.tif")
         if path is None and not beside.exists():
             return None, 0
-        path = Path(path or beside)
+        given, path = path is not None, Path(path or beside)
         votes = self._stack.enter_context(_open(path))
+        if not given and votes.tags().get("GEOUQ_SAMPLES") == "0":  # of one pass without dropout: no interval
+            return None, 0
         if (votes.shape, votes.transform) != (self._file.shape, self._file.transform):
             raise SceneError(f"{path} has another grid than {self.path}: give the samples of this map")
         mine, theirs = self._file.tags(), votes.tags()
-        for tag in ("GEOUQ_MODEL_HASH", "GEOUQ_SEED", "GEOUQ_SAMPLES"):
+        for tag in (f"GEOUQ_{name}" for name in ("MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD")):
             if mine.get(tag, theirs.get(tag)) != theirs.get(tag):
                 raise SceneError(f"{path} and {self.path} are of different runs ({tag}): give this map's samples")
         samples = int(theirs.get("GEOUQ_SAMPLES", 0))
@@ -222,6 +227,8 @@ def _crs(file: rasterio.io.DatasetReader) -> str | None:
 def _mask_band(file: rasterio.io.DatasetReader, path: Path) -> int:
     if "mask" in file.descriptions:
         return int(file.descriptions.index("mask")) + 1
+    if file.descriptions == ("votes",):
+        raise SceneError(f"{path} holds the votes of samples: give the map they belong to, which finds them by itself")
     if file.count == 1:
         return 1
     raise SceneError(f"{path} has {file.count} bands and none is called mask: give a map, or a mask of one band")
