@@ -21,7 +21,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from geouq.errors import OutputError
+from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tile, geobox_roi, pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, read_part, write_part
 from geouq.maps.cog import Band, MapWriter, check_options, map_bands, quantise, vote_bands
@@ -139,7 +139,7 @@ def run(
 
 
 def check_outputs(job: Job, outputs: Outputs) -> None:
-    """Raise OutputError for outputs that cannot be made of the layers asked for, or have nowhere to go."""
+    """Raise an error for outputs that cannot be made of the layers asked for, or as told, or have nowhere to go."""
     check_options(outputs.options)
     layers = set(job.question.layers)
     for wanted, needed in ((outputs.vector, {"mask"}), (outputs.preview, {"mask", "uncertainty", "confidence"})):
@@ -147,6 +147,10 @@ def check_outputs(job: Job, outputs: Outputs) -> None:
             raise OutputError(f"{wanted} is made from the layers {', '.join(sorted(needed))}: add them to --layers")
     if outputs.vector is not None:
         check_vector_path(outputs.vector, overwrite=True)
+    if not outputs.min_area >= 0:
+        raise InputError(f"--min-area is {outputs.min_area}: give an area in m², 0 or more")
+    if outputs.path.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{outputs.path}: maps are written as .tif: give it that suffix")
     if outputs.preview is not None and outputs.preview.suffix.lower() != ".png":
         raise OutputError(f"{outputs.preview}: pictures are written as .png: give it that suffix")
     if len(set(_wanted(job, outputs))) < len(_wanted(job, outputs)):

@@ -17,7 +17,7 @@ import rasterio
 from rio_cogeo.cogeo import cog_validate
 
 import geouq
-from geouq.errors import OutputError, TileError
+from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, write_part
 from geouq.run import Outputs, TileDone, run
@@ -223,8 +223,15 @@ def test_what_exists_is_not_overwritten_unasked(tmp_path):
 def test_outputs_that_cannot_be(tmp_path):
     with pytest.raises(OutputError, match="make it first"):
         map_scene(tmp_path / "nowhere" / "map.tif")
+    (tmp_path / "folder.tif").mkdir()
     with pytest.raises(OutputError, match="is a folder"):
-        map_scene(tmp_path, outputs=Outputs(tmp_path), overwrite=True)
+        map_scene(tmp_path, outputs=Outputs(tmp_path / "folder.tif"), overwrite=True)
+    (tmp_path / "folder.tif").rmdir()
+    with pytest.raises(OutputError, match="give it that suffix"):
+        map_scene(tmp_path, outputs=Outputs(tmp_path / "map.png"))
+    for area in (-1.0, np.nan):
+        with pytest.raises(InputError, match="min-area"):
+            map_scene(tmp_path, outputs=Outputs(tmp_path / "map.tif", min_area=area))
     with pytest.raises(OutputError, match="--layers"):
         map_scene(tmp_path / "map.tif", layers=("uncertainty",))
     assert not list(tmp_path.iterdir())
@@ -250,6 +257,19 @@ def test_only_some_layers(tmp_path):
     assert np.nanmax(np.abs(total - 1)) < 1e-6
     map_scene(tmp_path / "v.tif", layers=("votes",), outputs=Outputs(tmp_path / "v.tif"))
     assert {p.name for p in tmp_path.iterdir()} == {"map.tif", "map.qml", "v_samples.tif"}
+
+
+def test_polygons_from_the_samples_of_this_map_alone(tmp_path):
+    path = tmp_path / "map.tif"
+    map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=2)
+    with pytest.raises(SceneError, match="votes of samples"):
+        geouq.vectorize(tmp_path / "map_samples.tif", tmp_path / "w.gpkg")
+    map_scene(path, outputs=Outputs(path), layers=("mask",), samples=2, threshold=0.3, overwrite=True)
+    with pytest.raises(SceneError, match="different runs \\(GEOUQ_THRESHOLD\\)"):
+        geouq.vectorize(path, tmp_path / "w.gpkg")
+    map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=0, overwrite=True)
+    geouq.vectorize(path, tmp_path / "w.gpkg")
+    assert geopandas.read_file(tmp_path / "w.gpkg").area_m2_p05.isna().all()
 
 
 def test_bounds_and_deterministic_pass(tmp_path):

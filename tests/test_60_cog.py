@@ -231,8 +231,12 @@ def test_creation_options_can_be_overridden(tmp_path):
     for wrong in ({"compress": "JPEG"}, {"COMPRES": "ZSTD"}, {"TILING_SCHEME": "GoogleMapsCompatible"}):
         with pytest.raises(InputError, match="is not one of"):
             MapWriter(tmp_path / "b.tif", geobox, map_bands(NAMES), options=wrong)
+    for block in ("100", "0", "x"):
+        with pytest.raises(InputError, match="multiple of 16"):
+            MapWriter(tmp_path / "b.tif", geobox, map_bands(NAMES), options={"BLOCKSIZE": block})
+    floats = {"PREDICTOR": "FLOATING_POINT"}  # not for bytes, which GDAL says when it writes
     with pytest.raises(OutputError, match="b.tif"):
-        write(tmp_path / "b.tif", layers_of(geobox.shape), map_bands(NAMES), geobox, options={"BLOCKSIZE": "100"})
+        write(tmp_path / "b.tif", layers_of(geobox.shape), map_bands(NAMES), geobox, options=floats)
     assert os.listdir(tmp_path) == ["a.tif"]
 
 

@@ -54,6 +54,7 @@ _COLOURS = {0: (245, 245, 240, 255), 1: (31, 120, 180, 255)}
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
 # rasterio lets some of GDAL's errors through as they are, by a class that it does not export
 _FAILURES = (RasterioError, rasterio._err.CPLE_BaseError)
+_BIGTIFF = ("YES", "NO", "IF_NEEDED", "IF_SAFER")
 _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREADS", "GEOTIFF_VERSION")
 
 
@@ -124,6 +125,11 @@ def check_options(options: Mapping[str, str]) -> dict[str, str]:
             raise InputError(f"creation option {key} is not one of {', '.join(_OPTIONS)}")
     if upper.get("COMPRESS", "ZSTD") not in _LOSSLESS:
         raise InputError(f"COMPRESS={upper['COMPRESS']} is not one of {', '.join(_LOSSLESS)}")
+    if upper.get("BIGTIFF", "YES") not in _BIGTIFF:
+        raise InputError(f"BIGTIFF={upper['BIGTIFF']} is not one of {', '.join(_BIGTIFF)}")
+    block = upper.get("BLOCKSIZE", "512")
+    if not block.isdecimal() or int(block) < 128 or int(block) % 16:
+        raise InputError(f"BLOCKSIZE={block} is not a multiple of 16 from 128 up")
     return upper
 
 
