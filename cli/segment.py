@@ -66,6 +66,9 @@ def command(**options: Any) -> None:
         options=_creation_options(options["co"]),
     )
     progress = Progress(options["quiet"], options["verbose"])
+    missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
+    if missing and not options["quiet"]:
+        click.echo(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
     if options["verbose"]:
         _explain(scene, job)
     summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
