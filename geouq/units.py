@@ -21,8 +21,6 @@ DB, POWER, AMPLITUDE, DN, REFLECTANCE, RGB = "dB", "power", "amplitude", "dn", "
 
 #: Units of a scene in which no valid pixel was seen. It fits any model, as long as no valid pixel turns up.
 UNKNOWN = "unknown"
-#: The unit of a scene in which no valid pixel was found: nothing to convert, nothing to refuse.
-UNKNOWN = "unknown"
 
 #: what ``--scale`` may be given, and the unit it names
 SCALES = {
