@@ -118,7 +118,8 @@ def _explain(scene: Any, job: Any) -> None:
         f"tiles: {job.tiling.size} pixels, halo {job.tiling.halo}, stride {job.tiling.stride}, "
         f"seams {'exact' if job.exact else 'approximate'}",
         f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "
-        f"{', '.join(f'{name} {rate:g}' for name, rate in plan.sites.items()) or 'none'}",
+        f"{', '.join(f'{name} {rate:g}' for name, rate in plan.sites.items()) or 'none'}"
+        + ("" if plan.traced else "; the network cannot be traced, so each sample is a whole pass"),
     ]
     for line in lines:
         click.echo(f"geouq: {line}", err=True)

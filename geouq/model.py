@@ -57,6 +57,8 @@ class ModelSpec:
     classes : class names in order; two names for a network with one logit.
     positive : the class that ``probability``, ``votes`` and areas speak of.
     temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
+    place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
+        the model was on places it had not seen (geouq.sampling.draws.place_effects). 0 = none.
     threshold : p̄ at and above which a pixel of a binary model is positive.
     stride : rows and columns of a window are multiples of it.
     training, licence, scores : what it was made from, and how good it was, measured.
@@ -75,6 +77,7 @@ class ModelSpec:
     classes: tuple[str, ...] = ("land", "water")
     positive: str = "water"
     temperature: float = 1.0
+    place_effect: float = 0.0
     threshold: float = 0.5
     sampler: str = "dropout"
     description: str = ""
@@ -88,8 +91,11 @@ class ModelSpec:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.bands) == len(self.mean) == len(self.std):
             raise ModelError(f"model {self.name!r}: bands, mean and std differ in length")
-        if self.positive not in self.classes or not self.temperature > 0:
-            raise ModelError(f"model {self.name!r}: positive class not among its classes, or temperature not above 0")
+        if self.positive not in self.classes or not self.temperature > 0 or not self.place_effect >= 0:
+            raise ModelError(
+                f"model {self.name!r}: positive class not among its classes, temperature not above 0, "
+                "or place effect below 0"
+            )
 
     def to_json(self) -> str:
         """Return the spec as one JSON string, keys sorted."""
@@ -119,7 +125,10 @@ class Model:
         if spec.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
-        network = ARCHITECTURES[spec.architecture](spec.arguments)
+        try:
+            network = ARCHITECTURES[spec.architecture](spec.arguments)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({error})") from None
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         _check_tensors(path, network.state_dict(), state)

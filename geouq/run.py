@@ -249,7 +249,7 @@ def _compute(work: _Work, tiles: list[Tile]) -> None:
 
 
 def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]:
-    """Return all that the result depends on; a run may only continue one with the very same."""
+    """Return all that the parts depend on; a run may only continue one with the very same."""
     values = {
         "scene": [[f, os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in _files(scene)],
         "scene as read": dask.base.tokenize(scene.data),  # which bands, what is nodata, files that are not local
@@ -262,10 +262,8 @@ def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]
         "batch": job.sampler.batch,
         "device": job.sampler.device,
         **run_attrs(job),
-        "vector": [str(outputs.vector), outputs.min_area],
-        "preview": str(outputs.preview),
         "float32": outputs.float32,
-        "co": dict(outputs.options),
+        "votes": _keeps_votes(job, outputs),
         "version": version("geouq"),
     }
     return dict(json.loads(json.dumps(values)))
@@ -279,7 +277,7 @@ def _summary(job: Job, outputs: Outputs, receipts: list[Receipt]) -> dict[str, A
     low, high = area_interval(areas) if job.sampler.samples else (None, None)
     spec = job.sampler.model.spec
     return {
-        "map": str(outputs.path),
+        "map": str(outputs.path) if _map_bands(job, outputs) else None,
         "files": [str(p) for p in _wanted(job, outputs)],
         "rows": rows,
         "columns": columns,

@@ -138,7 +138,8 @@ def segment(
     SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
     """
     chosen = None if sites is None else tuple(sites)
-    settings = Settings(samples, seed, tuple(layers), threshold, tile, batch, device, chosen, bounds, precision)
+    asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    settings = Settings(samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision)
     job = prepare(scene, model if isinstance(model, Model) else Model.load(model), settings)
     return _lazy_dataset(scene, job)
 
@@ -315,7 +316,8 @@ def _name(scene: xr.DataArray) -> str:
 
 
 def _nodata(scene: xr.DataArray) -> float | None:
-    for holder in (scene.attrs, scene.encoding):
+    """Return the value that is not valid. What a reader has decoded to floats holds NaN there already."""
+    for holder in (scene.attrs, scene.encoding if scene.dtype.kind in "iu" else {}):
         for key in ("_FillValue", "nodata", "missing_value"):
             if holder.get(key) is not None:
                 return float(holder[key])

@@ -13,7 +13,7 @@ from geouq.errors import InputError, ModelError, TileError
 from geouq.grid import Roi
 from geouq.model import Model
 from geouq.networks.sites import DropoutSite, find_sites
-from geouq.sampling.draws import dropout_masks
+from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.engine import Sampler, plain_logits, predict_tile, sample_logits
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
 from geouq.sampling.plan import make_plan
@@ -46,6 +46,17 @@ def test_masks_keep_the_mean():
     assert abs(np.corrcoef(flat[:, 0], flat[:, 1])[0, 1]) < 0.2
 
 
+def test_place_effects_spread_evenly_and_belong_to_their_sample():
+    fifty = place_effects(2.0, 3, range(50))
+    assert np.array_equal(fifty[:20], place_effects(2.0, 3, range(20)))
+    assert np.array_equal(fifty[7:9], place_effects(2.0, 3, range(7, 9)))
+    assert not np.array_equal(fifty, place_effects(2.0, 4, range(50)))
+    for seed in range(20):
+        few = place_effects(1.0, seed, range(20))
+        assert abs(few.mean()) < 0.25 and 0.8 < few.std() < 1.25
+    assert np.array_equal(place_effects(0.0, 3, range(4)), np.zeros(4))
+
+
 # --- plan
 
 
@@ -70,6 +81,25 @@ def test_compiled_equals_plain_passes(site, network):
         assert expected.shape == compiled.shape
         assert (expected.sigmoid() - compiled.sigmoid()).abs().max() <= 2e-6
     assert sampler.plan().traced and sampler.plan().crops is not None
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
+    model = small_model(classes=classes)
+    x, core = torch.randn(1, 2, 16, 16), Roi(3, 12, 0, 16)
+    with torch.inference_mode():
+        before = torch.stack(list(sample_logits(Sampler(model, 6, seed=2, batch=4), x, core)))
+        sampler = Sampler(model.with_spec(place_effect=1.5), 6, seed=2, batch=4)
+        after = torch.stack(list(sample_logits(sampler, x, core)))
+        (alone,) = sample_logits(Sampler(sampler.model, 0), x, core)
+        (plain,) = sample_logits(Sampler(model, 0), x, core)
+    moved = (after - before)[:, 0 if classes == 1 else 1]
+    expected = torch.from_numpy(place_effects(1.5, 2, range(6)))[:, None, None]
+    assert (moved - expected).abs().max() < 1e-5 and torch.equal(alone, plain)
+    oracle = torch.stack(list(plain_logits(sampler, x)))[..., *core.slices]
+    assert (oracle.sigmoid() - after.sigmoid()).abs().max() < 2e-6
+    if classes > 1:
+        assert torch.equal(before[:, 0], after[:, 0])
 
 
 def test_what_is_cached():

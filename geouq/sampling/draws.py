@@ -1,7 +1,8 @@
-"""Dropout masks that belong to the scene: sample s is one network everywhere.
+"""Draws that belong to the scene: sample s is one network, and one idea of the place, everywhere.
 
-A channel's mask is a pure function of (seed, sample, site, channel): it does not know tiles, batches, devices or how
-many samples there are, so tiles agree at their seams and sample 7 of 20 is sample 7 of 50.
+A channel's mask is a pure function of (seed, sample, site, channel), a place's effect one of (seed, sample): they do
+not know tiles, batches, devices or how many samples there are, so tiles agree at their seams and sample 7 of 20 is
+sample 7 of 50.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import ndtri
 
 from geouq.noise import uniform
 
@@ -28,3 +30,25 @@ def dropout_masks(
         kept = (draw >= rate).astype(np.float32) / np.float32(1 - rate)
         masks[name] = kept[:, :, None, None]
     return masks
+
+
+def place_effects(scale: float, seed: int, samples: range) -> np.ndarray:
+    """Return one offset of the positive class's logit for each sample, float32 (S,), normal with deviation ``scale``.
+
+    How bright soil and water are differs from place to place, and a network meets a place with an error that
+    its dropout does not know of: too much water everywhere, or too little. ``scale`` is how large that error was, in
+    logits, on places the model had not seen (a random intercept: Laird & Ware 1982, doi 10.2307/2529876).
+    The quantiles follow van der Corput's sequence, turned by the seed, so that few samples already spread evenly.
+    """
+    turn = float(uniform(seed, zlib.crc32(b"place"), dtype=np.float64))
+    quantiles = [(_van_der_corput(s) + turn) % 1 for s in samples]
+    return (scale * ndtri(np.clip(quantiles, 1e-6, 1 - 1e-6))).astype(np.float32)
+
+
+def _van_der_corput(number: int) -> float:
+    """Return the number's binary digits mirrored at the point: 0, 1/2, 1/4, 3/4, 1/8, …"""
+    result, share = 0.0, 0.5
+    while number:
+        result += share * (number & 1)
+        number, share = number >> 1, share / 2
+    return result

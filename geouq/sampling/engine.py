@@ -15,7 +15,7 @@ from geouq.grid import Roi
 from geouq.model import Model
 from geouq.networks.sites import find_sites, set_masks
 from geouq.sampling.crops import crop
-from geouq.sampling.draws import dropout_masks
+from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.plan import Plan, make_plan
 
@@ -45,7 +45,7 @@ class Sampler:
             raise ModelError(f"no precision {self.precision!r}: choose among {', '.join(PRECISIONS)}")
         if self.samples < 0 or self.batch < 1:
             raise ModelError(f"samples={self.samples}, batch={self.batch}: samples must be 0 or more, batch 1 or more")
-        if self.samples > 1 and not self.active:
+        if self.samples > 1 and not self.active and not self.model.spec.place_effect:
             raise ModelError(
                 f"model {self.model.spec.name!r} has no active dropout site, so its samples would all be equal: "
                 "use --samples 0 for one deterministic pass, or a model trained with dropout"
@@ -70,6 +70,7 @@ class TileResult:
     valid: int
 
 
+KEPT_PLANS = 8
 _LOCK = threading.Lock()
 _PLANS: dict[tuple[str, tuple[str, ...], str, str], Plan] = {}
 _DEVICES: dict[str, threading.Lock] = {}
@@ -127,6 +128,7 @@ def sample_logits(sampler: Sampler, x: Tensor, core: Roi) -> Iterator[Tensor]:
                 raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
             batch //= 2
             continue
+        _add_place_effects(logits, sampler, numbers)
         if not torch.isfinite(logits).all():
             raise TileError(f"model {sampler.model.spec.name!r} gave logits that are not finite numbers")
         yield from logits
@@ -154,10 +156,19 @@ def plain_logits(sampler: Sampler, x: Tensor) -> Iterator[Tensor]:
             masks = dropout_masks(sampler.active, channels, sampler.seed, range(s, s + 1))
             set_masks(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
             with torch.inference_mode():
-                logits = network(x)[0]
-            yield logits
+                logits = network(x)
+                _add_place_effects(logits, sampler, range(s, s + 1))
+            yield logits[0]
     finally:
         set_masks(network, None)
+
+
+def _add_place_effects(logits: Tensor, sampler: Sampler, numbers: range) -> None:
+    """Add each sample's offset to the positive class's logits (S, classes or 1, h, w), in place."""
+    spec = sampler.model.spec
+    if spec.place_effect and sampler.samples:
+        effects = torch.from_numpy(place_effects(spec.place_effect, sampler.seed, numbers)).to(logits)
+        logits[:, spec.classes.index(spec.positive) if logits.shape[1] > 1 else 0] += effects[:, None, None]
 
 
 def _compiled(sampler: Sampler) -> Plan:
@@ -169,6 +180,8 @@ def _compiled(sampler: Sampler) -> Plan:
             for half in (plan.prefix, plan.suffix):
                 half.to(sampler.device, PRECISIONS[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
             _PLANS[key] = plan
+            if len(_PLANS) > KEPT_PLANS:
+                del _PLANS[next(iter(_PLANS))]  # the oldest
         return _PLANS[key]
 
 

@@ -26,7 +26,9 @@ MAX_VOTES = 64
 
 
 def check_layers(layers: tuple[str, ...], samples: int) -> None:
-    """Raise InputError for a layer that does not exist, or votes of more samples than bits."""
+    """Raise InputError for a layer that does not exist or is asked for twice, or votes of more samples than bits."""
+    if len(set(layers)) < len(layers):
+        raise InputError(f"a layer is asked for twice among {', '.join(layers)}: name each once")
     for layer in layers:
         if layer not in LAYERS:
             raise InputError(f"no layer {layer!r}: choose among {', '.join(LAYERS)}")
