@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class Chip:
     label: np.ndarray
     valid: np.ndarray
 
-    @property
+    @cached_property  # each draw of a training sample asks every chip
     def water(self) -> float:
         """Share of water among valid pixels, 0..1 (0 where none is valid)."""
         return float(self.label[self.valid].mean()) if self.valid.any() else 0.0
