@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from geouq.errors import ModelError
+from geouq.errors import ModelError, OutputError
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites
@@ -143,8 +143,12 @@ class Model:
             )
         state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         temporary = Path(f"{path}.partial")
-        save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
-        os.replace(temporary, path)
+        try:
+            save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
+            temporary.chmod(0o644)  # safetensors writes files for their owner alone
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path} cannot be written: {error}") from None
 
     @cached_property
     def halo(self) -> int | None:
