@@ -20,6 +20,11 @@ from geouq.sampling.plan import make_plan
 from tests.helpers import scene_values, small_model
 
 
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """(S, classes or 1, h, w): what the bound of 2e-6 is about."""
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(1)
+
+
 def question(layers=LAYERS, classes=2, threshold=0.5, temperature=1.0, positive=1):
     return Question(tuple(layers), classes, positive, threshold, temperature)
 
@@ -68,7 +73,7 @@ NETWORKS = [{}, {"stem": 2}, {"up": "nearest"}, {"norm": False, "widths": (4, 6)
 @pytest.mark.parametrize("site", SITES)
 def test_compiled_equals_plain_passes(site, network):
     model = small_model(
-        **network | {"dropout": {site: 0.4}} if site != "encoder.1" or "widths" not in network else network
+        **network | {"dropout": {site: 0.25}} if site != "encoder.1" or "widths" not in network else network
     )
     sampler = Sampler(model, samples=5, seed=3, batch=2)
     x = torch.randn(1, len(model.spec.bands), 32, 48)
@@ -79,7 +84,7 @@ def test_compiled_equals_plain_passes(site, network):
             compiled = torch.stack(list(sample_logits(sampler, x, core)))
         expected = plain[..., *core.slices]
         assert expected.shape == compiled.shape
-        assert (expected.sigmoid() - compiled.sigmoid()).abs().max() <= 2e-6
+        assert (probabilities(expected) - probabilities(compiled)).abs().max() <= 2e-6
     assert sampler.plan().traced and sampler.plan().crops is not None
 
 
@@ -97,7 +102,7 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
     expected = torch.from_numpy(place_effects(1.5, 2, range(6)))[:, None, None]
     assert (moved - expected).abs().max() < 1e-5 and torch.equal(alone, plain)
     oracle = torch.stack(list(plain_logits(sampler, x)))[..., *core.slices]
-    assert (oracle.sigmoid() - after.sigmoid()).abs().max() < 2e-6
+    assert (probabilities(oracle) - probabilities(after)).abs().max() <= 2e-6
     if classes > 1:
         assert torch.equal(before[:, 0], after[:, 0])
 
