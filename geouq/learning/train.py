@@ -13,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
 from pathlib import Path
-from pickle import UnpicklingError
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -28,18 +26,6 @@ from geouq.networks.sites import find_sites, set_masks
 Batches = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 #: what a round of training came to: step, loss, rate, and the scores on what it was judged by
 Row = dict[str, float]
-#: what reading a damaged checkpoint raises, depending on where it is damaged
-DAMAGE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    UnpicklingError,
-    BadZipFile,
-)
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
 SCHEDULES = ("cosine", "plateau", "constant")
 
@@ -280,7 +266,7 @@ def _resume(path: str | Path | None, config: TrainConfig, state: State) -> None:
         return
     try:
         values = torch.load(path, map_location=next(state.network.parameters()).device, weights_only=True)
-    except DAMAGE:
+    except Exception:  # what a damaged file raises depends on where it is damaged
         raise InputError(f"{path} is no readable checkpoint: remove it to start anew") from None
     if values.pop("config", None) != _identity(config):
         raise InputError(f"{path} is a checkpoint of a run with other settings: remove it, or train with those")
