@@ -24,7 +24,7 @@ from torch import nn
 from geouq.errors import ModelError, OutputError
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
-from geouq.networks.sites import expand_sites, find_sites
+from geouq.networks.sites import expand_sites, find_sites, measure_channels
 from geouq.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
@@ -111,6 +111,9 @@ class Model:
 
     def __post_init__(self) -> None:
         self.network.eval()
+        if any(site.channels == 0 for site in find_sites(self.network).values()):
+            side = 4 * self.spec.stride
+            measure_channels(self.network, torch.zeros(1, len(self.spec.bands), side, side))
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Model:

@@ -12,7 +12,7 @@ from torch import nn
 from geouq.errors import InputError, ModelError, TileError
 from geouq.grid import Roi
 from geouq.model import Model
-from geouq.networks.sites import DropoutSite, find_sites
+from geouq.networks.sites import DropoutSite, find_sites, with_sites
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.engine import Sampler, plain_logits, predict_tile, sample_logits
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
@@ -162,6 +162,29 @@ def test_ones_own_network(network, traced):
             ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 9, 0, 11))))
         assert torch.equal(x, before) and (ours - plain).abs().max() < 1e-5
     assert sampler.plan().traced is traced
+
+
+class BranchesWithDropout(nn.Module):
+    """As a user would write it: torch's own dropout, and a step that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.drop, self.last = nn.Conv2d(2, 5, 3, padding=1), nn.Dropout2d(0.5), nn.Conv2d(5, 1, 1)
+
+    def forward(self, x):
+        y = self.drop(self.first(x))
+        return self.last(y) if y.sum() < 1e9 else x[:, :1]
+
+
+def test_a_users_dropout_samples_even_if_the_network_cannot_be_traced():
+    torch.manual_seed(0)
+    sampler = Sampler(custom(with_sites(BranchesWithDropout())), samples=6, batch=4)
+    x = torch.randn(1, 2, 9, 11)
+    plain = torch.stack(list(plain_logits(sampler, x)))
+    with torch.inference_mode():
+        ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 9, 0, 11))))
+    assert not sampler.plan().traced and plain.std(0).max() > 0.01
+    assert (probabilities(ours) - probabilities(plain)).abs().max() <= 2e-6
 
 
 def test_statistics_and_weights_are_bit_identical_after_a_run():

@@ -22,7 +22,6 @@ from geouq.units import RGB
 
 #: pixels (K, size, size) float32 with NaN; label (size, size), class index or share of class 1; valid (size, size) bool
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
-VIEWS = ("window", "fit", "stretch")
 #: RGB values up to this, connected to the edge of the picture, are padding: what JPEG leaves of black.
 BLACK = 8
 #: Chips up to so many pixels are kept whole in memory, others read window by window.

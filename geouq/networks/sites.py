@@ -85,18 +85,13 @@ def set_masks(network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
 def with_sites(network: nn.Module) -> nn.Module:
     """Replace ``nn.Dropout2d`` modules of a user's own network by named sites, in place.
 
-    The channel count is left open (0): it is learnt when the network first runs.
+    The channel count is left open (0): a Model learns it from one pass.
     """
     for path, module in list(network.named_modules()):
         if isinstance(module, nn.Dropout2d):
             parent = network.get_submodule(path.rpartition(".")[0])
             setattr(parent, path.rpartition(".")[2], DropoutSite(path, 0, module.p))
     return network
-
-
-def site_rates(network: nn.Module) -> dict[str, float]:
-    """Return the rate of each site with a rate above 0."""
-    return {name: site.rate for name, site in find_sites(network).items() if site.rate > 0}
 
 
 def measure_channels(network: nn.Module, example: Tensor) -> None:
