@@ -4,6 +4,7 @@ import http.server
 import json
 import pickle
 import threading
+import warnings
 import zipfile
 
 import dask
@@ -195,6 +196,25 @@ def test_without_georeference_a_scene_has_pixel_coordinates(tmp_path):
         path = write(tmp_path / "a.tif", decibels(), Affine.identity(), None)
     geobox = scene_geobox(open_scene(path))
     assert geobox.crs is None and geobox.affine == Affine.identity()
+
+
+def test_reading_in_threads_leaves_the_caller_s_warning_filters_alone(tmp_path, monkeypatch):
+    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
+        path = write(tmp_path / "a.tif", decibels((2, 600, 600)), Affine.identity(), None)
+    scene = open_scene(path)
+    main, real, elsewhere = threading.get_ident(), warnings.catch_warnings, []
+
+    def watched(**options):
+        if threading.get_ident() != main:
+            elsewhere.append(options)
+        return real(**options)
+
+    with real(record=True) as seen:
+        warnings.simplefilter("always")
+        with monkeypatch.context() as patch:
+            patch.setattr(warnings, "catch_warnings", watched)
+            scene.compute(scheduler="threads", num_workers=2)
+    assert not elsewhere and not seen
 
 
 def test_scene_geobox_of_other_people_s_arrays(tmp_path):

@@ -95,10 +95,11 @@ def _reason(error: BaseException, name: str) -> str:
 
 def open_dataset(name: str) -> rasterio.DatasetReader:
     """Open for reading, within ``gdal_errors``."""
-    # Locked: neither warning filters nor the opening of some formats are for two threads at a time.
-    with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(name)
+    # Locked: the opening of some formats is not for two threads at a time. The filter is for warnings from this
+    # module alone and is never taken back: catch_warnings in a worker thread would undo what the caller's set.
+    with _OPENING:
+        warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=re.escape(__name__))
+        return rasterio.DatasetReader(name)
 
 
 def handle(key: FileKey) -> rasterio.DatasetReader:
