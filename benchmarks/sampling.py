@@ -29,8 +29,9 @@ import torch  # noqa: E402
 from geouq.grid import Roi  # noqa: E402
 from geouq.model import Model, ModelSpec  # noqa: E402
 from geouq.networks.unet import UNet, UNetConfig  # noqa: E402
-from geouq.sampling.engine import Sampler, plain_logits, predict_tile  # noqa: E402
+from geouq.sampling.engine import plain_logits, predict_tile  # noqa: E402
 from geouq.sampling.estimators import Question  # noqa: E402
+from geouq.sampling.sampler import Sampler  # noqa: E402
 
 PLACEMENTS = {"bottleneck+decoder": ("bottleneck", "decoder"), "last2": ("last2",), "head": ("head",)}
 

@@ -33,7 +33,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 def show(name: str) -> None:
     """Show one model: what it expects, how its samples are drawn and computed, its scores."""
     from geouq.model import Model
-    from geouq.sampling.engine import Sampler
+    from geouq.sampling.sampler import Sampler
 
     model = Model.load(name)
     sites = model.active_sites()

@@ -11,10 +11,10 @@ import click
 from geouq.cli.options import FILE, band_numbers, scene_options, scene_source, voice_options
 from geouq.cli.progress import Progress
 from geouq.errors import InputError
-from geouq.model import Model
 from geouq.run import Outputs, run
+from geouq.sampling.sampler import KINDS
 from geouq.scenes.open import open_scene
-from geouq.segmentation import DEFAULT_LAYERS, Settings, prepare
+from geouq.segmentation import DEFAULT_LAYERS, Settings, load_models, prepare
 
 LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epistemic, std, votes."
 
@@ -22,8 +22,21 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 @click.command("segment")
 @scene_options
 @click.option("-o", "--output", type=FILE, help="The map, a COG. [default: <scene>_<class>.tif here]")
-@click.option("--model", default="s1-water", show_default=True, help="A shipped model's name or a model file.")
-@click.option("--samples", default=20, show_default=True, help="MC-dropout samples; 0 = one pass, dropout off.")
+@click.option(
+    "--model",
+    multiple=True,
+    default=["s1-water"],
+    show_default=True,
+    help="A shipped model's name or a model file; several times: an ensemble.",
+)
+@click.option("--samples", default=20, show_default=True, help="How many to draw; 0 = one pass, dropout off.")
+@click.option(
+    "--sampler",
+    type=click.Choice(["auto", *KINDS]),
+    default="auto",
+    show_default=True,
+    help="Where samples come from; auto: what the model is made for, an ensemble if there are several.",
+)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same map.")
 @click.option("--layers", default=",".join(DEFAULT_LAYERS), show_default=True, help=LAYERS_HELP)
 @click.option("--sites", help="Dropout sites or groups to sample at. [default: all the model has]")
@@ -54,9 +67,10 @@ def command(**options: Any) -> None:
     where it stopped when the same command is given again.
     """
     source = scene_source(options["scenes"], options["vv"], options["vh"])
-    model = Model.load(options["model"])
+    models = load_models(options["model"])
+    model = models[0]
     scene = open_scene(source, scale=options["scale"], nodata=options["nodata"], bidx=band_numbers(options["bidx"]))
-    job = prepare(scene, model, _settings(options))
+    job = prepare(scene, models, _settings(options))
     outputs = Outputs(
         path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
         vector=options["vector"],
@@ -93,6 +107,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         sites=names(options["sites"]),
         bounds=options["bounds"],
         precision=options["precision"],
+        sampler=options["sampler"],
     )
 
 
@@ -114,7 +129,8 @@ def _explain(scene: Any, job: Any) -> None:
     plan = job.sampler.plan()
     lines = [
         f"units: {scene.attrs.get('units')} ({scene.attrs.get('units_reason', 'as given')})",
-        f"model: {job.sampler.model.spec.name} {job.sampler.model.hash} on {job.sampler.device}",
+        f"model: {' + '.join(f'{m.spec.name} {m.hash}' for m in job.sampler.models)} on {job.sampler.device}; "
+        f"samples by {job.sampler.kind}",
         f"tiles: {job.tiling.size} pixels, halo {job.tiling.halo}, stride {job.tiling.stride}, "
         f"seams {'exact' if job.exact else 'approximate'}",
         f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "

@@ -30,7 +30,8 @@ from geouq.learning.train import TrainConfig, seed_weights, train
 from geouq.model import Model, ModelSpec
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.draws import place_effects
-from geouq.sampling.engine import Sampler, sample_logits
+from geouq.sampling.engine import sample_logits
+from geouq.sampling.sampler import Sampler
 from geouq.units import DB
 
 SEED = 0

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +23,13 @@ from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import GeoBox, Roi, Tile, Tiling, apply, pixel_areas
 from geouq.model import Model
-from geouq.sampling.engine import Sampler, TileResult, predict_tile
+from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers
+from geouq.sampling.sampler import Sampler
 from geouq.scenes.raster import scene_geobox
 
+#: a shipped model's name, a model file, a Model, or several of these: an ensemble
+Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
 DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
 TILES = (2048, 1536, 1024, 768, 512, 256)
 #: Live tensors of one window stay below this many bytes when the tile size is chosen for the user.
@@ -48,6 +52,7 @@ class Settings:
     sites: tuple[str, ...] | None = None
     bounds: tuple[float, float, float, float] | None = None
     precision: str = "float32"
+    sampler: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Job:
         bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
         probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
         return {
-            "tensors": self.sampler.plan().bytes_for(window, self.sampler.batch),
+            "tensors": self.sampler.bytes_for(window),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
             "layers": core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
             "buffers": 448 << 20,
@@ -95,7 +100,7 @@ class Job:
 
 def segment(
     scene: xr.DataArray,
-    model: str | PathLike[str] | Model = "s1-water",
+    model: Models = "s1-water",
     *,
     samples: int = 20,
     seed: int = 0,
@@ -107,6 +112,7 @@ def segment(
     sites: Sequence[str] | None = None,
     bounds: tuple[float, float, float, float] | None = None,
     precision: str = "float32",
+    sampler: str = "auto",
 ) -> xr.Dataset:
     """Segment a scene, lazily: nothing is read or computed until the result is.
 
@@ -115,8 +121,8 @@ def segment(
     scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
         style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
         NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
-    model : a shipped model's name, a model file, or a :class:`geouq.Model`.
-    samples : MC-dropout samples; 0 is one deterministic pass with dropout off.
+    model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
+    samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off.
     seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
     layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
         (definitions in geouq.sampling.estimators).
@@ -127,6 +133,7 @@ def segment(
     sites : dropout sites or groups to sample at; all with a rate by default.
     bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
     precision : "float32", or "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits.
+    sampler : "dropout", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
 
     Returns
     -------
@@ -139,25 +146,35 @@ def segment(
     """
     chosen = None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
-    settings = Settings(samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision)
-    job = prepare(scene, model if isinstance(model, Model) else Model.load(model), settings)
-    return _lazy_dataset(scene, job)
+    settings = Settings(samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision, sampler)
+    return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
 
 
-def prepare(scene: xr.DataArray, model: Model, settings: Settings) -> Job:
-    """Match a scene with a model; everything that can be refused is refused here, before any pixel is read."""
-    spec = model.spec
+def load_models(model: Models) -> list[Model]:
+    """Return the models named or given, at least one."""
+    several = [model] if isinstance(model, str | PathLike | Model) else list(model)
+    if not several:
+        raise InputError("no model is given: name one")
+    return [one if isinstance(one, Model) else Model.load(one) for one in several]
+
+
+def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Settings) -> Job:
+    """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
+    models = [model] if isinstance(model, Model) else list(model)
+    spec = models[0].spec
     _check_array(scene)
     check_layers(settings.layers, settings.samples)
     geobox = scene_geobox(scene)
     sampler = Sampler(
-        model,
+        models[0],
         settings.samples,
         settings.seed,
         settings.batch,
         choose_device(settings.device),
         settings.sites,
         settings.precision,
+        settings.sampler,
+        tuple(models[1:]),
     )
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
@@ -167,15 +184,18 @@ def prepare(scene: xr.DataArray, model: Model, settings: Settings) -> Job:
     )
     unit = _scene_units(scene)
     units.check_convertible(unit, spec.units, _name(scene))
-    halo = model.halo
-    overlap = halo if halo is not None else -(-GENEROUS_OVERLAP // spec.stride) * spec.stride
+    stride = math.lcm(*(m.spec.stride for m in models))
+    halos = [m.halo for m in models]
+    overlap = max(GENEROUS_OVERLAP if halo is None else halo for halo in halos)
+    overlap = -(-overlap // stride) * stride
     shape = (scene.shape[1], scene.shape[2])
     size = choose_tile(sampler, shape, overlap) if settings.tile is None else settings.tile
     if size < 1:
         raise InputError(f"tile size {size} must be 1 or more")
     roi = None if settings.bounds is None else _bounds_roi(geobox, shape, settings.bounds)
-    tiling = Tiling(shape, size, overlap, spec.stride, roi)
-    return Job(sampler, question, tiling, geobox, match_bands(scene, model), unit, _nodata(scene), halo is not None)
+    tiling = Tiling(shape, size, overlap, stride, roi)
+    bands = [match_bands(scene, m) for m in models][0]
+    return Job(sampler, question, tiling, geobox, bands, unit, _nodata(scene), None not in halos)
 
 
 def _check_array(scene: xr.DataArray) -> None:
@@ -208,7 +228,8 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
     area = np.zeros(tile.whole.shape, np.float32)
     part = tile.core.within(tile.whole).slices
     area[part] = pixel_areas(job.geobox, tile.core)
-    result = predict_tile(job.sampler, job.question, pixels, valid, tile.whole.within(tile.window), area)
+    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+    result = predict_tile(job.sampler, job.question, pixels, valid, core, area, origin=origin)
     layers = {name: layer[..., *part] for name, layer in result.layers.items()}
     return TileResult(layers, result.areas, int(valid[tile.core.within(tile.window).slices].sum()))
 
@@ -251,10 +272,9 @@ def choose_device(device: str) -> str:
 
 def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
     """Return the largest usual core size whose window's live tensors stay within the budget."""
-    plan = sampler.plan()
     for size in TILES:
         window = (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
-        if plan.bytes_for(window, sampler.batch) <= TENSOR_BUDGET:
+        if sampler.bytes_for(window) <= TENSOR_BUDGET:
             return size
     return TILES[-1]
 
@@ -387,13 +407,14 @@ def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
 
 def run_attrs(job: Job) -> dict[str, Any]:
     """Return what a map must say about its origin: plain values, for Dataset attrs and file tags."""
-    spec = job.sampler.model.spec
+    sampler, spec = job.sampler, job.sampler.model.spec
     return {
-        "model": spec.name,
-        "model_hash": job.sampler.model.hash,
-        "samples": job.sampler.samples,
-        "seed": job.sampler.seed,
-        "sites": ",".join(job.sampler.active),
+        "model": "+".join(model.spec.name for model in sampler.models),
+        "model_hash": "+".join(model.hash for model in sampler.models),
+        "sampler": sampler.kind,
+        "samples": sampler.samples,
+        "seed": sampler.seed,
+        "sites": ",".join(sampler.active),
         "threshold": job.question.threshold,
         "temperature": spec.temperature,
         "positive_class": spec.classes.index(spec.positive),

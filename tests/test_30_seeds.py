@@ -9,7 +9,8 @@ from geouq.model import Model, ModelSpec
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
-from geouq.sampling.engine import Sampler, plain_logits, sample_logits
+from geouq.sampling.engine import plain_logits, sample_logits
+from geouq.sampling.sampler import Sampler
 
 NARROW = {
     "mc-dropout-unet": (

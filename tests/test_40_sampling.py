@@ -14,9 +14,10 @@ from geouq.grid import Roi
 from geouq.model import Model
 from geouq.networks.sites import DropoutSite, find_sites, with_sites
 from geouq.sampling.draws import dropout_masks, place_effects
-from geouq.sampling.engine import Sampler, plain_logits, predict_tile, sample_logits
+from geouq.sampling.engine import plain_logits, predict_tile, sample_logits
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
 from geouq.sampling.plan import make_plan
+from geouq.sampling.sampler import Sampler
 from tests.helpers import scene_values, small_model
 
 

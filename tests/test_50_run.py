@@ -86,8 +86,8 @@ def test_plain_passes_give_the_same_files(tmp_path, monkeypatch):
     layers = ("mask", "uncertainty", "confidence", "probability", "epistemic")
     map_scene(tmp_path / "plan.tif", outputs=Outputs(tmp_path / "plan.tif"), layers=layers)
 
-    def plain(sampler, x, core):
-        for logits in plain_logits(sampler, x):
+    def plain(sampler, x, core, origin, numbers):
+        for logits in plain_logits(sampler, x, numbers):
             yield logits[:, *core.slices]
 
     monkeypatch.setattr("geouq.sampling.engine.sample_logits", plain)
@@ -238,7 +238,7 @@ def test_outputs_that_cannot_be(tmp_path):
 
 
 def test_a_failed_tile_fails_the_run_and_leaves_no_map(tmp_path, monkeypatch):
-    def fail(*args):
+    def fail(*args, **options):
         raise TileError("no luck")
 
     monkeypatch.setattr("geouq.segmentation.predict_tile", fail)

@@ -207,7 +207,8 @@ def _logits(job: Job, pixels: np.ndarray, valid: np.ndarray, tile: Tile) -> Iter
     x = job.sampler.model.normalise(pixels)
     x[:, ~valid] = 0
     with torch.inference_mode():
-        for logits in sample_logits(job.sampler, torch.from_numpy(x)[None], tile.whole.within(tile.window)):
+        core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+        for logits in sample_logits(job.sampler, torch.from_numpy(x)[None], core, origin):
             yield logits.float().cpu().numpy()
 
 

@@ -57,7 +57,7 @@ class RunningSums:
         """
         self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
-        self.areas: list[Tensor] = []
+        self.areas: list[Tensor] = [torch.zeros((), dtype=torch.float64)] * max(samples, 1)
         asked, shape, device = set(question.layers), valid.shape, valid.device
         self.mean = torch.zeros(0, device=device)
         self.entropy = torch.zeros(shape, device=device) if asked & {"aleatoric", "epistemic"} else None
@@ -65,8 +65,9 @@ class RunningSums:
         integers = torch.int64 if samples > 32 else torch.int32
         self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in asked else None
 
-    def add(self, logits: Tensor) -> None:
-        """Add one sample's logits (classes or 1, h, w), float32."""
+    def add(self, logits: Tensor, number: int | None = None) -> None:
+        """Add one sample's logits (classes or 1, h, w), float32; ``number`` is the sample's, in any order."""
+        number = self.samples if number is None else number
         probabilities = _probabilities(logits / self.question.temperature)
         if self.entropy is not None:
             self.entropy += _entropy(probabilities)
@@ -77,8 +78,8 @@ class RunningSums:
             squares += step * (self._positive(probabilities) - centre)
         votes = self._decide(probabilities).logical_and_(self.valid)
         if self.votes is not None:
-            self.votes |= votes.to(self.votes.dtype) << self.samples
-        self.areas.append(_weighted(votes, self.area))
+            self.votes |= votes.to(self.votes.dtype) << number
+        self.areas[number] = _weighted(votes, self.area)
         self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
         self.samples += 1
 
