@@ -125,13 +125,27 @@ class GeocodedPixels(Pixels):
         return out
 
     def _locate(self, rows: slice, columns: slice) -> np.ndarray:
-        """Image coordinates (2, rows, columns) of pixel centres; the lattice is the scene's, not the window's."""
-        lattice_y, iy, fy = _lattice(rows)
-        lattice_x, ix, fx = _lattice(columns)
-        x, y = apply(self.target.affine, *np.meshgrid(lattice_x + 0.5, lattice_y + 0.5))
+        """Image coordinates (2, rows, columns) of pixel centres."""
+        x, y = lattice_nodes(self.target, rows, columns)
         nodes = self.spline(np.stack([x.ravel(), y.ravel()], 1)).T.reshape(2, *x.shape)
-        lines = nodes[:, iy] * (1 - fy)[:, None] + nodes[:, iy + 1] * fy[:, None]
-        return lines[:, :, ix] * (1 - fx) + lines[:, :, ix + 1] * fx
+        return spread(nodes, rows, columns)
+
+
+def lattice_nodes(geobox: GeoBox, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Map coordinates x and y (ny, nx) of the centres of every ``STEP``-th pixel around a window.
+
+    The lattice is the grid's, not the window's, so that what is interpolated from it is the same in any window.
+    """
+    x, y = apply(geobox.affine, *np.meshgrid(_lattice(columns)[0] + 0.5, _lattice(rows)[0] + 0.5))
+    return np.asarray(x), np.asarray(y)
+
+
+def spread(nodes: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    """Interpolate values at ``lattice_nodes``, (…, ny, nx), bilinearly to the window's pixels, (…, rows, columns)."""
+    _, iy, fy = _lattice(rows)
+    _, ix, fx = _lattice(columns)
+    lines = nodes[..., iy, :] * (1 - fy)[:, None] + nodes[..., iy + 1, :] * fy[:, None]
+    return np.asarray(lines[..., ix] * (1 - fx) + lines[..., ix + 1] * fx)
 
 
 def _lattice(span: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -203,20 +217,34 @@ def _points(raster: Raster) -> tuple[np.ndarray, np.ndarray, CRS]:
 
 def _to_map(degrees: np.ndarray, crs: CRS) -> tuple[np.ndarray, CRS]:
     """Longitudes and latitudes on the map that suits them; longitudes run on across the antimeridian."""
-    longitude = (degrees[:, 0] - degrees[0, 0] + 180) % 360 - 180 + degrees[0, 0]
-    latitude = degrees[:, 1]
-    middle = (latitude.min() + latitude.max()) / 2
-    wide = np.ptp(longitude) * np.cos(np.radians(middle)) > 12 or np.ptp(latitude) > 20
-    if wide and abs(middle) < 60:
+    longitude, latitude = unwrap(degrees[:, 0]), degrees[:, 1]
+    epsg = suited_map(longitude, latitude)
+    if epsg is None:
         return np.stack([longitude, latitude], 1), crs
-    if wide or np.abs(latitude).max() > 84:
-        epsg = 3413 if middle > 0 else 3031
-    else:
-        centre = (longitude.min() + longitude.max()) / 2
-        epsg = (32600 if middle >= 0 else 32700) + int((centre + 180) % 360 // 6) + 1
     projected = CRS.from_epsg(epsg)
     x, y = Transformer.from_crs(crs, projected, always_xy=True).transform(longitude, latitude)
     return np.stack([x, y], 1), projected
+
+
+def unwrap(longitude: np.ndarray) -> np.ndarray:
+    """Longitudes in degrees that run on across the antimeridian: none is more than 180 from the first."""
+    first = longitude.flat[0]
+    return np.asarray((longitude - first + 180) % 360 - 180 + first)
+
+
+def suited_map(longitude: np.ndarray, latitude: np.ndarray) -> int | None:
+    """EPSG code of the map that suits points in degrees (``unwrap``ped); None if only degrees do.
+
+    The UTM zone of their centre; polar stereographic (3413, 3031) beyond 84 degrees and where a zone is too narrow.
+    """
+    middle = (latitude.min() + latitude.max()) / 2
+    wide = np.ptp(longitude) * np.cos(np.radians(middle)) > 12 or np.ptp(latitude) > 20
+    if wide and abs(middle) < 60:
+        return None
+    if wide or np.abs(latitude).max() > 84:
+        return 3413 if middle > 0 else 3031
+    centre = (longitude.min() + longitude.max()) / 2
+    return (32600 if middle >= 0 else 32700) + int((centre + 180) % 360 // 6) + 1
 
 
 def _outline(height: int, width: int) -> np.ndarray:

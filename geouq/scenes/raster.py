@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from geouq.errors import SceneError
 from geouq.grid import GeoBox, apply
 from geouq.scenes.gdal import FileKey, file_key, gdal_errors, handle, open_dataset, refuse_unreadable
+from geouq.scenes.windowed import Windowed
 
 #: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
 LARGEST_BLOCK = 2**27
@@ -132,13 +133,10 @@ def chunk_shape(shape: tuple[int, int], block: tuple[int, int], chunk: int) -> t
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """The pixels of a raster as an array (band, y, x), float32, NaN where not valid; read when it is sliced."""
+class Pixels(Windowed):
+    """The pixels of a raster as an array (band, y, x); read when it is sliced."""
 
     raster: Raster
-
-    dtype = np.dtype("float32")
-    ndim = 3
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -162,20 +160,6 @@ class Pixels:
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window; slices without step, within the shape."""
         return read_window(self.raster, self.raster.bands[bands], rows, columns)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """Read any selection, axis by axis: the smallest window that holds it, then the selection in it."""
-        key = key if isinstance(key, tuple) else (key,)
-        key += (slice(None),) * (self.ndim - len(key))
-        picks = [np.arange(n)[k] for n, k in zip(self.shape, key, strict=True)]
-        if not all(pick.size for pick in picks):
-            return np.empty([n for pick in picks for n in np.shape(pick)], self.dtype)
-        spans = [slice(int(pick.min()), int(pick.max()) + 1) for pick in picks]
-        values = self.read(*spans)
-        for axis, (pick, span) in reversed(list(enumerate(zip(picks, spans, strict=True)))):
-            if np.ndim(pick) == 0 or len(pick) != span.stop - span.start or pick[0] > pick[-1]:
-                values = np.take(values, pick - span.start, axis=axis)
-        return values
 
 
 def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""Arrays that are read by windows, dressed for dask, which slices them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+class Windowed:
+    """An array (band, y, x), float32, NaN where not valid, that is read by windows when it is sliced."""
+
+    dtype = np.dtype("float32")
+    ndim = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(bands, rows, columns)."""
+        raise NotImplementedError
+
+    def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
+        """Read a window; slices without step, within the shape."""
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """Read any selection, axis by axis: the smallest window that holds it, then the selection in it."""
+        key = key if isinstance(key, tuple) else (key,)
+        key += (slice(None),) * (self.ndim - len(key))
+        picks = [np.arange(n)[k] for n, k in zip(self.shape, key, strict=True)]
+        if not all(pick.size for pick in picks):
+            return np.empty([n for pick in picks for n in np.shape(pick)], self.dtype)
+        spans = [slice(int(pick.min()), int(pick.max()) + 1) for pick in picks]
+        values = self.read(*spans)
+        for axis, (pick, span) in reversed(list(enumerate(zip(picks, spans, strict=True)))):
+            if np.ndim(pick) == 0 or len(pick) != span.stop - span.start or pick[0] > pick[-1]:
+                values = np.take(values, pick - span.start, axis=axis)
+        return values
