@@ -19,6 +19,8 @@ _PUBLIC = {
     "segment": "geouq.segmentation",
     "vectorize": "geouq.maps.vectorize",
     "preview": "geouq.maps.preview",
+    "zonal": "geouq.maps.zonal",
+    "Places": "geouq.maps.places",
     "train_model": "geouq.learning.fit",
     "read_dataset": "geouq.learning.dataset",
     "evaluate": "geouq.learning.evaluate",

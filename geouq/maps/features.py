@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -34,7 +35,8 @@ except ImportError:  # an extra: only .parquet needs it
 LAYER = "water"
 _BATCH = 50_000
 _DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".parquet": None}
-_FAILURES = (
+#: what pyogrio raises when a file cannot be read or written
+FAILURES = (
     pyogrio.errors.DataSourceError,
     pyogrio.errors.DataLayerError,
     pyogrio.errors.GeometryError,
@@ -106,14 +108,10 @@ class FeatureWriter:
     def finish(self) -> Path:
         """Write the final format and give it its name."""
         self._flush()
-        suffix = self.path.suffix.lower()
-        made = self._folder / f"finished{suffix}"
-        with writing(self.path, *_FAILURES), _quiet():
-            if suffix == ".parquet":
-                self._to_parquet(made)
-            else:
-                self._convert(made, suffix)
-            self._check(made, suffix)
+        made = self._folder / f"finished{self.path.suffix.lower()}"
+        with writing(self.path, *FAILURES), quiet():
+            convert(self._stage, made, LAYER)
+            check_whole(made, LAYER, self.count)
             publish(made, self.path)
         return self.path
 
@@ -122,7 +120,7 @@ class FeatureWriter:
             return
         wkb, values = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
         self._pending = []
-        with writing(self.path, *_FAILURES), _quiet():
+        with writing(self.path, *FAILURES), quiet():
             pyogrio.raw.write(
                 self._stage,
                 geometry=wkb,
@@ -136,48 +134,71 @@ class FeatureWriter:
                 layer_options={"SPATIAL_INDEX": "NO"},
             )
 
-    def _convert(self, made: Path, suffix: str) -> None:
-        with pyogrio.open_arrow(self._stage, layer=LAYER, batch_size=_BATCH) as (meta, stream):
-            pyogrio.write_arrow(
-                stream,
-                made,
-                layer=LAYER,
-                driver=_DRIVERS[suffix],
-                geometry_name=meta["geometry_name"] or "wkb_geometry",
-                geometry_type="Polygon",
-                crs=self.crs,
-                layer_options={"RFC7946": "YES"} if suffix == ".geojson" else {},
-            )
 
-    def _to_parquet(self, made: Path) -> None:
-        """Write GeoParquet 1.1 (geoparquet.org): WKB in a column, and a JSON text about it in the metadata."""
-        crs = None if self.crs is None else CRS.from_user_input(self.crs).to_json_dict()
-        column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": crs}
-        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-        fields = [pyarrow.field(name, pyarrow.float64()) for name in self.fields]
-        fields.append(pyarrow.field("geometry", pyarrow.binary()))
-        schema = pyarrow.schema(fields, metadata={"geo": json.dumps(geo)})
-        with pyogrio.open_arrow(self._stage, layer=LAYER, batch_size=_BATCH, use_pyarrow=True) as (meta, batches):
-            with parquet.ParquetWriter(made, schema, compression="zstd") as writer:
-                for batch in batches:
-                    arrays = [batch.column(name) for name in self.fields]
-                    shapes = batch.column(meta["geometry_name"] or "wkb_geometry").cast(pyarrow.binary())
-                    writer.write_batch(pyarrow.record_batch([*arrays, shapes], schema=schema))
+def convert(stage: Path, made: Path, layer: str, sql: str | None = None) -> None:
+    """Write a layer of a GeoPackage (or what ``sql`` asks of it, a table without shapes) as a layer of ``made``.
 
-    def _check(self, made: Path, suffix: str) -> None:
-        """Raise OSError unless the file is whole: what GDAL loses on closing a file may raise nothing."""
-        if suffix == ".parquet":  # read from its end
-            whole = parquet.read_metadata(made).num_rows == self.count
-        elif suffix == ".geojson":
-            whole = _tail(made).rstrip().endswith(b"}")
-        else:
-            info = pyogrio.read_info(made, layer=LAYER)
-            whole = max(info["features"], 0) == self.count  # -1: an empty FlatGeobuf
-            if self.count:
-                whole = whole and info["capabilities"]["fast_spatial_filter"]
-                pyogrio.raw.read(made, layer=LAYER, skip_features=self.count - 1, max_features=1)
-        if not whole:
-            raise OSError("the finished file does not hold all polygons and their index, is the disk full?")
+    The format goes by the suffix of ``made``; to a GeoPackage that exists the layer is added.
+    """
+    suffix = made.suffix.lower()
+    read: dict[str, Any] = {"sql": sql} if sql else {"layer": layer}
+    if suffix == ".parquet":
+        with pyogrio.open_arrow(stage, batch_size=_BATCH, use_pyarrow=True, **read) as (meta, batches):
+            _to_parquet(batches, meta, made)
+        return
+    with pyogrio.open_arrow(stage, batch_size=_BATCH, **read) as (meta, stream):
+        options = {"RFC7946": "YES"} if suffix == ".geojson" else _column_names(meta) if suffix == ".gpkg" else {}
+        pyogrio.write_arrow(
+            stream,
+            made,
+            layer=layer,
+            driver=_DRIVERS[suffix],
+            geometry_name=None if sql else meta["geometry_name"] or "wkb_geometry",
+            geometry_type=None if sql else meta["geometry_type"],
+            crs=meta["crs"],
+            layer_options=options,
+        )
+
+
+def _column_names(meta: dict[str, Any]) -> dict[str, str]:
+    """Return names for a GeoPackage's own two columns that none of the attributes has."""
+    taken = {str(name).lower() for name in meta["fields"]}
+    names = {"FID": ("fid", "ogc_fid", "gpkg_fid"), "GEOMETRY_NAME": ("geom", "shape", "gpkg_geom")}
+    return {option: next(name for name in among if name not in taken) for option, among in names.items()}
+
+
+def _to_parquet(batches: Any, meta: dict[str, Any], made: Path) -> None:
+    """Write GeoParquet 1.1 (geoparquet.org): WKB in a column, and a JSON text about it in the metadata."""
+    crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"]).to_json_dict()
+    types = [] if meta["geometry_type"] == "Unknown" else [meta["geometry_type"]]
+    column = {"encoding": "WKB", "geometry_types": types, "crs": crs}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    name = meta["geometry_name"] or "wkb_geometry"
+    fields = [pyarrow.field(field.name, field.type) for field in batches.schema if field.name != name]
+    fields.append(pyarrow.field("geometry", pyarrow.binary()))
+    schema = pyarrow.schema(fields, metadata={"geo": json.dumps(geo)})
+    with parquet.ParquetWriter(made, schema, compression="zstd") as writer:
+        for batch in batches:
+            arrays = [batch.column(field.name) for field in fields[:-1]]
+            shapes = batch.column(name).cast(pyarrow.binary())
+            writer.write_batch(pyarrow.record_batch([*arrays, shapes], schema=schema))
+
+
+def check_whole(made: Path, layer: str, count: int) -> None:
+    """Raise OSError unless a file has ``count`` features: what GDAL loses on closing a file may raise nothing."""
+    suffix = made.suffix.lower()
+    if suffix == ".parquet":  # read from its end
+        whole = parquet.read_metadata(made).num_rows == count
+    elif suffix == ".geojson":
+        whole = _tail(made).rstrip().endswith(b"}")
+    else:
+        info = pyogrio.read_info(made, layer=layer)
+        whole = max(info["features"], 0) == count  # -1: an empty FlatGeobuf
+        if count:
+            whole = whole and info["capabilities"]["fast_spatial_filter"]
+            pyogrio.raw.read(made, layer=layer, skip_features=count - 1, max_features=1)
+    if not whole:
+        raise OSError("the finished file does not hold all polygons and their index, is the disk full?")
 
 
 def _tail(path: Path) -> bytes:
@@ -187,7 +208,7 @@ def _tail(path: Path) -> bytes:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the date out of GeoPackages, and pyogrio from warning of a map without CRS."""
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})

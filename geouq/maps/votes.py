@@ -1,0 +1,164 @@
+"""Read the votes of samples: which samples call a pixel water, one bit a sample (geouq.maps.cog).
+
+Each bit is one plausible map of the whole scene. Sums over pixels are therefore kept a sample at a time, and only
+their distribution over the samples is looked at in the end.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from geouq.errors import SceneError
+from geouq.grid import Roi
+
+#: tags that a map and its votes must share
+_RUN = tuple(f"GEOUQ_{name}" for name in ("MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
+MAX_SAMPLES = 64
+
+
+class Raster:
+    """A raster file, open; a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self.file = rasterio.open(self.path)
+        except RasterioError as error:
+            raise SceneError(f"{path} cannot be read as a raster: {' '.join(str(error).split())}") from error
+        self.crs = self.file.crs.to_string() if self.file.crs else None
+        self.geobox = GeoBox(self.file.shape, self.file.transform, self.crs)
+        self.tags = dict(self.file.tags())
+
+    def __enter__(self) -> Raster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def read(self, band: int, roi: Roi) -> np.ma.MaskedArray:
+        """Return a band's stored values, masked where there is none."""
+        try:
+            window = Window(roi.x0, roi.y0, roi.shape[1], roi.shape[0])
+            return self.file.read(band, window=window, masked=True)
+        except RasterioError as error:
+            raise SceneError(f"{self.path} cannot be read: {' '.join(str(error).split())}") from error
+
+    def band(self, name: str) -> int | None:
+        """Return the number of the band that is described as ``name``, if there is one."""
+        names = self.file.descriptions
+        return names.index(name) + 1 if name in names else None
+
+    @property
+    def positive(self) -> int:
+        """The class that counts, by number."""
+        return int(self.tags.get("GEOUQ_POSITIVE_CLASS", 1))
+
+
+class Votes(Raster):
+    """A samples file, open: votes of ``samples`` samples.
+
+    Raises
+    ------
+    SceneError : if the file cannot be read or holds no votes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        try:
+            self.samples = self._count()
+        except BaseException:
+            self.file.close()
+            raise
+
+    def _count(self) -> int:
+        samples, dtype = int(self.tags.get("GEOUQ_SAMPLES", -1)), self.file.dtypes[0]
+        if samples == 0:
+            raise SceneError(f"{self.path} holds one map, made without samples: run geouq segment with --samples 20")
+        if not 1 <= samples <= MAX_SAMPLES or dtype not in ("uint32", "uint64"):
+            raise SceneError(
+                f"{self.path} holds no votes (samples: {max(samples, 0)}, type: {dtype}): give the _samples.tif that "
+                "geouq segment writes with --layers mask,uncertainty,confidence,votes"
+            )
+        return samples
+
+    def votes(self, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
+        """Return the votes (rows, columns), 0 where not classified, and where they are classified."""
+        values = self.read(1, roi)
+        return values.filled(0), ~np.ma.getmaskarray(values)
+
+    def check_map(self, found: Raster) -> None:
+        """Raise SceneError unless ``found`` is the map that these votes are of."""
+        if (self.file.shape, self.file.transform) != (found.file.shape, found.file.transform):
+            raise SceneError(f"{self.path} has another grid than {found.path}: give the samples of this map")
+        for tag in _RUN:
+            if found.tags.get(tag, self.tags.get(tag)) != self.tags.get(tag):
+                raise SceneError(f"{self.path} and {found.path} are of different runs ({tag}): give this map's samples")
+
+
+def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, Raster | None]:
+    """Open the votes beside a map, ``<stem>_samples.tif``, and the map; or votes alone, given themselves.
+
+    Raises
+    ------
+    SceneError : if there are none, or not of this map.
+    """
+    found = Raster(path)
+    try:
+        if found.band("votes") is not None:
+            return Votes(path), None
+        beside = found.path.with_name(f"{found.path.stem}_samples.tif")
+        if not beside.exists():
+            raise SceneError(
+                f"{path} has no votes beside it ({beside.name}): run geouq segment again with "
+                "--layers mask,uncertainty,confidence,votes"
+            )
+        votes = Votes(beside)
+        votes.check_map(found)
+    except BaseException:
+        found.file.close()
+        raise
+    return votes, found
+
+
+def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:
+    """Yield whole rows from top to bottom, about so many pixels at a time, a number that fits blocks of 512."""
+    rows, columns = geobox.shape
+    step = max(1, pixels // columns)
+    step = step // 512 * 512 if step >= 512 else 1 << step.bit_length() - 1
+    for top in range(0, rows, step):
+        yield Roi(top, min(top + step, rows), 0, columns)
+
+
+def sums(votes: np.ndarray, weight: np.ndarray, owner: np.ndarray, owners: int, samples: int) -> np.ndarray:
+    """Sum the weights of pixels that a sample calls water, by owner.
+
+    Where all samples agree, which is nearly everywhere, one sum does for all of them.
+
+    Parameters
+    ----------
+    votes, weight, owner : (pixels,) each, owner in 0 … owners - 1.
+
+    Returns
+    -------
+    (owners, samples) float64.
+    """
+    every = votes.dtype.type((1 << samples) - 1)
+    agreed, split = votes == every, (votes != 0) & (votes != every)
+    out = np.zeros((owners, samples))
+    out += np.bincount(owner[agreed], weight[agreed], owners)[:, None]
+    votes, weight, owner = votes[split], weight[split], owner[split]
+    for sample in range(samples if len(votes) else 0):
+        says = (votes >> votes.dtype.type(sample)) & votes.dtype.type(1) != 0
+        out[:, sample] += np.bincount(owner[says], weight[says], owners)
+    return out

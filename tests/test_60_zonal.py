@@ -1,0 +1,418 @@
+"""Answers about places: exact shares of pixels, samples kept whole, what came in kept as it was."""
+
+import geopandas
+import numpy as np
+import pandas
+import pyogrio
+import pytest
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from pyproj import Geod, Transformer
+
+from geouq.errors import InputError, OutputError, SceneError
+from geouq.grid import Roi, pixel_areas
+from geouq.maps import coverage as cover
+from geouq.maps import layer
+from geouq.maps import zonal as module
+from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
+from geouq.maps.places import Places
+from geouq.maps.zonal import zonal
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning"),
+    pytest.mark.filterwarnings("ignore:'crs' was not provided"),
+]
+
+UTM = Affine(10, 0, 5e5, 0, -10, 5e6)
+AFFINES = {
+    "pixels": Affine.identity(),
+    "north-up": UTM,
+    "south-up": Affine(0.1, 0, 3, 0, 0.1, 7),
+    "rotated": Affine(9.9, 1.3, 5e5, 1.3, -9.9, 5e6),
+}
+
+
+def polygon(x, y, radii):
+    """A star around (x, y): simple, often far from convex."""
+    turn = 2 * np.pi * np.arange(len(radii)) / len(radii)
+    return shapely.Polygon(np.stack([x + np.array(radii) * np.cos(turn), y + np.array(radii) * np.sin(turn)], 1))
+
+
+stars = st.builds(
+    polygon,
+    st.floats(-3, 15),
+    st.floats(-3, 12),
+    st.lists(st.floats(0.05, 8), min_size=3, max_size=12),
+)
+boxes = st.builds(
+    lambda x, y, w, h: shapely.box(x, y, x + w, y + h), *[st.integers(-2, 12)] * 2, *[st.integers(1, 9)] * 2
+)
+
+
+def brute(shapes, rows, columns):
+    """Shares of pixels by clipping each pixel's square: (shapes, rows, columns)."""
+    y, x = np.mgrid[:rows, :columns]
+    squares = shapely.box(x, y, x + 1, y + 1)
+    return np.stack([shapely.area(shapely.intersection(squares, shape)) for shape in shapes])
+
+
+def dense(shapes, rows, columns, step):
+    edges, _ = cover.edges(*cover.rings(np.array(shapes, object)))
+    out = np.zeros((len(shapes), rows, columns))
+    for top in range(0, rows, step):
+        for part in cover.coverage(edges, top, min(top + step, rows), 0, columns):
+            np.add.at(out, (part.owners[part.place], part.row, part.column), part.share)
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(stars, boxes), min_size=1, max_size=5), st.integers(1, 10), st.booleans())
+def test_shares_of_pixels_are_exact_whatever_the_strips(shapes, step, holes):
+    if holes:
+        shapes = [shape - shape.centroid.buffer(0.4) for shape in shapes]
+    shapes = [shape for shape in shapes if shape.is_valid and not shape.is_empty] or [shapely.box(0, 0, 1, 1)]
+    found = dense(shapes, 9, 12, step)
+    np.testing.assert_allclose(found, brute(shapes, 9, 12), atol=1e-12)
+    assert found.max() <= 1 and found.min() >= 0
+
+
+def test_shares_do_not_depend_on_how_many_polygons_go_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = [polygon(*rng.uniform(0, 40, 2), rng.uniform(0.5, 9, 9)) for _ in range(30)]
+    together = dense(shapes, 40, 40, 16)
+    monkeypatch.setattr(cover, "LIMIT", 50)
+    np.testing.assert_allclose(dense(shapes, 40, 40, 16), together, atol=1e-13)
+
+
+# ---------------------------------------------------------------- maps and places
+
+
+def write_map(folder, *, rows=30, columns=40, samples=20, affine=UTM, crs="EPSG:32633", seed=0, layers=True):
+    """A map with its votes; return (path, votes, valid, mask, uncertainty, pixel areas)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:rows, :columns]
+    field = np.sin(x / 5) + np.cos(y / 4) + rng.normal(0, 0.1, (rows, columns))
+    says = field + rng.normal(0, 0.8, samples)[:, None, None] > 0.3
+    valid = rng.random((rows, columns)) > 0.1
+    dtype = np.uint32 if samples <= 32 else np.uint64
+    votes = sum(says[s].astype(dtype) << dtype(s) for s in range(samples)) * valid
+    mask = np.where(valid, says.mean(0) >= 0.5, 255).astype(np.uint8)
+    doubt = np.where(valid, np.round(rng.random((rows, columns)), 2), np.nan)
+    geobox, path = GeoBox((rows, columns), affine, crs), folder / "m.tif"
+    tags = {"GEOUQ_SAMPLES": samples, "GEOUQ_POSITIVE_CLASS": 1, "GEOUQ_SEED": 0}
+    planes = {"mask": mask, "uncertainty": doubt, "votes": votes}
+    for bands, name in ((map_bands(["mask", "uncertainty"]), "m.tif"), (vote_bands(samples), "m_samples.tif")):
+        if name == "m.tif" and not layers:
+            continue
+        with MapWriter(folder / name, geobox, bands, tags) as writer:
+            writer.write(Roi(0, rows, 0, columns), quantise(planes, bands))
+            writer.finish()
+    area = np.broadcast_to(pixel_areas(geobox, Roi(0, rows, 0, columns)), (rows, columns))
+    return path, says & valid, valid, mask, doubt, area
+
+
+def write_places(path, shapes, crs="EPSG:32633", **columns):
+    geopandas.GeoDataFrame(
+        columns or {"name": [f"p{i}" for i in range(len(shapes))]}, geometry=shapes, crs=crs
+    ).to_file(path, engine="pyogrio")
+    return path
+
+
+def on_map(shapes, affine):
+    """Shapes in pixels (column, row) as shapes in coordinates."""
+    return [shapely.transform(s, lambda c: np.stack(affine * (c[:, 0], c[:, 1]), 1)) for s in shapes]
+
+
+SHAPES = [
+    shapely.box(3, 2, 21.5, 14.25),
+    polygon(20, 15, [3, 9, 2, 7, 5, 8.5, 1]),
+    shapely.box(8, 8, 30, 25) - shapely.Point(15, 15).buffer(4),
+    shapely.MultiPolygon([shapely.box(1, 1, 5, 5), shapely.box(30.3, 20.1, 33.7, 29)]),
+    shapely.box(17.2, 9.1, 17.5, 9.6),  # smaller than a pixel
+    shapely.box(-10, 10, 12, 50),  # partly outside
+    shapely.box(3, 2, 21.5, 14.25),  # the first again
+]
+
+
+@pytest.mark.parametrize("grid", sorted(AFFINES))
+@pytest.mark.parametrize("samples", [20, 50])
+def test_answers_are_those_of_brute_force(tmp_path, grid, samples):
+    affine, crs = AFFINES[grid], {"pixels": None, "south-up": "EPSG:4326"}.get(grid, "EPSG:32633")
+    path, says, valid, mask, doubt, area = write_map(tmp_path, samples=samples, affine=affine, crs=crs)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, affine), crs)
+    zonal(path, places, tmp_path / "o.gpkg", shares=(10, 50))
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    share = brute(SHAPES, *valid.shape)
+    weight = share * area * valid
+    areas = np.einsum("nyx,syx->ns", weight, says)
+    total = weight.sum((1, 2))
+    expected = {
+        "water_area_m2": areas.mean(1),
+        "water_area_m2_p05": np.quantile(areas, 0.05, axis=1),
+        "water_area_m2_p95": np.quantile(areas, 0.95, axis=1),
+        "mask_area_m2": (weight * (mask == 1)).sum((1, 2)),
+        "valid_area_m2": total,
+        "not_classified": 1 - total / (share * area).sum((1, 2)),
+        "outside": 1 - share.sum((1, 2)) / shapely.area(SHAPES),
+        "p_over_10": (areas > 0.1 * total[:, None]).mean(1),
+        "p_over_50": (areas > 0.5 * total[:, None]).mean(1),
+        "uncertainty": (weight * np.where(valid, doubt, 0)).sum((1, 2)) / total,
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+    assert (found["samples"] == samples).all()
+    assert found["note"].fillna("").tolist() == [""] * 5 + ["partly outside the map", ""]
+    assert found["name"].tolist() == [f"p{i}" for i in range(7)]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12))
+def test_a_partition_adds_up_sample_by_sample(tmp_path_factory, seed, cuts):
+    tmp_path = tmp_path_factory.mktemp("partition")
+    path, says, valid, _, _, area = write_map(tmp_path, rows=21, columns=19, samples=7, seed=seed)
+    points = np.random.default_rng(seed).uniform(-3, 24, (cuts + 1, 2))
+    cells = shapely.get_parts(
+        shapely.voronoi_polygons(shapely.MultiPoint(points), extend_to=shapely.box(-5, -5, 30, 30))
+    )
+    cells = [*cells] if len(cells) else [shapely.box(-5, -5, 30, 30)]
+    places = write_places(tmp_path / "p.gpkg", on_map(cells, UTM))
+    summary = zonal(path, places, tmp_path / "o.gpkg", with_samples=True)
+    table = pyogrio.read_dataframe(tmp_path / "o.gpkg", layer="samples")
+    total = np.einsum("yx,syx->s", area, says)
+    np.testing.assert_allclose(table.groupby("sample")["area_m2"].sum(), total, rtol=1e-9)
+    assert summary.water_area_m2_p05 == pytest.approx(np.quantile(total, 0.05), rel=1e-9)
+    assert summary.valid_area_m2 == pytest.approx((area * valid).sum(), rel=1e-9)
+
+
+def test_strips_and_batches_do_not_show(tmp_path, monkeypatch):
+    path, *_ = write_map(tmp_path, rows=70, columns=50)
+    rng = np.random.default_rng(0)
+    shapes = [polygon(*rng.uniform(0, 60, 2), rng.uniform(0.5, 9, 9)) for _ in range(40)]
+    places = write_places(tmp_path / "p.gpkg", on_map(shapes, UTM))
+    zonal(path, places, tmp_path / "a.gpkg", with_samples=True)
+    zonal(path, places, tmp_path / "same.gpkg", with_samples=True)
+    monkeypatch.setattr(layer, "_READ", 3)
+    monkeypatch.setattr(layer, "_FEATURES", 7)
+    monkeypatch.setattr(cover, "LIMIT", 60)
+    whole = module.strips
+    monkeypatch.setattr(module, "strips", lambda geobox: whole(geobox, 400))
+    zonal(path, places, tmp_path / "b.gpkg", with_samples=True)
+    for name in ("places", "samples"):
+        a, b = (pyogrio.read_dataframe(tmp_path / f"{x}.gpkg", layer=name) for x in "ab")
+        pandas.testing.assert_frame_equal(a.select_dtypes("number"), b.select_dtypes("number"), rtol=1e-8, atol=1e-9)
+        assert len(a) == (40 if name == "places" else 800)
+    assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "same.gpkg").read_bytes()
+
+
+def test_what_is_not_classified_never_counts(tmp_path):
+    path, _, valid, *_, area = write_map(tmp_path)
+    y, x = np.argwhere(~valid)[0]
+    places = write_places(tmp_path / "p.gpkg", on_map([shapely.box(x, y, x + 1, y + 1)], UTM))
+    zonal(path, places, tmp_path / "o.gpkg")
+    row = geopandas.read_file(tmp_path / "o.gpkg").iloc[0]
+    assert row["valid_area_m2"] == 0 and row["not_classified"] == 1
+    assert row[["water_area_m2", "water_area_m2_p05", "mask_area_m2", "p_over_50", "uncertainty"]].isna().all()
+
+
+# ---------------------------------------------------------------- places of all kinds
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:3035", "EPSG:32634", "EPSG:3857"])
+def test_places_in_another_crs(tmp_path, crs):
+    path, *_ = write_map(tmp_path, rows=300, columns=300, samples=5)
+    there = Transformer.from_crs("EPSG:32633", crs, always_xy=True).transform
+    shapes = on_map([shapely.segmentize(polygon(150, 150, [90, 40, 120, 60, 80]), 0.5), shapely.box(7, 8, 9, 9)], UTM)
+    moved = [shapely.transform(shape, there, interleaved=False) for shape in shapes]
+    zonal(path, write_places(tmp_path / "a.gpkg", shapes), tmp_path / "a_out.gpkg")
+    zonal(path, write_places(tmp_path / "b.gpkg", moved, crs), tmp_path / "b_out.gpkg")
+    a, b = (geopandas.read_file(tmp_path / f"{x}_out.gpkg") for x in "ab")
+    for name in ("water_area_m2", "valid_area_m2", "uncertainty"):
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
+    assert b.crs == crs and list(b.geometry) == moved, "shapes are those that came in"
+
+
+def test_long_edges_bend_as_they_should(tmp_path):
+    """A box in degrees, 50 km wide, has a southern edge that bows by some 20 m from straight in UTM."""
+    path, _, valid, *_, area = write_map(tmp_path, rows=120, columns=800, affine=Affine(100, 0, 46e4, 0, -100, 66e5))
+    box = shapely.box(14.4, 59.45, 15.6, 59.52)
+    zonal(path, write_places(tmp_path / "p.gpkg", [box], "EPSG:4326"), tmp_path / "o.gpkg")
+    row = geopandas.read_file(tmp_path / "o.gpkg").iloc[0]
+    ring = np.array(shapely.segmentize(box, 1e-3).exterior.coords)
+    true = abs(Geod(ellps="WGS84").polygon_area_perimeter(*ring.T)[0])
+    assert row["outside"] == 0
+    assert row["valid_area_m2"] / (1 - row["not_classified"]) == pytest.approx(true, rel=1e-5)
+
+
+def test_places_far_beyond_the_map(tmp_path):
+    """Even those that the map's projection cannot hold, and those all around it."""
+    path, _, valid, *_, area = write_map(tmp_path)
+    world, antipode = shapely.box(-180, -90, 180, 90), shapely.box(-170, -50, -160, -40)
+    country = shapely.box(14.99, 40, 40, 50)
+    zonal(path, write_places(tmp_path / "p.gpkg", [world, antipode, country], "EPSG:4326"), tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    assert found["valid_area_m2"].tolist() == pytest.approx([(area * valid).sum(), 0, (area * valid).sum()])
+    assert found["outside"].tolist() == pytest.approx([1, 1, 1], abs=1e-4)
+    assert found["note"].tolist() == ["partly outside the map", "outside the map", "partly outside the map"]
+
+
+def test_odd_shapes_are_repaired_or_said(tmp_path):
+    path, _, valid, *_, area = write_map(tmp_path)
+    bow = shapely.Polygon([(2, 2), (8, 8), (8, 2), (2, 8)])
+    flat = shapely.Polygon([(2, 2), (8, 8), (2, 2)])
+    mixed = shapely.GeometryCollection([shapely.box(10, 10, 14, 14), shapely.LineString([(0, 0), (9, 9)])])
+    shapes = on_map([bow, flat, mixed, shapely.box(3, 3, 4, 4)], UTM)
+    shapes[3:] = [shapely.Polygon(), None]
+    places = write_places(tmp_path / "p.gpkg", shapes)
+    summary = zonal(path, places, tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    ground = found["valid_area_m2"] / (1 - found["not_classified"])
+    assert ground.tolist()[::2][:2] == pytest.approx([18 * area[0, 0], 16 * area[0, 0]], rel=1e-6)
+    assert found["note"].fillna("").tolist() == ["repaired", "repaired; no area", "", "empty", "empty"]
+    assert summary.notes == {"repaired": 2, "no area": 1, "empty": 2} and summary.answered == 2
+    assert found.geometry.iloc[0].equals_exact(shapes[0])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
+def test_roads_are_lines_with_a_buffer(tmp_path, crs):
+    path, _, valid, *_, area = write_map(tmp_path, rows=300, columns=300)
+    road = on_map([shapely.LineString([(20, 20), (20, 280)]), shapely.Point(150, 150)], UTM)
+    there = Transformer.from_crs("EPSG:32633", crs, always_xy=True).transform
+    moved = [shapely.transform(shape, there, interleaved=False) for shape in road]
+    places = write_places(tmp_path / "p.gpkg", moved, crs)
+    with pytest.raises(InputError, match="--buffer"):
+        zonal(path, places, tmp_path / "o.gpkg")
+    zonal(path, Places(places, buffer=6), tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    ground = found["valid_area_m2"] / (1 - found["not_classified"])
+    np.testing.assert_allclose(ground, [2600 * 12 + np.pi * 36, np.pi * 36], rtol=2e-3)
+    assert found.geom_type.tolist() == ["LineString", "Point"]
+
+
+def test_everything_that_came_in_comes_out(tmp_path):
+    path, *_ = write_map(tmp_path)
+    columns = {
+        "whole": pandas.array([1, None, 2**40], "Int64"),
+        "text": ["a", None, "ü"],
+        "day": pandas.to_datetime(["2026-11-21", None, "1999-01-01"]),
+        "flag": [True, False, True],
+        "samples": ["mine", "too", "!"],
+        "Note": [1.5, 2.5, np.nan],
+        "geom": [1, 2, 3],
+    }
+    shapes = on_map([shapely.box(1, 1, 3, 3), SHAPES[3], shapely.box(2, 2, 9, 9)], UTM)
+    shapes = [shapely.force_3d(shape, 7) for shape in shapes]
+    source = tmp_path / "p.fgb"
+    geopandas.GeoDataFrame(columns, geometry=shapes, crs="EPSG:32633").to_file(source, SPATIAL_INDEX="NO")
+    summary = zonal(path, source, tmp_path / "o.gpkg")
+    assert summary.renamed == {"samples": "samples_2", "note": "note_2"}
+    before, after = pyogrio.read_dataframe(source), pyogrio.read_dataframe(tmp_path / "o.gpkg")
+    before["day"] = before["day"].dt.tz_localize("UTC")  # GeoPackages know no other
+    pandas.testing.assert_frame_equal(before.drop(columns="geometry"), after[list(columns)])
+    assert after.geometry.to_wkb().tolist() == before.geometry.to_wkb().tolist()
+    again = zonal(path, tmp_path / "o.gpkg", tmp_path / "o2.gpkg")
+    assert (
+        again.renamed["samples"] == "samples_3"
+        and "water_area_m2_2" in pyogrio.read_info(tmp_path / "o2.gpkg")["fields"]
+    )
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson", ".parquet"])
+def test_formats_hold_the_same(tmp_path, suffix):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM))
+    zonal(path, places, tmp_path / "o.gpkg")
+    zonal(path, places, tmp_path / f"x{suffix}")
+    reader = geopandas.read_parquet if suffix == ".parquet" else geopandas.read_file
+    found, expected = reader(tmp_path / f"x{suffix}"), geopandas.read_file(tmp_path / "o.gpkg")
+    if suffix == ".fgb":  # sorted by place for its index
+        found = found.sort_values("name", ignore_index=True)
+    columns = [name for name in expected.columns if name not in ("geometry", "note")]
+    pandas.testing.assert_frame_equal(
+        pandas.DataFrame(found[columns]), pandas.DataFrame(expected[columns]), check_dtype=False, rtol=1e-12
+    )
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_no_places_is_a_valid_question(tmp_path):
+    path, *_ = write_map(tmp_path)
+    summary = zonal(path, write_places(tmp_path / "p.gpkg", [], name=[]), tmp_path / "o.gpkg", with_samples=True)
+    assert summary.places == 0 and len(geopandas.read_file(tmp_path / "o.gpkg", layer="places")) == 0
+
+
+def test_votes_alone_are_enough(tmp_path):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM))
+    zonal(path, places, tmp_path / "a.gpkg")
+    zonal(tmp_path / "m_samples.tif", places, tmp_path / "b.gpkg")
+    a, b = (geopandas.read_file(tmp_path / f"{x}.gpkg") for x in "ab")
+    assert (a["water_area_m2"] == b["water_area_m2"]).all()
+    assert b["mask_area_m2"].isna().all() and b["uncertainty"].isna().all()
+
+
+def test_ids_of_the_samples(tmp_path):
+    path, says, *_, area = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM), **{'the "id"': list("abacdea")})
+    summary = zonal(path, Places(places, id='the "id"'), tmp_path / "o.gpkg", with_samples=True)
+    table = pyogrio.read_dataframe(tmp_path / "o.gpkg", layer="samples")
+    assert summary.notes["with an id that others have too"] == 2
+    assert table["id"].tolist() == [name for name in "abacdea" for _ in range(20)]
+    assert table["place"].tolist() == [k for k in range(1, 8) for _ in range(20)]
+    weight = brute([SHAPES[0], SHAPES[2], SHAPES[6]], *says.shape[1:]).sum(0) * area
+    together = table[table["id"] == "a"].groupby("sample")["area_m2"].sum()
+    np.testing.assert_allclose(together, np.einsum("yx,syx->s", weight, says), rtol=1e-9)
+
+
+# ---------------------------------------------------------------- what cannot be done
+
+
+def test_one_line_for_what_is_wrong(tmp_path):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM))
+    out = tmp_path / "o.gpkg"
+    bare = write_places(tmp_path / "bare.gpkg", SHAPES, None)
+    two = write_places(tmp_path / "two.gpkg", SHAPES)
+    geopandas.GeoDataFrame(geometry=SHAPES, crs=32633).to_file(two, layer="more")
+    pyogrio.write_dataframe(pandas.DataFrame({"a": [1]}), tmp_path / "table.gpkg")
+    alone = tmp_path / "alone" / "m.tif"
+    alone.parent.mkdir()
+    alone.write_bytes(path.read_bytes())
+    wrong = [
+        ((alone, places, out), SceneError, "--layers mask,uncertainty,confidence,votes"),
+        ((tmp_path / "none.tif", places, out), SceneError, "none.tif"),
+        ((path, tmp_path / "none.gpkg", out), InputError, "none.gpkg"),
+        ((path, path, out), InputError, "vector"),
+        ((path, bare, out), InputError, "bare.gpkg has no CRS"),
+        ((path, two, out), InputError, "layers two, more: choose one with --layer"),
+        ((path, Places(two, layer="x"), out), InputError, "no layer 'x'"),
+        ((path, tmp_path / "table.gpkg", out), InputError, "without shapes"),
+        ((path, Places(places, id="x"), out), InputError, "table of samples"),
+        ((path, places, tmp_path / "o.shp"), OutputError, ".gpkg"),
+        ((path, places, tmp_path / "no" / "o.gpkg"), OutputError, "does not exist"),
+        ((path, places, places), OutputError, "exists"),
+    ]
+    for arguments, error, words in wrong:
+        with pytest.raises(error) as found:
+            zonal(*arguments)
+        assert words in str(found.value) and "\n" not in str(found.value), str(found.value)
+    for keywords, words in (({"shares": (100,)}, "below 100"), ({"shares": (5, 5)}, "once")):
+        with pytest.raises(InputError, match=words):
+            zonal(path, places, out, **keywords)
+    with pytest.raises(OutputError, match="what is to be read"):
+        zonal(path, places, places, overwrite=True)
+    with pytest.raises(InputError, match="no attribute 'x'"):
+        zonal(path, Places(places, id="x"), out, with_samples=True)
+    with pytest.raises(OutputError, match="GeoPackage"):
+        zonal(path, places, tmp_path / "o.fgb", with_samples=True)
+    assert not out.exists() and not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_the_places_of_another_run_are_refused(tmp_path):
+    path, *_ = write_map(tmp_path)
+    (tmp_path / "b").mkdir()
+    other, *_ = write_map(tmp_path / "b", columns=41)
+    (tmp_path / "m_samples.tif").write_bytes((tmp_path / "b" / "m_samples.tif").read_bytes())
+    with pytest.raises(SceneError, match="another grid"):
+        zonal(path, write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM)), tmp_path / "o.gpkg")
