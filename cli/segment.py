@@ -13,6 +13,7 @@ from geouq.cli.progress import Progress
 from geouq.errors import InputError
 from geouq.run import Outputs, run
 from geouq.sampling.sampler import KINDS
+from geouq.sampling.ssn import Weights
 from geouq.scenes.open import open_scene
 from geouq.segmentation import DEFAULT_LAYERS, Settings, load_models, prepare
 
@@ -37,6 +38,7 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
     show_default=True,
     help="Where samples come from; auto: what the model is made for, an ensemble if there are several.",
 )
+@click.option("--spread", default=1.0, show_default=True, help="Of an SSN's samples about their mean; 0 = the mean.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same map.")
 @click.option("--layers", default=",".join(DEFAULT_LAYERS), show_default=True, help=LAYERS_HELP)
 @click.option("--sites", help="Dropout sites or groups to sample at. [default: all the model has]")
@@ -108,6 +110,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         bounds=options["bounds"],
         precision=options["precision"],
         sampler=options["sampler"],
+        weights=Weights(options["spread"]),
     )
 
 

@@ -25,6 +25,7 @@ from geouq.errors import ModelError, OutputError
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites, measure_channels
+from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
@@ -35,11 +36,18 @@ def _unet(arguments: Mapping[str, Any]) -> nn.Module:
     return UNet(UNetConfig(**arguments))
 
 
+def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
+    rest = {"classes": 1, "rank": 10, **arguments}
+    backbone, classes, rank = rest.pop("backbone"), rest["classes"], rest.pop("rank")
+    return SSN(ARCHITECTURES[backbone](rest | {"classes": classes * (2 + rank)}), classes, rank)
+
+
 #: architecture name → what builds it from its arguments
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "unet": _unet,
     "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
     "plain-unet": lambda arguments: PlainUNet(**arguments),
+    "ssn": _ssn,  # any of the others as "backbone", with an SSN head of "rank"
 }
 
 
@@ -59,6 +67,10 @@ class ModelSpec:
     temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
     place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
         the model was on places it had not seen (geouq.sampling.draws.place_effects). 0 = none.
+    sampler : where samples come from: "dropout", or "ssn".
+    correlation : of an SSN, the length in pixels over which its deviations are correlated, or "scene": one draw of z
+        for the whole scene (geouq.sampling.field).
+    spread : of an SSN, a factor for its deviations, fitted on places it had not seen; the mean stays as it is.
     threshold : p̄ at and above which a pixel of a binary model is positive.
     stride : rows and columns of a window are multiples of it.
     training, licence, scores : what it was made from, and how good it was, measured.
@@ -80,6 +92,8 @@ class ModelSpec:
     place_effect: float = 0.0
     threshold: float = 0.5
     sampler: str = "dropout"
+    correlation: float | str = "scene"
+    spread: float = 1.0
     description: str = ""
     training: str = ""
     licence: str = ""
@@ -130,7 +144,7 @@ class Model:
             raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
         try:
             network = ARCHITECTURES[spec.architecture](spec.arguments)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({error})") from None
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -20,12 +19,14 @@ import torch
 import xarray as xr
 
 from geouq import units
-from geouq.errors import InputError, ModelError, SceneError, UnitsError
-from geouq.grid import GeoBox, Roi, Tile, Tiling, apply, pixel_areas
+from geouq.errors import InputError
+from geouq.grid import GeoBox, Roi, Tile, Tiling, pixel_areas
+from geouq.matching import bounds_roi, check_array, match_bands, scene_name, scene_nodata, scene_units
 from geouq.model import Model
 from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers
 from geouq.sampling.sampler import Sampler
+from geouq.sampling.ssn import Weights
 from geouq.scenes.raster import scene_geobox
 
 #: a shipped model's name, a model file, a Model, or several of these: an ensemble
@@ -53,6 +54,7 @@ class Settings:
     bounds: tuple[float, float, float, float] | None = None
     precision: str = "float32"
     sampler: str = "auto"
+    weights: Weights = Weights()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def segment(
     bounds: tuple[float, float, float, float] | None = None,
     precision: str = "float32",
     sampler: str = "auto",
+    weights: Weights = Weights(),  # noqa: B008 (frozen)
 ) -> xr.Dataset:
     """Segment a scene, lazily: nothing is read or computed until the result is.
 
@@ -133,7 +136,8 @@ def segment(
     sites : dropout sites or groups to sample at; all with a rate by default.
     bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
     precision : "float32", or "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits.
-    sampler : "dropout", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
+    sampler : "dropout", "ssn", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
+    weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
 
     Returns
     -------
@@ -146,7 +150,9 @@ def segment(
     """
     chosen = None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
-    settings = Settings(samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision, sampler)
+    settings = Settings(
+        samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision, sampler, weights
+    )
     return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
 
 
@@ -162,7 +168,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
     models = [model] if isinstance(model, Model) else list(model)
     spec = models[0].spec
-    _check_array(scene)
+    check_array(scene)
     check_layers(settings.layers, settings.samples)
     geobox = scene_geobox(scene)
     sampler = Sampler(
@@ -175,6 +181,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
         settings.precision,
         settings.sampler,
         tuple(models[1:]),
+        settings.weights,
     )
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
@@ -182,8 +189,8 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     question = Question(
         settings.layers, len(spec.classes), spec.classes.index(spec.positive), threshold, spec.temperature
     )
-    unit = _scene_units(scene)
-    units.check_convertible(unit, spec.units, _name(scene))
+    unit = scene_units(scene)
+    units.check_convertible(unit, spec.units, scene_name(scene))
     stride = math.lcm(*(m.spec.stride for m in models))
     halos = [m.halo for m in models]
     overlap = max(GENEROUS_OVERLAP if halo is None else halo for halo in halos)
@@ -192,31 +199,10 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     size = choose_tile(sampler, shape, overlap) if settings.tile is None else settings.tile
     if size < 1:
         raise InputError(f"tile size {size} must be 1 or more")
-    roi = None if settings.bounds is None else _bounds_roi(geobox, shape, settings.bounds)
+    roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
     tiling = Tiling(shape, size, overlap, stride, roi)
     bands = [match_bands(scene, m) for m in models][0]
-    return Job(sampler, question, tiling, geobox, bands, unit, _nodata(scene), None not in halos)
-
-
-def _check_array(scene: xr.DataArray) -> None:
-    """Raise SceneError for what is no (band, y, x) array of measured numbers."""
-    if not isinstance(scene, xr.DataArray):
-        raise SceneError(f"the scene is a {type(scene).__name__}: a DataArray is needed, such as open_scene gives")
-    if scene.ndim != 3:
-        raise SceneError(
-            f"the scene has dimensions {scene.dims}: (band, y, x) is needed; expand_dims('band') for one band"
-        )
-    if 0 in scene.shape:
-        raise SceneError(f"the scene is empty: its shape is {scene.shape}")
-    if scene.dtype.kind not in "iuf":
-        raise SceneError(f"the scene holds {scene.dtype} values: integers or floats are needed")
-    packed = {key: scene.attrs.get(key, none) for key, none in (("scale_factor", 1), ("add_offset", 0))}
-    if np.any(np.asarray(packed["scale_factor"]) != 1) or np.any(np.asarray(packed["add_offset"]) != 0):
-        said = ", ".join(f"{key} {value}" for key, value in packed.items())
-        raise SceneError(
-            f"{_name(scene)} holds packed values ({said}): read it with open_scene or mask_and_scale=True, "
-            "or apply these and drop the attributes"
-        )
+    return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos)
 
 
 def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
@@ -279,88 +265,6 @@ def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
     return TILES[-1]
 
 
-def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
-    """Return for each of the model's bands its index in the scene: by name, or by order where names say nothing.
-
-    Raises
-    ------
-    ModelError : the scene has not the bands the model needs.
-    """
-    spec = model.spec
-    names = _band_names(scene)
-    index = {name.upper(): i for i, name in enumerate(names)}
-    found = tuple(index.get(band.upper()) for band in spec.bands)
-    if None not in found:
-        return found
-    if any(i is not None for i in found) and spec.missing_bands == "zero":
-        return found
-    if _nameless(names) and len(names) == len(spec.bands):
-        return tuple(range(len(names)))
-    have = ", ".join(n or "?" for n in names)
-    raise ModelError(
-        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; {_name(scene)} has {have}: "
-        "choose and order them with --bidx, or give one file a band (--vv, --vh)"
-    )
-
-
-def _band_names(scene: xr.DataArray) -> list[str]:
-    """Return the bands' names: their coordinate, or where it only counts, what rioxarray calls ``long_name``."""
-    first, count = scene.dims[0], scene.shape[0]
-    names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * count
-    labels = scene.attrs.get("long_name", ())
-    labels = [labels] if isinstance(labels, str) else list(labels)
-    return list(map(str, labels)) if _nameless(names) and len(labels) == count > 1 else names
-
-
-def _nameless(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
-
-
-def _scene_units(scene: xr.DataArray) -> str:
-    given = scene.attrs.get("units", "")
-    alike = set(given) if isinstance(given, tuple | list) else {given}  # rioxarray: one for each band
-    unit = str(alike.pop() if len(alike) == 1 else given)
-    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)}
-    if unit.lower() not in known:
-        raise UnitsError(
-            f"the scene does not say what its values are (attrs['units'] is {unit!r}): "
-            f"set it to one of {', '.join(units.SCALES.values())}, or give --scale"
-        )
-    return known[unit.lower()]
-
-
-def _name(scene: xr.DataArray) -> str:
-    """Return what to call the scene in a message: its file, if it says so."""
-    source = scene.attrs.get("source", [])
-    return str(source) if isinstance(source, str) else ", ".join(map(str, source)) or "the scene"
-
-
-def _nodata(scene: xr.DataArray) -> float | None:
-    """Return the value that is not valid. What a reader has decoded to floats holds NaN there already."""
-    for holder in (scene.attrs, scene.encoding if scene.dtype.kind in "iu" else {}):
-        for key in ("_FillValue", "nodata", "missing_value"):
-            if holder.get(key) is not None:
-                return float(holder[key])
-    return None
-
-
-def _bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, float, float, float]) -> Roi:
-    left, bottom, right, top = bounds
-    if not np.isfinite(bounds).all():
-        raise InputError(f"bounds {bounds} are not four finite numbers")
-    corners = [apply(~geobox.affine, x, y) for x in (left, right) for y in (bottom, top)]
-    columns, rows = zip(*corners, strict=True)
-    roi = Roi(
-        max(int(np.floor(min(rows) + 1e-6)), 0),
-        min(int(np.ceil(max(rows) - 1e-6)), shape[0]),
-        max(int(np.floor(min(columns) + 1e-6)), 0),
-        min(int(np.ceil(max(columns) - 1e-6)), shape[1]),
-    )
-    if roi.empty:
-        raise InputError(f"bounds {bounds} do not meet the scene, whose bounds are {tuple(geobox.boundingbox)}")
-    return roi
-
-
 def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
     """One delayed call a tile, one array a layer."""
     shared = dask.delayed(job, traverse=False)
@@ -405,6 +309,17 @@ def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
     return {} if layer == "votes" else {"units": "1"}
 
 
+def _deviation_attrs(sampler: Sampler) -> dict[str, Any]:
+    """Return what must be known of an SSN's deviations; nothing for other samplers."""
+    specs = [member.model.spec for member in sampler.members() if member.kind == "ssn"]
+    if not specs:
+        return {}
+    own, weights = specs[0], sampler.weights
+    factors = {"class_weights": weights.classes, "rank_weights": weights.ranks}
+    told = {"correlation": own.correlation, "spread": own.spread * weights.spread}
+    return told | {name: ",".join(f"{v:g}" for v in values) for name, values in factors.items() if values}
+
+
 def run_attrs(job: Job) -> dict[str, Any]:
     """Return what a map must say about its origin: plain values, for Dataset attrs and file tags."""
     sampler, spec = job.sampler, job.sampler.model.spec
@@ -412,6 +327,7 @@ def run_attrs(job: Job) -> dict[str, Any]:
         "model": "+".join(model.spec.name for model in sampler.models),
         "model_hash": "+".join(model.hash for model in sampler.models),
         "sampler": sampler.kind,
+        **_deviation_attrs(sampler),
         "samples": sampler.samples,
         "seed": sampler.seed,
         "sites": ",".join(sampler.active),

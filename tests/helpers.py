@@ -1,5 +1,7 @@
 """Small things that many tests need: a model with random weights, a scene with structure and holes."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import xarray as xr
@@ -9,6 +11,7 @@ from odc.geo.xr import xr_coords
 from torch import nn
 
 from geouq.model import Model, ModelSpec
+from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 
 
@@ -43,6 +46,16 @@ def small_model(**changes) -> Model:
             positive=classes[1],
         ),
     )
+
+
+def small_ssn(rank: int = 3, classes: int = 1, correlation: float | str = 40.0, **changes) -> Model:
+    """An SSN on a small U-Net, with deviations as large as its mean."""
+    inner = small_model(**{"dropout": {}} | changes | {"classes": classes * (2 + rank)})
+    names = ("land", "water") if classes <= 2 else tuple(f"class{i}" for i in range(classes))
+    arguments = {**inner.spec.arguments, "backbone": "unet", "classes": classes, "rank": rank}
+    network = SSN(inner.network, classes, rank).start_near_mean(0.5, -2.0)
+    told = {"name": "small-ssn", "architecture": "ssn", "arguments": arguments, "classes": names, "positive": names[1]}
+    return Model(network, replace(inner.spec, **told, sampler="ssn", correlation=correlation))
 
 
 def scene_values(rows: int, columns: int, seed: int = 0, holes: bool = True) -> np.ndarray:

@@ -12,6 +12,7 @@ RUNGS = [
     ["scenes"],
     ["networks"],
     ["model"],
+    ["matching"],
     ["sampling"],
     ["segmentation"],
     ["maps"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from geouq.errors import TileError
 from geouq.grid import Roi
 from geouq.networks.sites import find_sites, set_masks
+from geouq.networks.ssn import SSN, Distribution, mean_of
 from geouq.sampling.crops import crop
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.plan import Plan
 from geouq.sampling.sampler import PRECISIONS, Sampler
+from geouq.sampling.ssn import Draw, draw_logits
 
 
 @dataclass(frozen=True)
@@ -92,22 +94,44 @@ def sample_logits(
     kept = plan.prefix(x.to(sampler.device, dtype, memory_format=torch.channels_last))
     kept, boxes, inner = _shrink(plan, kept if isinstance(kept, tuple) else (kept,), core, window)
     numbers, batch = range(max(sampler.samples, 1)) if numbers is None else numbers, sampler.batch
+    if sampler.kind == "ssn" and sampler.samples:
+        corner = origin[0] + core.y0, origin[1] + core.x0
+        yield from _ssn_logits(sampler, crop(plan.suffix(*kept, *boxes), inner), corner, numbers)
+        return
     while numbers:
         now = numbers[:batch]
         drawn = dropout_masks(plan.sites, plan.channels, sampler.seed, now)
         masks = (torch.from_numpy(drawn[site]).to(sampler.device, dtype) for site in plan.sites)
         try:
-            logits = crop(plan.suffix(*kept, *masks, *boxes), inner)
+            logits = mean_of(sampler.model.network, crop(plan.suffix(*kept, *masks, *boxes), inner))
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
             batch //= 2
             continue
-        _add_place_effects(logits, sampler, now)
-        if not torch.isfinite(logits).all():
-            raise TileError(f"model {sampler.model.spec.name!r} gave logits that are not finite numbers")
-        yield from logits
+        yield from _checked(logits, sampler, now)
         numbers = numbers[len(now) :]
+
+
+def _ssn_logits(sampler: Sampler, parameters: Tensor, corner: tuple[int, int], numbers: range) -> Iterator[Tensor]:
+    """Yield an SSN's samples from the parameters of the core, (1, C·(2 + R), h, w)."""
+    network, spec = sampler.model.network, sampler.model.spec
+    assert isinstance(network, SSN)
+    whole = network.split(parameters.float())
+    spread = replace(sampler.weights, spread=spec.spread * sampler.weights.spread)
+    distribution = spread.apply(Distribution(*(part[0] for part in whole)))
+    done = 0
+    for logits in draw_logits(distribution, Draw(sampler.seed, spec.correlation, corner), numbers):
+        yield from _checked(logits, sampler, numbers[done : done + len(logits)])
+        done += len(logits)
+
+
+def _checked(logits: Tensor, sampler: Sampler, numbers: range) -> Tensor:
+    """Return samples' logits (S, classes or 1, h, w) with their place effects, all finite."""
+    _add_place_effects(logits, sampler, numbers)
+    if not torch.isfinite(logits).all():
+        raise TileError(f"model {sampler.model.spec.name!r} gave logits that are not finite numbers")
+    return logits
 
 
 def _shrink(
@@ -131,7 +155,7 @@ def plain_logits(sampler: Sampler, x: Tensor, numbers: range | None = None) -> I
             masks = dropout_masks(sampler.active, channels, sampler.seed, range(s, s + 1))
             set_masks(network, {name: torch.from_numpy(mask) for name, mask in masks.items()})
             with torch.inference_mode():
-                logits = network(x)
+                logits = mean_of(network, network(x))
                 _add_place_effects(logits, sampler, range(s, s + 1))
             yield logits[0]
     finally:

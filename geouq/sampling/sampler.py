@@ -9,12 +9,15 @@ import torch
 
 from geouq.errors import ModelError
 from geouq.model import Model
+from geouq.networks.ssn import SSN
+from geouq.sampling.field import BLOCK, check_correlation
 from geouq.sampling.plan import Plan, make_plan
+from geouq.sampling.ssn import Weights
 
 #: "bfloat16" is about twice as fast where the processor has it, slower where not, and rounds to 2 or 3 digits: with it
 #: maps are the same for the same settings, but another tiling may show in the second digit of a probability.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-KINDS = ("dropout", "ensemble")
+KINDS = ("dropout", "ssn", "ensemble")
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,12 @@ class Sampler:
     ``samples`` = 0 is one deterministic pass of (the first) ``model``, dropout off. Sample numbers start at 0.
     ``precision`` is that of the network's arithmetic; sums over samples are float32 always.
 
-    kind : "dropout" (Monte Carlo dropout, and the place's effect where the model has one), "ensemble", or "auto": an
-        ensemble if there are ``others``. In an ensemble of M models (Lakshminarayanan et al. 2017, arXiv 1612.01474)
-        sample s comes from member s mod M, through the dropout mask of sample s where that member has active sites.
+    kind : "dropout" (Monte Carlo dropout, and the place's effect where the model has one), "ssn" (dropout off, logits
+        drawn from the network's distribution), "ensemble", or "auto": an ensemble if there are ``others``, else what
+        the model's spec says. In an ensemble of M models (Lakshminarayanan et al. 2017, arXiv 1612.01474) sample s
+        is that of member s mod M alone: through its dropout mask s, or its SSN's draw s, where it has them.
     others : the members of an ensemble beside ``model``, with the same bands, units and classes.
+    weights : of an SSN's deviations.
     """
 
     model: Model
@@ -39,6 +44,7 @@ class Sampler:
     precision: str = "float32"
     kind: str = "auto"
     others: tuple[Model, ...] = ()
+    weights: Weights = Weights()
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -48,11 +54,13 @@ class Sampler:
         if self.kind not in (*KINDS, "auto"):
             raise ModelError(f"no sampler {self.kind!r}: choose among {', '.join(KINDS)}, auto")
         if self.kind == "auto":
-            object.__setattr__(self, "kind", "ensemble" if self.others else "dropout")
+            object.__setattr__(self, "kind", "ensemble" if self.others else self.model.spec.sampler)
         if self.others and self.kind != "ensemble":
             raise ModelError(f"sampler {self.kind} takes one model, {1 + len(self.others)} are given: use ensemble")
         if self.kind == "ensemble" and not self.others:
             raise ModelError("an ensemble needs several models: give --model more than once")
+        if self.kind == "ssn":
+            _check_ssn(self)
         for other in self.others:
             _check_alike(self.model, other)
         members = self.members()
@@ -73,7 +81,7 @@ class Sampler:
     @property
     def varies(self) -> bool:
         """True if two samples of this model differ."""
-        return bool(self.active) or self.model.spec.place_effect > 0
+        return self.kind == "ssn" or bool(self.active) or self.model.spec.place_effect > 0
 
     @property
     def models(self) -> tuple[Model, ...]:
@@ -95,7 +103,7 @@ class Sampler:
     @property
     def active(self) -> dict[str, float]:
         """Rates of the sites that sample."""
-        return self.model.active_sites(self.sites) if self.samples else {}
+        return self.model.active_sites(self.sites) if self.samples and self.kind != "ssn" else {}
 
     def plan(self) -> Plan:
         """Return the compiled plan of (the first) model, made once a process for a model, its sites and a device."""
@@ -103,7 +111,7 @@ class Sampler:
 
     def bytes_for(self, pixels: int) -> int:
         """Return the promised bytes of live tensors for a window of ``pixels``: members take turns."""
-        return max(_compiled(member).bytes_for(pixels, self.batch) for member in self.members())
+        return max(_bytes_for(member, pixels) for member in self.members())
 
 
 KEPT_PLANS = 32  # members of an ensemble take turns, tile by tile
@@ -119,6 +127,23 @@ def _check_alike(first: Model, other: Model) -> None:
             raise ModelError(
                 f"models {first.spec.name!r} and {other.spec.name!r} are no ensemble: {what} are {ours} and {theirs}"
             )
+
+
+def _check_ssn(sampler: Sampler) -> None:
+    if not isinstance(sampler.model.network, SSN):
+        raise ModelError(f"model {sampler.model.spec.name!r} is no SSN: use --sampler dropout, or a model that is one")
+    if sampler.sites is not None:
+        raise ModelError("an SSN samples with dropout off: leave out --sites, or use --sampler dropout")
+    check_correlation(sampler.model.spec.correlation)
+
+
+def _bytes_for(sampler: Sampler, pixels: int) -> int:
+    """Return the bytes of one model: of its plan, and of an SSN's block of samples, its deviations and its noise."""
+    network, plan = sampler.model.network, _compiled(sampler)
+    if sampler.kind != "ssn" or not isinstance(network, SSN):
+        return plan.bytes_for(pixels, sampler.batch)
+    parameters, block = 2 + network.rank, min(BLOCK, max(sampler.samples, 1))
+    return plan.bytes_for(pixels, 1) + 4 * pixels * network.classes * (2 * parameters + 2 * block + 8)
 
 
 def _compiled(sampler: Sampler) -> Plan:
