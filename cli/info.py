@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
-from geouq.cli.options import band_numbers, scene_options, scene_source
+from geouq.cli.options import band_numbers, preprocessing, product_options, scene_options, scene_source
 from geouq.cli.show import table
 from geouq.scenes.info import scene_info
 
 
 @click.command("info")
 @scene_options
+@product_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(
-    scenes: tuple[str, ...],
-    vv: str | None,
-    vh: str | None,
-    scale: str,
-    bidx: str | None,
-    nodata: float | None,
-    as_json: bool,
-) -> None:
-    """Say what a scene is: grid, bands, units and why, validity."""
-    info = scene_info(scene_source(scenes, vv, vh), scale=scale, nodata=nodata, bidx=band_numbers(bidx))
-    click.echo(json.dumps(info) if as_json else table(info))
+def command(**options: Any) -> None:
+    """Say what a scene is: grid, bands, units and why, validity; or what a Sentinel-1 product is."""
+    info = scene_info(
+        scene_source(options["scenes"], options["vv"], options["vh"]),
+        scale=options["scale"],
+        nodata=options["nodata"],
+        bidx=band_numbers(options["bidx"]),
+        preprocessing=preprocessing(options),
+    )
+    click.echo(json.dumps(info) if options["as_json"] else table(info))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from geouq.errors import InputError
+from geouq.scenes.preprocessing import Preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -34,6 +36,34 @@ def scene_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def product_options(function: F) -> F:
+    """Add how a Sentinel-1 product is calibrated and put on a map."""
+    for option in reversed(
+        [
+            click.option(
+                "--calibration", type=click.Choice(["sigma0", "gamma0", "beta0"]), help="Of products. [default: sigma0]"
+            ),
+            click.option("--noise/--no-noise", default=True, help="Subtract a product's thermal noise, or not."),
+            click.option(
+                "--speckle",
+                type=click.Choice(["boxcar", "lee", "refined-lee", "gamma-map"]),
+                help="Filter a product's speckle. [default: no]",
+            ),
+            click.option("--crs", help="Map that a product is put on. [default: its UTM zone]"),
+            click.option("--resolution", type=float, help="Pixels of that map. [default: the product's]"),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def preprocessing(options: dict[str, Any]) -> Preprocessing:
+    """Return what ``product_options`` were given."""
+    return Preprocessing(
+        **{field.name: options[field.name] for field in fields(Preprocessing) if field.name in options}
+    )
 
 
 def voice_options(function: F) -> F:

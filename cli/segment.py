@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from geouq.cli.options import FILE, band_numbers, scene_options, scene_source, voice_options
+from geouq.cli.options import (
+    FILE,
+    band_numbers,
+    preprocessing,
+    product_options,
+    scene_options,
+    scene_source,
+    voice_options,
+)
 from geouq.cli.progress import Progress
 from geouq.errors import InputError
 from geouq.run import Outputs, run
@@ -22,6 +30,7 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 
 @click.command("segment")
 @scene_options
+@product_options
 @click.option("-o", "--output", type=FILE, help="The map, a COG. [default: <scene>_<class>.tif here]")
 @click.option(
     "--model",
@@ -65,13 +74,20 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 def command(**options: Any) -> None:
     """Map water, and how sure that is, in a scene.
 
-    SCENE is any raster GDAL reads, with VV and VH in one file, or two files (--vv, --vh). An interrupted run goes on
-    where it stopped when the same command is given again.
+    SCENE is any raster GDAL reads, with VV and VH in one file, or two files (--vv, --vh), or a Sentinel-1 GRD
+    product as ESA delivers it (.SAFE or .zip). An interrupted run goes on where it stopped when the same command is
+    given again.
     """
     source = scene_source(options["scenes"], options["vv"], options["vh"])
     models = load_models(options["model"])
     model = models[0]
-    scene = open_scene(source, scale=options["scale"], nodata=options["nodata"], bidx=band_numbers(options["bidx"]))
+    scene = open_scene(
+        source,
+        scale=options["scale"],
+        nodata=options["nodata"],
+        bidx=band_numbers(options["bidx"]),
+        preprocessing=preprocessing(options),
+    )
     job = prepare(scene, models, _settings(options))
     outputs = Outputs(
         path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
@@ -85,6 +101,9 @@ def command(**options: Any) -> None:
     missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
     if missing and not options["quiet"]:
         click.echo(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
+    if not options["quiet"]:
+        for note in filter(None, scene.attrs.get("notes", "").split("; ")):
+            click.echo(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job)
     summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
@@ -118,7 +137,8 @@ def _stem(source: Any) -> str:
     first = (
         source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
     )
-    return Path(first).stem
+    path = Path(first)
+    return path.absolute().parent.stem if path.name == "manifest.safe" else path.stem
 
 
 def _creation_options(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -305,6 +305,8 @@ def _make_outputs(
     for path in made.values():
         path.unlink(missing_ok=True)
     tags = {f"GEOUQ_{k.upper()}": v for k, v in run_attrs(job).items()} | {"GEOUQ_VERSION": version("geouq")}
+    if scene.attrs.get("notes"):
+        tags["GEOUQ_SCENE"] = scene.attrs["notes"]
     bands = _map_bands(job, outputs)
     finished = outputs.work / outputs.path.name
     votes = outputs.work / outputs.samples.name

@@ -482,8 +482,8 @@ def test_what_is_no_raster_is_refused_by_name(tmp_path):
         ("page.tif", "not recognized"),
         ("folder", "is a folder"),
         ("S1A_x.SAFE", "SAFE"),
-        ("unpacked", "SAFE"),
-        ("safe.zip", "SAFE"),
+        ("unpacked", "manifest"),
+        ("safe.zip", "manifest"),
         ("rtc.zip", f"/vsizip/{tmp_path}/rtc.zip/x/x_VV.tif"),
     ]:
         with pytest.raises(SceneError) as error:

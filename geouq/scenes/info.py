@@ -11,8 +11,10 @@ import numpy as np
 
 from geouq.errors import UnitsError
 from geouq.scenes.open import Scene, Source, describe_scene, probe
-from geouq.scenes.raster import Raster, chunk_shape
-from geouq.units import UNKNOWN
+from geouq.scenes.preprocessing import Preprocessing
+from geouq.scenes.product import ProductPixels
+from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape
+from geouq.units import DB, UNKNOWN
 
 _OTHER = {"VV": "VH", "VH": "VV", "HH": "HV", "HV": "HH"}
 
@@ -24,10 +26,12 @@ def scene_info(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
+    preprocessing: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """Return what a scene is: files, grid, bands, units and why, validity, chunks; JSON-able values only.
 
-    Parameters are those of ``open_scene``. Where units cannot be told, ``units`` is ``unknown`` and
+    For a Sentinel-1 product: what it is, the state it comes in, what is done to it on its way to a scene, and the
+    grid that it is put on. Parameters are those of ``open_scene``. Where units cannot be told, they are ``unknown`` and
     ``units_reason`` says what to give; nothing else of a scene is harder to describe for it. ``valid_share`` is
     the share of pixels valid in all bands, in a few windows spread over the files.
 
@@ -37,34 +41,72 @@ def scene_info(
     """
     units, reason = "", ""
     try:
-        scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx)
+        scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
     except UnitsError as error:
         # Any scale will do to describe the rest.
         scene = describe_scene(source, scale="dn", nodata=nodata, bidx=bidx)
         units, reason = UNKNOWN, str(error)
-    rasters = [part.raster for part in scene.parts]
-    geobox = scene.geobox
+    product = scene.parts[0]
+    if isinstance(product, ProductPixels):
+        return _product(product) | _grid(scene, chunk)
+    rasters = [part.raster for part in scene.parts if isinstance(part, Pixels)]
+    bands = [band for raster in rasters for band in raster.bands]
     return {
         "files": [raster.path for raster in rasters],
         "driver": _common(raster.driver for raster in rasters),
-        "columns": int(geobox.shape[1]),
-        "rows": int(geobox.shape[0]),
         "bands": list(scene.names),
-        "dtype": _common(band.dtype for band in scene.bands),
+        "dtype": _common(band.dtype for band in bands),
         "units": units or scene.units,
         "units_reason": reason or scene.units_reason,
-        "nodata": _common(band.nodata for band in scene.bands),
-        "mask": _mask(scene),
+        "nodata": _common(band.nodata for band in bands),
+        "mask": _mask(rasters, bands),
         "valid_share": _valid_share(rasters),
+        **_grid(scene, chunk),
+        "placed_by": f"{len(rasters[0].gcps)} ground control points" if rasters[0].gcps else "transform",
+        "block": list(rasters[0].block),
+        "notes": list(scene.notes),
+        "other_polarisation": _sibling(rasters),
+    }
+
+
+def _grid(scene: Scene, chunk: int) -> dict[str, Any]:
+    geobox = scene.geobox
+    return {
+        "columns": int(geobox.shape[1]),
+        "rows": int(geobox.shape[0]),
         "crs": None if geobox.crs is None else str(geobox.crs),
         "transform": [float(value) for value in geobox.affine[:6]],
         "resolution": [float(abs(geobox.resolution.x)), float(abs(geobox.resolution.y))],
         "bounds": [float(value) for value in geobox.boundingbox],
-        "placed_by": f"{len(rasters[0].gcps)} ground control points" if rasters[0].gcps else "transform",
-        "block": list(rasters[0].block),
         "chunk": list(chunk_shape(scene.parts[0].shape[1:], scene.parts[0].block, chunk)),
-        "notes": list(scene.notes),
-        "other_polarisation": _sibling(scene),
+    }
+
+
+def _product(pixels: ProductPixels) -> dict[str, Any]:
+    """What a product is and comes as, and what is done to it."""
+    product, annotation = pixels.image.product, pixels.image.product.annotation
+    empty = all(channel.noise.empty for channel in product.channels)
+    removed = all(channel.annotation.noise_removed for channel in product.channels)
+    noise = "already removed" if removed else "no values given" if empty else "not removed"
+    blocks = "in range and azimuth" if product.channels[0].noise.blocks else "in range"
+    return {
+        "files": [product.path],
+        "product": product.manifest.name,
+        "mission": annotation.mission,
+        "mode": annotation.mode,
+        "pass": annotation.pass_direction.lower(),
+        "orbit": annotation.orbit_number,
+        "start": str(annotation.start.astype("datetime64[us]")),
+        "stop": str(annotation.stop.astype("datetime64[us]")),
+        "polarisations": list(product.polarisations),
+        "footprint": [list(corner) for corner in product.manifest.footprint],
+        "image": {"lines": annotation.lines, "pixels": annotation.pixels, "spacing_m": annotation.range_spacing},
+        "processor": f"IPF {annotation.ipf}",
+        "calibration": "not calibrated (digital numbers, with tables)",
+        "noise": noise if removed or empty else f"{noise} (tables {blocks})",
+        "bands": list(pixels.image.polarisations),
+        "units": DB,
+        "segment_would": list(pixels.notes),
     }
 
 
@@ -75,10 +117,10 @@ def _common(values: Any) -> Any:
     return distinct[0] if len(distinct) == 1 else distinct
 
 
-def _mask(scene: Scene) -> str | None:
-    if any(part.raster.alpha for part in scene.parts):
+def _mask(rasters: Sequence[Raster], bands: Sequence[Band]) -> str | None:
+    if any(raster.alpha for raster in rasters):
         return "alpha band"
-    return "mask band" if any(band.masked for band in scene.bands) else None
+    return "mask band" if any(band.masked for band in bands) else None
 
 
 def _valid_share(rasters: Sequence[Raster]) -> float:
@@ -88,11 +130,11 @@ def _valid_share(rasters: Sequence[Raster]) -> float:
     return float(min(valid.mean() for valid in probes))
 
 
-def _sibling(scene: Scene) -> str | None:
+def _sibling(rasters: Sequence[Raster]) -> str | None:
     """The file beside this one that differs by the polarisation in its name alone, if it was not given too."""
-    if len(scene.parts) > 1:
+    if len(rasters) > 1:
         return None
-    folder, name = os.path.split(scene.parts[0].raster.path)
+    folder, name = os.path.split(rasters[0].path)
     for match in re.finditer(r"(?<![A-Za-z])(VV|VH|HH|HV)(?![A-Za-z])", name, re.IGNORECASE):
         other = _OTHER[match[0].upper()]
         other = other.lower() if match[0].islower() else other

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,13 +16,16 @@ from dask.base import tokenize
 from geouq.errors import InputError, SceneError, UnitsError
 from geouq.grid import GeoBox, apply
 from geouq.scenes.geocode import geocode
+from geouq.scenes.preprocessing import Preprocessing
+from geouq.scenes.product import ProductPixels, product_pixels
 from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape, grid_coords, inspect_raster, read_window
+from geouq.scenes.safe import is_product, zip_members
+from geouq.scenes.sentinel1 import POLARISATIONS
 from geouq.units import DB, SCALES, Clues, decide_units
 
 Path = str | os.PathLike[str]
 Source = Path | Sequence[Path] | Mapping[str, Path]
 
-POLARISATIONS = ("VV", "VH", "HH", "HV")
 #: words that may stand beside a polarisation in a band's name without making it something else
 _BACKSCATTER_WORDS = set("sigma0 gamma0 beta0 sigma gamma beta nought db linear power amplitude intensity".split())
 _BACKSCATTER_WORDS |= set("backscatter band polarisation polarization".split())
@@ -36,7 +38,7 @@ _CHUNK_BYTES = 64 << 20
 class Scene:
     """What ``open_scene`` has settled before any pixel is read: plain values, but for the lazy parts."""
 
-    parts: tuple[Pixels, ...]
+    parts: tuple[Pixels, ...] | tuple[ProductPixels]
     names: tuple[str, ...]
     units: str
     units_reason: str
@@ -47,11 +49,6 @@ class Scene:
         """The grid that all parts share."""
         return self.parts[0].geobox
 
-    @property
-    def bands(self) -> tuple[Band, ...]:
-        """The bands of all files, in order."""
-        return tuple(band for part in self.parts for band in part.raster.bands)
-
 
 def open_scene(
     source: Source,
@@ -60,25 +57,28 @@ def open_scene(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
+    preprocessing: Preprocessing | None = None,
 ) -> xr.DataArray:
     """Open a scene, lazily: metadata and a few windows are read now, pixels when they are computed.
 
     Parameters
     ----------
     source : a raster GDAL reads; several on one grid, whose bands are stacked; or band names with a file each,
-        ``{"VV": "a.tif", "VH": "b.tif"}``.
+        ``{"VV": "a.tif", "VH": "b.tif"}``; or a Sentinel-1 GRD product: its ``.SAFE`` folder, its zip.
     scale : what the pixel values are: db, power, amplitude, dn, reflectance, rgb; or auto, which decides from
         metadata and values (``units.decide_units``) and refuses what it cannot tell.
     nodata : value that is not valid, in place of what the files say.
     bidx : numbers (from 1) of the bands to read from each file.
     chunk : side of dask's chunks in pixels, about; they hold whole blocks of the file.
+    preprocessing : how a Sentinel-1 product is calibrated and put on a map; for nothing else.
 
     Returns
     -------
     float32 DataArray (band, y, x), NaN where not valid in that band (nodata, mask, alpha, NaN, inf); the band's
     scale and offset are applied, and nothing else. Coordinates: ``band`` names, ``y`` and ``x`` of pixel centres
     (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or south-up; a
-    raster placed by ground control points alone comes warped through all of them onto a north-up grid.
+    raster placed by ground control points alone comes warped through all of them onto a north-up grid. A product
+    comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``source`` (list of paths), and ``notes`` if anything was unusual.
 
     Raises
@@ -89,9 +89,9 @@ def open_scene(
     """
     if chunk < 1:
         raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
-    scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx)
+    scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
-    attrs["source"] = [part.raster.path for part in scene.parts]
+    attrs["source"] = [part.path for part in scene.parts]
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
@@ -101,12 +101,27 @@ def open_scene(
 
 
 def describe_scene(
-    source: Source, *, scale: str = "auto", nodata: float | None = None, bidx: Sequence[int] | None = None
+    source: Source,
+    *,
+    scale: str = "auto",
+    nodata: float | None = None,
+    bidx: Sequence[int] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Scene:
     """Settle grid, bands and units of a scene; see ``open_scene`` for parameters and errors."""
     if scale.lower() not in ("auto", *SCALES):
         raise InputError(f"scale {scale!r} is none of auto, {', '.join(SCALES)}")
     keys, paths = _sources(source)
+    products = [path for path in paths if is_product(path)]
+    if products:
+        if len(paths) > 1 or scale.lower() != "auto" or nodata is not None:
+            raise InputError(
+                f"{products[0]}: is a Sentinel-1 product, which is a scene of its own, with known units and nodata: "
+                "give it alone, without --scale and --nodata"
+            )
+        return _product_scene(paths[0], keys[0], bidx, preprocessing or Preprocessing())
+    if preprocessing not in (None, Preprocessing()):
+        raise InputError(f"{paths[0]}: is no Sentinel-1 product: leave out the options that say how to process one")
     rasters = [_inspect(path, key, bidx, nodata) for key, path in zip(keys, paths, strict=True)]
     for raster in rasters:
         if any(band.colour == "palette" for band in raster.bands) and scale.lower() != "dn":
@@ -128,6 +143,13 @@ def describe_scene(
     return Scene(parts, names, units, reason, tuple(notes))
 
 
+def _product_scene(path: str, key: str, bidx: Sequence[int] | None, preprocessing: Preprocessing) -> Scene:
+    """A Sentinel-1 product as a scene; ``key`` is the polarisation it was given for, or empty."""
+    part = product_pixels(path, key.upper(), bidx, preprocessing)
+    names = part.image.polarisations
+    return Scene((part,), names, DB, f"calibrated to {part.image.quantity} here", tuple(dict.fromkeys(part.notes)))
+
+
 def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Band names that were given with the paths (empty strings otherwise), and paths."""
     if isinstance(source, Mapping):
@@ -140,8 +162,6 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | None) -> Raster:
     """One file's description; of several bands, the one that is meant by ``key``."""
-    if _is_safe(path):
-        raise SceneError(f"{path}: Sentinel-1 SAFE products are not read yet: give a calibrated GeoTIFF")
     try:
         raster = inspect_raster(path, bidx, nodata)
     except SceneError as error:
@@ -159,25 +179,9 @@ def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | No
     return raster
 
 
-def _is_safe(path: str) -> bool:
-    """True for a SAFE product: its folder, its manifest, or an archive of it."""
-    if re.search(r"(\.SAFE/?|manifest\.safe)$", path, re.IGNORECASE) or path.startswith("SENTINEL1_"):
-        return True
-    return os.path.isfile(os.path.join(path, "manifest.safe")) or any(
-        name.endswith("manifest.safe") for name in _zip_members(path)
-    )
-
-
-def _zip_members(path: str) -> list[str]:
-    if not path.lower().endswith(".zip") or not os.path.isfile(path) or not zipfile.is_zipfile(path):
-        return []
-    with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
-
-
 def _raster_in_zip(path: str) -> str:
     """GDAL's name for the first raster in an archive, or for the archive's whole content; empty if it is none."""
-    members = _zip_members(path)
+    members = zip_members(path) if path.lower().endswith(".zip") and os.path.isfile(path) else []
     rasters = [name for name in members if name.lower().endswith((".tif", ".tiff", ".vrt", ".img"))]
     return f"/vsizip/{path}/{rasters[0]}" if rasters else f"/vsizip/{path}" if members else ""
 
@@ -197,8 +201,7 @@ def _check_same_grid(first: Pixels, other: Pixels) -> None:
             why = "their transforms differ"
     if why:
         raise SceneError(
-            f"{first.raster.path} and {other.raster.path}: are not on one grid ({why}): "
-            "warp one onto the other's grid first"
+            f"{first.path} and {other.path}: are not on one grid ({why}): warp one onto the other's grid first"
         )
 
 
@@ -300,13 +303,13 @@ def _is_colour(bands: Sequence[Band]) -> bool:
     return sorted(band.colour for band in bands) == ["blue", "green", "red"] and not words & set(POLARISATIONS)
 
 
-def _lazy(parts: Sequence[Pixels], chunk: int) -> da.Array:
+def _lazy(parts: Sequence[Pixels | ProductPixels], chunk: int) -> da.Array:
     """The stacked parts as one dask array; a task reads one chunk of one file."""
     rows, columns = chunk_shape(parts[0].shape[1:], parts[0].block, chunk)
     deep = max(1, _CHUNK_BYTES // (4 * rows * columns))
     arrays = []
     for part in parts:
-        name = f"scene-{tokenize(repr(part.raster), repr(part.geobox), rows, columns)}"
+        name = f"scene-{tokenize(part.token, rows, columns)}"
         arrays.append(
             da.from_array(part, chunks=(deep, rows, columns), name=name, meta=np.empty((0, 0, 0), np.float32))
         )

@@ -139,6 +139,16 @@ class Pixels(Windowed):
     raster: Raster
 
     @property
+    def path(self) -> str:
+        """The path, or other GDAL name, of the file."""
+        return self.raster.path
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """What tells these pixels from any other."""
+        return repr(self.raster), repr(self.geobox)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(bands, rows, columns)."""
         return len(self.raster.bands), *self.raster.shape
