@@ -30,6 +30,14 @@ def cat_samples(tensors: Sequence[Tensor], dim: int = 1) -> Tensor:
     return torch.cat([t.expand(samples, -1, -1, -1) for t in tensors], dim)
 
 
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """Unfold (N, C·factor², H, W) into (N, C, H·factor, W·factor) as torch's does, at once for channels-last."""
+    n, channels, rows, columns = x.shape
+    depth = channels // factor**2
+    cells = x.permute(0, 2, 3, 1).reshape(n, rows, columns, depth, factor, factor)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, depth, rows * factor, columns * factor)
+
+
 _POINTWISE = {
     torch.relu,
     torch.add,
@@ -94,8 +102,9 @@ def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | 
     belong to. Each crop's box is a further input of the suffix, in the order of ``Crops.steps``.
     """
     nodes = [n for n in suffix.graph.nodes if n.name not in masks and n.op != "output"]
-    effects = {n: _effect(suffix, n) for n in nodes}
-    if None in effects.values() or any(_side(n) == 0 for n in nodes):
+    known = {n: _effect(suffix, n) for n in nodes}
+    effects = {n: effect for n, effect in known.items() if effect is not None}
+    if len(effects) < len(nodes) or any(_side(n) == 0 for n in nodes):
         return None
     need = _needs(nodes, effects)
     regions: dict[fx.Node, Region] = {}
@@ -103,13 +112,13 @@ def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | 
     for node in nodes:
         sources = [n for n in node.all_input_nodes if n.name not in masks]
         scale = pixels // _side(node)
-        kind, value = effects[node] or ("", 0)
-        if not sources or kind == "reduce":
+        effect = effects[node]
+        if not sources or effect.reduces:
             regions[node] = Region(scale, need[node] if not sources else FULL)
-        elif kind == "enlarge":
-            wanted = Region(scale * value, _enlarged(need[node], value))
+        elif effect.factor > 1:
+            wanted = Region(scale * effect.factor, effect.margin(need[node]))
             cuts += [(node, sources[0], wanted)] if wanted.margin < FULL else []
-            regions[node] = (wanted if wanted.margin < FULL else regions[sources[0]]).finer(value)
+            regions[node] = (wanted if wanted.margin < FULL else regions[sources[0]]).finer(effect.factor)
         else:
             target = next((regions[n] for n in sources if n.op != "placeholder"), regions[sources[0]])
             for source in sources:
@@ -126,59 +135,74 @@ def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | 
     return Crops(tuple(regions[n] for n in nodes if n.op == "placeholder"), steps, regions[result])
 
 
-def _effect(module: fx.GraphModule, node: fx.Node) -> tuple[str, int] | None:
-    """Return what a step does to regions: ("reach", cells), ("enlarge", factor), ("reduce", factor), or None."""
+@dataclass(frozen=True)
+class Effect:
+    """What a step does to regions: each result needs ``reach`` cells around it, in cells ``factor`` times finer."""
+
+    reach: int = 0
+    factor: int = 1
+    reduces: bool = False
+
+    def margin(self, need: int) -> int:
+        """Return the margin its source needs, in the source's cells, for a margin ``need`` of the result."""
+        if need >= FULL or self.reduces:  # reduced cells must stay paired as they are in the whole scene
+            return FULL
+        return -(-(need + self.reach) // self.factor)
+
+
+def _effect(module: fx.GraphModule, node: fx.Node) -> Effect | None:
+    """Return what a step does to regions; None if that is not known here."""
     if node.op == "placeholder":
-        return "reach", 0
+        return Effect()
+    if node.op == "call_function" and node.target is pixel_shuffle:
+        return Effect(factor=int(node.args[1]))  # type: ignore[arg-type]
     if node.op == "call_function":
-        return ("reach", 0) if node.target in _POINTWISE else None
+        return Effect() if node.target in _POINTWISE else None
     if node.op == "call_method":
-        return ("reach", 0) if node.target in ("relu_", "add_", "mul_", "relu", "add", "mul", "sigmoid") else None
+        return Effect() if node.target in ("relu_", "add_", "mul_", "relu", "add", "mul", "sigmoid") else None
     layer = module.get_submodule(str(node.target)) if node.op == "call_module" else None
     if isinstance(layer, nn.ReLU | nn.Identity | nn.LeakyReLU | nn.SiLU | nn.BatchNorm2d):
-        return "reach", 0
+        return Effect()
     if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
         return _convolution(layer)
     if isinstance(layer, nn.ConvTranspose2d):
-        plain = layer.kernel_size == layer.stride and set(layer.padding) == set(layer.output_padding) == {0}
-        return ("enlarge", layer.stride[0]) if plain and layer.stride[0] == layer.stride[1] else None
+        return _transposed(layer)
     if isinstance(layer, nn.Upsample):
         whole = layer.mode == "nearest" and isinstance(layer.scale_factor, float) and layer.scale_factor % 1 == 0
-        return ("enlarge", int(layer.scale_factor)) if whole else None  # type: ignore[arg-type]
-    if isinstance(layer, nn.PixelShuffle):
-        return "enlarge", layer.upscale_factor
+        return Effect(factor=int(layer.scale_factor)) if whole else None  # type: ignore[arg-type]
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d | nn.PixelUnshuffle):
-        return "reduce", 0
+        return Effect(reduces=True)
     return None
 
 
-def _convolution(layer: nn.Conv2d) -> tuple[str, int] | None:
+def _convolution(layer: nn.Conv2d) -> Effect | None:
     if layer.stride != (1, 1):
-        return "reduce", 0
+        return Effect(reduces=True)
     (k, kx), (d, dx), padding = layer.kernel_size, layer.dilation, layer.padding
     reach = d * (k - 1) // 2
     same = k % 2 == 1 and (k, d) == (kx, dx) and padding in ((reach, reach), "same")
-    return ("reach", reach) if same else None
+    return Effect(reach) if same else None
 
 
-def _needs(nodes: list[fx.Node], effects: dict[fx.Node, tuple[str, int] | None]) -> dict[fx.Node, int]:
+def _transposed(layer: nn.ConvTranspose2d) -> Effect | None:
+    """Kernels as large as the stride reach no neighbours; 4×4 at stride 2 (a doubling and a 3×3) reaches 1 cell."""
+    k, s, p = layer.kernel_size, layer.stride, layer.padding
+    square = k[0] == k[1] and s[0] == s[1]
+    if not square or set(layer.output_padding) != {0} or set(layer.dilation) != {1}:
+        return None
+    if k == s and p == (0, 0):
+        return Effect(factor=s[0])
+    return Effect(1, 2) if (k, s, p) == ((4, 4), (2, 2), (1, 1)) else None
+
+
+def _needs(nodes: list[fx.Node], effects: dict[fx.Node, Effect]) -> dict[fx.Node, int]:
     """Return the margin, in its own cells, that the readers of each node need."""
     need = dict.fromkeys(nodes, 0)
     for node in reversed(nodes):
-        kind, value = effects[node] or ("", 0)
         for source in node.all_input_nodes:
-            if source not in need:
-                continue
-            if kind == "reduce":  # cells must stay paired as they are in the whole scene
-                wanted = FULL
-            else:
-                wanted = _enlarged(need[node], value) if kind == "enlarge" else min(need[node] + value, FULL)
-            need[source] = max(need[source], wanted)
+            if source in need:
+                need[source] = max(need[source], effects[node].margin(need[node]))
     return need
-
-
-def _enlarged(need: int, factor: int) -> int:
-    return need if need >= FULL else -(-need // factor)
 
 
 def _side(node: fx.Node) -> int:

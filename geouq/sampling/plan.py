@@ -6,8 +6,9 @@ A plan is made from the network's own graph (torch.fx), not by hand for each arc
 2. All that comes before the first active dropout site is the *prefix*; the rest is the *suffix*.
 3. A convolution over ``cat(up, skip)`` whose skip half carries no mask is split,
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
-4. The suffix is cropped, level by level, to what the core needs (geouq.sampling.crops).
-5. In-place operations become out-of-place, so that no sample can change what the next one starts from.
+4. What is left of it, a convolution over a doubled image, becomes one transposed convolution with the doubling.
+5. The suffix is cropped, level by level, to what the core needs (geouq.sampling.crops).
+6. In-place operations become out-of-place, so that no sample can change what the next one starts from.
 
 A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
 """
@@ -15,20 +16,30 @@ A network that cannot be traced is run whole for each sample (``suffix`` = the n
 from __future__ import annotations
 
 import copy
-import operator
-import re
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geouq.networks.sites import DropoutSite
-from geouq.sampling.crops import Crops, cat_samples, plan_crops
+from geouq.sampling.crops import Crops, plan_crops
+from geouq.sampling.rewrites import (
+    CONVOLUTIONS,
+    fold_batch_norm,
+    merge_upsampling,
+    module_of,
+    remove_in_place,
+    remove_inactive_sites,
+    replace_pixel_shuffle,
+    share_concatenated,
+    split_convolutions,
+    tainted_nodes,
+)
 
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
+#: Pixels that a block's coarse levels need around it, roughly.
+BLOCK_MARGIN = 48
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,10 @@ class Plan:
     suffix : (kept tensors…, masks…) → logits (S, classes, H, W).
     sites : active sites in the order in which ``suffix`` takes their masks, with rates.
     channels : channels of each of those sites.
-    bytes_per_pixel : peak of live float32 tensors for one sample at a time, per window pixel; each further
-        sample in a batch adds ``sample_bytes``.
+    bytes_per_pixel : peak of live float32 tensors until the first sample, per window pixel.
+    held_bytes, sample_bytes : then: what all samples share, per window pixel, and what each sample in a batch adds
+        in the pixels that are in work, those of a block.
+    block : side of the blocks that samples are computed in (geouq.sampling.blocks), in pixels; 0: whole cores.
     splits : names of the convolutions whose skip half is computed once.
     crops : how the suffix shrinks to the core, level by level; None if it runs on whole windows.
     traced : False if the network is run whole for each sample.
@@ -51,7 +64,9 @@ class Plan:
     sites: dict[str, float]
     channels: dict[str, int]
     bytes_per_pixel: float = 0.0
+    held_bytes: float = 0.0
     sample_bytes: float = 0.0
+    block: int = 0
     splits: tuple[str, ...] = ()
     crops: Crops | None = None
     prefix_nodes: tuple[str, ...] = field(default=(), repr=False)
@@ -60,7 +75,10 @@ class Plan:
 
     def bytes_for(self, pixels: int, batch: int) -> int:
         """Return the promised bytes of live tensors for a window of ``pixels``, ``batch`` samples at once."""
-        return int(pixels * (self.bytes_per_pixel + (batch - 1) * self.sample_bytes))
+        whole = not self.block or self.crops is None
+        working = pixels if whole else min(pixels, (self.block + 2 * BLOCK_MARGIN) ** 2)
+        sampling = pixels * self.held_bytes + batch * working * self.sample_bytes
+        return int(max(pixels * self.bytes_per_pixel, sampling))
 
 
 class _Tracer(fx.Tracer):
@@ -78,13 +96,15 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError):
         return _untraced(network, active)
     module = fx.GraphModule(network, graph)
-    _remove_in_place(module)
-    _remove_inactive_sites(module, active)
-    _fold_batch_norm(module)
+    remove_in_place(module)
+    remove_inactive_sites(module, active)
+    fold_batch_norm(module)
     example = torch.zeros(1, bands, 4 * stride, 4 * stride)
     ShapeProp(module).propagate(example)
-    splits = _split_convolutions(module, _tainted(module))
-    _share_concatenated(module, _tainted(module))
+    splits = split_convolutions(module, tainted_nodes(module))
+    merge_upsampling(module, tainted_nodes(module))
+    replace_pixel_shuffle(module)
+    share_concatenated(module, tainted_nodes(module))
     module = fx.GraphModule(module, module.graph)
     ShapeProp(module).propagate(example)
     return _partition(module, active, splits, example.shape[2])
@@ -113,140 +133,14 @@ class _Whole(nn.Module):
         return torch.cat(outputs)
 
 
-def _module_of(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
-def _remove_in_place(module: fx.GraphModule) -> None:
-    """Make each in-place step return a new tensor, which later readers of the overwritten one then read."""
-    augmented = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul}
-    seen: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        seen.add(node)
-        layer = _module_of(module, node)
-        overwrites = True
-        if layer is not None and getattr(layer, "inplace", False):
-            layer.inplace = False  # type: ignore[assignment]
-        elif node.op == "call_function" and node.target in augmented:
-            node.target = augmented[node.target]
-        elif node.op == "call_method" and re.fullmatch(r"[a-z]\w*[a-z0-9]_", str(node.target)):
-            node.target = str(node.target)[:-1]
-        elif node.kwargs.get("inplace"):
-            node.kwargs = {**node.kwargs, "inplace": False}
-        else:
-            overwrites = False
-        if overwrites:
-            before = set(seen)
-            node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, old=before: user not in old)
-
-
-def _remove_inactive_sites(module: fx.GraphModule, active: dict[str, float]) -> None:
-    """Take out identity layers: sites that do not sample, and dropout of other kinds (off in eval mode)."""
-    for node in list(module.graph.nodes):
-        layer = _module_of(module, node)
-        idle = isinstance(layer, (nn.Identity, nn.modules.dropout._DropoutNd)) or (
-            isinstance(layer, DropoutSite) and layer.name not in active
-        )
-        if idle:
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
-
-
-def _fold_batch_norm(module: fx.GraphModule) -> None:
-    for node in list(module.graph.nodes):
-        norm = _module_of(module, node)
-        if not isinstance(norm, nn.BatchNorm2d):
-            continue
-        before = node.args[0]
-        conv = _module_of(module, before)
-        if not isinstance(conv, CONVOLUTIONS) or len(before.users) != 1:
-            continue
-        transpose = isinstance(conv, nn.ConvTranspose2d)
-        if transpose and conv.groups != 1:
-            continue
-        module.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm, transpose))
-        node.replace_all_uses_with(before)
-        module.graph.erase_node(node)
-
-
-def _tainted(module: fx.GraphModule) -> set[fx.Node]:
-    """Return the nodes that depend on an active site (all remaining sites are active)."""
-    tainted: set[fx.Node] = set()
-    for node in module.graph.nodes:
-        if isinstance(_module_of(module, node), DropoutSite) or any(n in tainted for n in node.all_input_nodes):
-            tainted.add(node)
-    return tainted
-
-
-def _split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[str, ...]:
-    splits = []
-    for node in list(module.graph.nodes):
-        conv = _module_of(module, node)
-        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or node not in tainted:
-            continue
-        cat = node.args[0]
-        parts = _cat_parts(cat)
-        clean = [p for p in parts if p not in tainted]
-        if not clean or len(clean) == len(parts):
-            continue
-        halves = []
-        for kind, members in (("masked", [p for p in parts if p in tainted]), ("clean", clean)):
-            part = _slice_conv(conv, parts, members, bias=kind == "clean")
-            name = f"{node.name}_{kind}"
-            module.add_submodule(name, part)
-            with module.graph.inserting_before(node):
-                source = members[0] if len(members) == 1 else module.graph.call_function(torch.cat, (members, 1))
-                halves.append(module.graph.call_module(name, (source,)))
-        with module.graph.inserting_before(node):
-            total = module.graph.call_function(torch.add, tuple(halves))
-        node.replace_all_uses_with(total)
-        tainted |= {halves[0], total}
-        module.graph.erase_node(node)
-        if not cat.users:
-            module.graph.erase_node(cat)
-        splits.append(str(node.target))
-    return tuple(splits)
-
-
-def _share_concatenated(module: fx.GraphModule, tainted: set[fx.Node]) -> None:
-    """Let concatenations that are left (read by a dropout site, say) join samples and what they share."""
-    for node in module.graph.nodes:
-        if len({part in tainted for part in _cat_parts(node)}) == 2:
-            node.target = cat_samples
-
-
-def _cat_parts(node: fx.Node) -> list[fx.Node]:
-    """Return what is concatenated along channels, or nothing if ``node`` is no such concatenation."""
-    if node.op != "call_function" or node.target not in (torch.cat, torch.concat):
-        return []
-    axis = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0)
-    return list(node.args[0]) if axis == 1 else []  # type: ignore[arg-type]
-
-
-def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], bias: bool) -> nn.Conv2d:
-    """Return the convolution over the input channels that ``members`` hold within ``parts``."""
-    picked, start = [], 0
-    for part in parts:
-        width = part.meta["tensor_meta"].shape[1]
-        picked += [slice(start, start + width)] if part in members else []
-        start += width
-    weight = torch.cat([conv.weight[:, s] for s in picked], 1)
-    half = copy.deepcopy(conv)
-    half.in_channels = weight.shape[1]
-    half.weight = nn.Parameter(weight.detach().clone())
-    if not bias:
-        half.bias = None
-    return half
-
-
 def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[str, ...], side: int) -> Plan:
-    tainted = _tainted(module)
+    tainted = tainted_nodes(module)
     nodes = [n for n in module.graph.nodes if n.op != "output"]
     result = next(n for n in module.graph.nodes if n.op == "output").args[0]
     late = [n for n in nodes if n in tainted]
     early = [n for n in nodes if n not in tainted]
     kept = [n for n in early if n is result or any(u in tainted for u in n.users)]
-    names = {n: layer.name for n in late if isinstance(layer := _module_of(module, n), DropoutSite)}
+    names = {n: layer.name for n in late if isinstance(layer := module_of(module, n), DropoutSite)}
     prefix = _subgraph(module, early, [], kept, {})
     suffix = _subgraph(module, late, kept, [result], names)
     masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder" and n.name.startswith("mask_")}
@@ -257,7 +151,8 @@ def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[s
         suffix,
         sites={name: active[name] for name in names.values()},
         channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
-        bytes_per_pixel=scale * max(first, 2 * held, held + sample),  # 2: kept tensors are cropped into copies
+        bytes_per_pixel=scale * max(first, 2.25 * held),  # kept tensors are copied into blocks that overlap a little
+        held_bytes=scale * (1.25 * held + 2 * _floats(result)),  # 2: the core's logits, and those of the batch's next
         sample_bytes=scale * sample,
         splits=splits,
         crops=plan_crops(suffix, masks, side),
@@ -303,14 +198,14 @@ def _reuse_buffers(module: fx.GraphModule, graph: fx.Graph, results: set[fx.Node
     fresh: set[fx.Node] = set()
     for node in graph.nodes:
         method = _ELEMENTWISE.get(node.target) if node.op == "call_function" else None
-        if isinstance(_module_of(module, node), nn.ReLU):
+        if isinstance(module_of(module, node), nn.ReLU):
             method = "relu_"
         source = node.args[0] if node.args else None
         if method and source in fresh and len(source.users) == 1 and source not in results:
             node.op, node.target = "call_method", method
             node.args, node.kwargs = node.args[: 1 if method == "relu_" else 2], {}
             fresh.add(node)
-        elif method or isinstance(_module_of(module, node), CONVOLUTIONS):
+        elif method or isinstance(module_of(module, node), CONVOLUTIONS):
             fresh.add(node)
 
 

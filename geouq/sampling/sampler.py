@@ -11,6 +11,7 @@ from geouq.errors import ModelError
 from geouq.model import Model
 from geouq.networks.ssn import SSN
 from geouq.sampling.field import BLOCK, check_correlation
+from geouq.sampling.blocks import BLOCK_SIDE
 from geouq.sampling.plan import Plan, make_plan
 from geouq.sampling.ssn import Weights
 
@@ -154,7 +155,7 @@ def _compiled(sampler: Sampler) -> Plan:
             plan = make_plan(sampler.model.network, len(spec.bands), spec.stride, active)
             for half in (plan.prefix, plan.suffix):
                 half.to(sampler.device, PRECISIONS[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
-            _PLANS[key] = plan
+            _PLANS[key] = replace(plan, block=BLOCK_SIDE if torch.device(sampler.device).type == "cpu" else 0)
             if len(_PLANS) > KEPT_PLANS:
                 del _PLANS[next(iter(_PLANS))]  # the oldest
         return _PLANS[key]
