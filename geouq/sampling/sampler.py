@@ -10,8 +10,8 @@ import torch
 from geouq.errors import ModelError
 from geouq.model import Model
 from geouq.networks.ssn import SSN
-from geouq.sampling.field import BLOCK, check_correlation
 from geouq.sampling.blocks import BLOCK_SIDE
+from geouq.sampling.field import BLOCK, check_correlation
 from geouq.sampling.plan import Plan, make_plan
 from geouq.sampling.ssn import Weights
 
