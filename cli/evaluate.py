@@ -16,7 +16,9 @@ from geouq.errors import InputError
 @click.argument("model")
 @click.argument("data", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Folder for evaluation.html, one page, and evaluation.json.")
-@click.option("--samples", default=20, show_default=True, help="MC-dropout samples, at most 64; 0 = dropout off.")
+@click.option("--also", multiple=True, metavar="MODEL", help="A further member of an ensemble; may be repeated.")
+@click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
+@click.option("--sampler", type=click.Choice(["auto", "dropout", "ssn", "ensemble"]), default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--overwrite", is_flag=True, help="Replace the report if there is one.")
@@ -47,11 +49,12 @@ def command(model: str, data: Path, **options: Any) -> None:
 
     chips = read_dataset(data)
     found = evaluate(
-        Model.load(model),
+        [Model.load(name) for name in (model, *options["also"])],
         chips,
         samples=options["samples"],
         seed=options["seed"],
         device=options["device"],
+        sampler=options["sampler"],
         most_pictures=48 if options["output"] else 0,
         on_chip=say,
     )

@@ -13,7 +13,7 @@ import numpy as np
 from geouq.grid import Roi
 from geouq.learning.augment import Augmentation, draw_sample
 from geouq.learning.chips import Chip, simulate_chips
-from geouq.learning.dataset import LabelledChip, load_label
+from geouq.learning.dataset import LabelledChip, load_label, one_rater
 from geouq.learning.recipes import Recipe
 from geouq.learning.samples import (
     Census,
@@ -52,14 +52,15 @@ def prepared_ahead(prepare: Batches, steps: int, background: ThreadPoolExecutor)
 
 def _chips(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Sample]]:
     """Return step → samples: all chips, made to fit, in a new order each pass."""
-    fitted = [read_whole(chip, reading) for chip in chips]
+    fitted = [[read_whole(one, reading) for one in chip.by_rater()] for chip in chips]
     size, a_pass, seed = min(recipe.batch, len(fitted)), -(-len(fitted) // recipe.batch), recipe.training.seed
 
     def at(step: int) -> list[Sample]:
         order = np.random.default_rng([seed, step // a_pass]).permutation(len(fitted))
         first = step % a_pass * size
         rng = np.random.default_rng([seed, 1, step])
-        return [_augment(fitted[i], recipe, rng) for i in np.resize(order, first + size)[first:]]
+        chosen = [fitted[i] for i in np.resize(order, first + size)[first:]]
+        return [_augment(one[int(rng.integers(len(one))) if len(one) > 1 else 0], recipe, rng) for one in chosen]
 
     return at
 
@@ -71,7 +72,7 @@ def _windows(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) ->
 
         def draw(rng: np.random.Generator) -> Sample:
             chip, window = draw_window(census, rng)
-            return _augment(read_window(chip, reading, window), recipe, rng)
+            return _augment(read_window(one_rater(chip, rng), reading, window), recipe, rng)
 
     else:
         made, shapes = simulate_chips(recipe.simulated, seed), _outlines(census)
@@ -79,7 +80,7 @@ def _windows(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) ->
 
         def draw(rng: np.random.Generator) -> Sample:
             chip, window = draw_window(census, rng, 2 * recipe.size)  # room to see it at a coarser resolution
-            pixels, label, valid = read_window(chip, reading, window)
+            pixels, label, valid = read_window(one_rater(chip, rng), reading, window)
             around = Chip(chip.name, chip.place, pixels, (label == 1).astype(np.uint8), valid)
             return draw_sample([around, *made], shapes, how, rng)
 

@@ -9,6 +9,7 @@ Three forms are read (``read_dataset``):
   validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` (times the
   values, to get to those units), ``nodata``, ``ignore`` (label values that say nothing; else 255 and all below 0),
   ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of objects with those keys.
+  Several labels of one image, divided by ``;``, are those of several raters.
 - the folder that holds ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/`` as geouq.learning.chips describes them.
 
 Nothing is read before it is asked for, and large labelled scenes are read window by window.
@@ -51,6 +52,7 @@ class LabelledChip:
 
     name : unlike any other in its dataset. place : the geographic unit that splits keep whole.
     images : one file, or one a band. label : a raster of the same shape.
+    raters : further labels of the same image, by other people or methods; training draws one of all a step.
     split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
     bands : names in order, where the files do not name them.
     scale, nodata : as ``open_scene`` takes them. factor : times the values, to get to those units.
@@ -70,6 +72,16 @@ class LabelledChip:
     nodata: float | None = None
     ignore: tuple[int, ...] | None = None
     classes: tuple[int, ...] = ()
+    raters: tuple[Path, ...] = ()
+
+    def by_rater(self) -> tuple[LabelledChip, ...]:
+        """Return the chip once a rater, each with that rater's label alone."""
+        return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
+
+
+def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
+    """Return the chip with the label of one of its raters, drawn evenly; with one rater nothing is drawn."""
+    return chip.by_rater()[int(rng.integers(1 + len(chip.raters)))] if chip.raters else chip
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -88,7 +100,7 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
     chips = list(_manifest(data)) if data.is_file() else _folder(data)
     seen: set[str] = set()
     for chip in chips:
-        missing = next((p for p in (*chip.images, chip.label) if not p.exists()), None)
+        missing = next((p for p in (*chip.images, chip.label, *chip.raters) if not p.exists()), None)
         if missing:
             raise InputError(
                 f"{missing}: is missing, and chip {chip.name!r} needs it: copy it there, or leave that out"
@@ -195,12 +207,14 @@ def _row(path: Path, row: dict[str, str]) -> LabelledChip:
         return [part.strip() for part in row.get(column, "").split(";") if part.strip()]
 
     images = tuple(path.parent / image for image in several("image"))
+    labels = tuple(path.parent / label for label in several("label"))
     name = row.get("name") or images[0].stem
     return LabelledChip(
         name=name,
         place=row.get("place") or place_of(name),
         images=images,
-        label=path.parent / row["label"],
+        label=labels[0],
+        raters=labels[1:],
         split=_SPLITS.get(row.get("split", "").lower(), row.get("split", "").lower()),
         dataset=row.get("dataset") or path.resolve().parent.name,
         bands=tuple(several("bands")),

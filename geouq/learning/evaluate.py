@@ -7,7 +7,7 @@ all data; no more than one tile's pixels are held. Only pixels that are valid an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ import xarray as xr
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
+from geouq.learning.agreement import Agreement
 from geouq.learning.classical import ThresholdCounts, Yardsticks
 from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
 from geouq.learning.metrics import Confusion, RiskCoverage, auroc
@@ -44,12 +45,13 @@ class Evaluation:
 
 
 def evaluate(
-    model: Model,
+    model: Model | Sequence[Model],
     chips: Sequence[LabelledChip],
     *,
     samples: int = 20,
     seed: int = 0,
     device: str = "auto",
+    sampler: str = "auto",
     most_pictures: int = 48,
     on_chip: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
@@ -59,14 +61,15 @@ def evaluate(
 
     Parameters
     ----------
-    model, samples, seed, device : as for ``segment``; at most 64 samples.
+    model, samples, seed, device, sampler : as for ``segment``; at most 64 samples.
     most_pictures : of how many chips, evenly spread, pictures are kept.
     on_chip : called before each chip with its name, its number from 0, and how many there are.
 
     Returns
     -------
     Evaluation, whose ``scores`` hold: ``pooled``, ``datasets``, ``places``, ``chips``; ``one_pass`` (dropout off, doubt
-    from the maximum of the softmax); ``areas`` (how often 90 % intervals cover the label's area); ``noise``;
+    from the maximum of the softmax); ``areas`` (how often 90 % intervals cover the label's area); ``agreement`` (of
+    samples and raters of the positive class: geouq.learning.agreement); ``noise``;
     ``baselines`` (backscatter and two classes only); ``curves``.
 
     Raises
@@ -74,7 +77,8 @@ def evaluate(
     InputError : no chip, or no pixel, can be scored; or a label holds a class that the model has not.
     """
     chips = sorted(of_split(chips, "test"), key=lambda c: (c.dataset, c.place, c.name))
-    work = _Work(model, Settings(samples, seed, _layers(model, samples), device=device))
+    models = [model] if isinstance(model, Model) else list(model)
+    work = _Work(models, Settings(samples, seed, _layers(models[0], samples), device=device, sampler=sampler))
     shown = {c.name for c in chips[:: -(-len(chips) // max(most_pictures, 1))]} if most_pictures else set()
     pictures, number = [], 0
     for (dataset, place), group in groupby(chips, key=lambda c: (c.dataset, c.place)):
@@ -126,8 +130,8 @@ def chessboard(shape: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
 class _Work:
     """The sums of an evaluation under way."""
 
-    def __init__(self, model: Model, settings: Settings) -> None:
-        self.model, self.settings, spec = model, settings, model.spec
+    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+        self.models, self.model, self.settings, spec = models, models[0], settings, models[0].spec
         self.positive = spec.classes.index(spec.positive)
         self.pooled, self.once = self.new_tally(), self.new_tally()
         self.datasets: dict[str, Tally] = {}
@@ -136,6 +140,7 @@ class _Work:
         self.skipped: list[str] = []
         self.noisy, self.quiet = RiskCoverage(), RiskCoverage()
         self.yardsticks: dict[tuple[str, ...], Yardsticks] = {}
+        self.kind = ""
 
     def new_tally(self) -> Tally:
         """Return empty sums."""
@@ -144,19 +149,19 @@ class _Work:
     def add(self, chip: LabelledChip, tallies: Sequence[Tally]) -> Picture | None:
         """Score a chip; None, and nothing counted, where no pixel of it is valid and labelled."""
         scene, settings = open_chip(chip), self.settings
-        job = prepare(scene, self.model, settings)
-        once = prepare(
-            scene,
-            self.model,
-            Settings(0, settings.seed, _layers(self.model, 0), tile=job.tiling.size, device=settings.device),
-        )
+        job = prepare(scene, self.models, settings)
+        self.kind = job.sampler.kind
+        single_pass = replace(settings, samples=0, layers=_layers(self.model, 0), tile=job.tiling.size)
+        once = prepare(scene, self.models, single_pass)
         own, areas, picture = self.new_tally(), Areas(max(settings.samples, 1)), Canvas(scene)
+        agreement = Agreement(max(settings.samples, 1), 1 + len(chip.raters))
         for tile in job.tiling:
             values = np.asarray(read_window(scene, tile))
             layers = self._segment(job, values, tile)
-            label = load_label(chip, tile.core)
-            self._check(chip, label)
-            keep = (label != UNLABELLED) & (layers["mask"] != NOT_CLASSIFIED)
+            raters = np.stack([load_label(one, tile.core) for one in chip.by_rater()])
+            self._check(chip, raters)
+            label = raters[0]
+            keep = (raters != UNLABELLED).all(0) & (layers["mask"] != NOT_CLASSIFIED)
             picture.add(tile.core, values[:, *_core(tile)], label, layers)
             if not keep.any():
                 continue
@@ -166,6 +171,7 @@ class _Work:
             single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
             self.once.add(self._pixels(single, label, keep))
             self._disturb(job, values, tile, layers["uncertainty"], keep)
+            agreement.add(*_positives(layers, keep, self.positive, settings.samples), raters[:, keep] == self.positive)
             if "votes" in layers:
                 areas.add(layers["votes"][keep], label[keep] == self.positive, _area(job, tile.core)[keep])
         if not own.matrix.counts.any():
@@ -177,6 +183,8 @@ class _Work:
             "place": chip.place,
             **own.scores(),
             **areas.scores(),
+            "raters": agreement.raters,
+            **agreement.scores(),
         }
         if len(self.model.spec.classes) == 2 and job.units in _BACKSCATTER:
             row["best_threshold_iou"] = self._measure(chip, scene, job, int(row["pixels"]))
@@ -244,7 +252,9 @@ class _Work:
             "datasets": [{"dataset": name, **tally.scores()} for name, tally in self.datasets.items()],
             "places": self.places,
             "chips": self.chips,
+            "sampler": self.kind,
             "areas": _coverage([row for row in self.chips if "area_low" in row]),
+            "agreement": _mean_agreement(self.chips),
             "noise": {"auroc": auroc(self.noisy), "auroc_without_noise": auroc(self.quiet)},
             "baselines": [row for y in self.yardsticks.values() for row in _baseline_rows(y)],
             "curves": {"sampled": self.pooled.curves(), "one_pass": self.once.curves()},
@@ -257,6 +267,24 @@ class _Work:
 def _layers(model: Model, samples: int) -> tuple[str, ...]:
     layers = ("mask", "uncertainty", "confidence", "probability" if model.binary else "probabilities")
     return (*layers, "votes") if samples > 1 else layers
+
+
+def _positives(
+    layers: dict[str, np.ndarray], keep: np.ndarray, positive: int, samples: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each sample (S, n), and where the map (n,), says the positive class; without votes they are one."""
+    mask = layers["mask"][keep] == positive
+    if "votes" not in layers:
+        return mask[None], mask
+    votes = layers["votes"][keep]
+    return np.stack([(votes >> votes.dtype.type(s)) & votes.dtype.type(1) for s in range(samples)]), mask
+
+
+def _mean_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean over chips of each score of :class:`Agreement`, where it has a meaning."""
+    names = ("ged", "ged_unbiased", "diversity", "dice_raters")
+    values = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in names}
+    return {name: float(np.mean(v)) if v else float("nan") for name, v in values.items()}
 
 
 def _core(tile: Tile) -> tuple[slice, slice]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,12 @@ from torch import nn
 from geouq.errors import InputError, OutputError
 from geouq.learning.batches import held_out, prepared_ahead, training_samples
 from geouq.learning.dataset import LabelledChip, read_dataset
-from geouq.learning.losses import LOSSES
 from geouq.learning.recipes import Recipe, class_names, find_recipe, settle
 from geouq.learning.samples import Census, Reading, Sample, take_census
 from geouq.learning.splits import split_by_place
-from geouq.learning.train import Judge, Row, TrainConfig, seed_weights, train
+from geouq.learning.train import Judge, Row, TrainConfig, loss_of, seed_weights, train
 from geouq.model import ARCHITECTURES, Model, ModelSpec
+from geouq.networks.ssn import SSN, mean_of
 from geouq.segmentation import choose_device
 
 
@@ -145,9 +146,17 @@ def _new_model(recipe: Recipe, names: tuple[str, ...], seed: int) -> Model:
         missing_bands=recipe.missing_bands,
         classes=names,
         positive="water" if "water" in names else names[1],
+        **_sampled_by(network, recipe),
         description=" ".join(recipe.notes.split(":")[0].split()),
     )
     return Model(seed_weights(network, seed), spec)
+
+
+def _sampled_by(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    """Return how an SSN samples: its deviations are correlated over what it saw as one sample."""
+    if not isinstance(network, SSN):
+        return {}
+    return {"sampler": "ssn", "correlation": float(recipe.size) if recipe.view == "window" else "scene"}
 
 
 def _run(
@@ -203,8 +212,10 @@ def score(network: nn.Module, batches: Iterator[tuple[np.ndarray, np.ndarray, np
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
             logits = network(torch.from_numpy(pixels).to(device)).float().cpu()
         seen = float(valid.sum())
-        found = LOSSES[config.loss](logits, torch.from_numpy(label), torch.from_numpy(valid).float())
+        truth = torch.from_numpy(label), torch.from_numpy(valid).float()
+        found = loss_of(network, logits, truth, config, torch.Generator().manual_seed(config.seed), config.steps)
         loss, pixels_seen = loss + seen * float(found), pixels_seen + seen
+        logits = mean_of(network, logits)
         classes = max(2, logits.shape[1])
         guess = (logits[:, 0] >= 0 if logits.shape[1] == 1 else logits.argmax(1)).numpy().astype(int)[valid]
         truth = np.round(label[valid]).astype(int)

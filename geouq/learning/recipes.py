@@ -128,6 +128,16 @@ RECIPES = {
             BCE + Dice, AdamW, cosine, averaged weights. The script that made the shipped model is
             examples/train_s1_water.py.""",
         ),
+        Recipe(
+            name="ssn",
+            architecture="ssn",
+            arguments={"backbone": "unet", "rank": 10, "widths": [16, 32, 64, 128], "stem": 2, "dropout": {}},
+            batch=8,
+            training=TrainConfig(steps=2000, every=200, rate=1e-3, loss="ssn", mean_steps=200),
+            notes="""A Stochastic Segmentation Network (Monteiro et al. 2020, arXiv 2006.06015) of rank 10 on a small
+            U-Net: whole label maps from windows of 128, one rater of each chip a step, 20 antithetic draws, 200
+            steps of the mean alone. Its samples are coherent over the windows' size.""",
+        ),
     )
 }
 

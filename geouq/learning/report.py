@@ -135,6 +135,12 @@ def _facts(scores: dict[str, Any]) -> list[str]:
             f"and misses it by at most 1 % of the labelled area on {area['nearly']} more; "
             f"mean width {100 * area['mean_width']:.2f} %"
         )
+    agreement = scores["agreement"]
+    lines.append(
+        f"samples against raters, mean over chips, S = {max(scores['samples'], 1)} by {scores['sampler']}: "
+        f"GED² {_number(agreement['ged'])} (unbiased {_number(agreement['ged_unbiased'])}), "
+        f"diversity {_number(agreement['diversity'])}, Dice {_number(agreement['dice_raters'])}"
+    )
     if scores["skipped"]:
         lines.append(f"left out, no pixel both valid and labelled: {', '.join(scores['skipped'])}")
     return lines

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from geouq.errors import InputError, OutputError
 from geouq.learning.losses import LOSSES
+from geouq.learning.ssn_loss import Integral, ssn_nll
 from geouq.networks.sites import find_sites, set_masks
+from geouq.networks.ssn import SSN, mean_of
 
 #: step → (pixels (N, K, H, W) normalised, label (N, H, W), valid (N, H, W) bool)
 Batches = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -36,12 +38,14 @@ class TrainConfig:
 
     steps, warmup : optimiser steps in all, and those in which the rate rises from 0.
     every : steps a round; after each one the network is judged and the checkpoint rewritten.
-    loss : name in geouq.learning.losses.LOSSES.
+    loss : name in geouq.learning.losses.LOSSES, or "ssn" for a Stochastic Segmentation Network.
     optimiser : "adamw", "adam" or "nadam" (Dozat 2016). rate, decay : its learning rate and weight decay.
     schedule : "cosine" (half a cosine to 0 after warmup), "constant", or "plateau" (times ``factor`` whenever
         ``plateau`` rounds bring no lower loss).
     patience : end after this many rounds without a lower loss, and keep the best weights; 0 = run to the end.
     average : the weights' exponential moving average keeps this share a step (0 = the last weights).
+    draws, antithetic : of the SSN's integral (geouq.learning.ssn_loss). mean_steps : first steps in which an SSN learns
+        its mean alone, by cross entropy.
     bfloat16 : compute in bfloat16 where autocast holds it safe (weights stay float32).
     seed : of the dropout masks; batches bring their own.
     """
@@ -58,12 +62,15 @@ class TrainConfig:
     factor: float = 0.3
     patience: int = 0
     average: float = 0.99
+    draws: int = 20
+    antithetic: bool = True
+    mean_steps: int = 0
     bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         for value, known in (
-            (self.loss, LOSSES),
+            (self.loss, (*LOSSES, "ssn")),
             (self.optimiser, OPTIMISERS),
             (self.schedule, SCHEDULES),
         ):
@@ -164,7 +171,9 @@ def _advance(state: State, batch: tuple[np.ndarray, ...], config: TrainConfig) -
 def _judge(state: State, config: TrainConfig, judge: Judge | None) -> None:
     """End a round: score, remember the best, lower the rate on a plateau."""
     rate = config.rate * state.factor * schedule(state.step - 1, config)
-    row = {"step": state.step, "loss": state.lost / ((state.step - 1) % config.every + 1), "rate": rate}
+    row: Row = {"step": state.step, "loss": state.lost / ((state.step - 1) % config.every + 1), "rate": rate}
+    if isinstance(state.network, SSN):
+        row["fallbacks"], state.network.fallbacks = state.network.fallbacks, 0
     if judge:
         set_masks(state.average, None)
         row |= judge.score(state.average.eval())
@@ -203,7 +212,7 @@ def seed_weights(network: nn.Module, seed: int) -> nn.Module:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return network
+    return network.start_near_mean() if isinstance(network, SSN) else network
 
 
 def draw_masks(network: nn.Module, samples: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -224,7 +233,28 @@ def _loss(network: nn.Module, batch: tuple[np.ndarray, ...], config: TrainConfig
     set_masks(network, {name: mask.to(device) for name, mask in masks.items()})
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
         logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
-    return LOSSES[config.loss](logits.float(), label, valid.float())
+    return loss_of(network, logits.float(), (label, valid.float()), config, generator, step)
+
+
+def loss_of(
+    network: nn.Module,
+    logits: Tensor,
+    truth: tuple[Tensor, Tensor],
+    config: TrainConfig,
+    generator: torch.Generator,
+    step: int,
+) -> Tensor:
+    """Return the loss of a network's logits (N, C, H, W) on ``truth``, label and valid (N, H, W), as configured."""
+    if config.loss != "ssn":
+        return LOSSES[config.loss](logits, *truth)
+    if not isinstance(network, SSN):
+        raise InputError('the loss "ssn" is for Stochastic Segmentation Networks: take an architecture that is one')
+    if step < config.mean_steps:
+        return LOSSES["bce" if network.classes == 1 else "cross_entropy"](mean_of(network, logits), *truth)
+    how = Integral(config.draws, config.antithetic)
+    loss, left_out = ssn_nll(network.split(logits), *truth, how, generator)
+    network.fallbacks += left_out
+    return loss
 
 
 def _blend(average: nn.Module, network: nn.Module, keep: float) -> None:
