@@ -129,9 +129,16 @@ _WORDS = {
     "dn": DN,
 }
 _CALIBRATED = {"sigma0", "gamma0", "beta0", "sigmanought", "gammanought", "nrb"}
-#: ASF HyP3: ..._RTC10_G_gpuned_54B9: gamma or sigma nought, then power, decibel or amplitude, then flags
-_HYP3 = re.compile(r"_RTC\d+_[A-Z]_[gs]([pda])[uw][nf][ec][dm]_", re.IGNORECASE)
-_HYP3_UNITS = {"p": POWER, "d": DB, "a": AMPLITUDE}
+#: Analysis-ready products by their file names: what they are, and their units.
+_PRODUCTS = (
+    # gamma or sigma nought, then power, decibel or amplitude, then flags: ..._RTC10_G_gpuned_54B9_VV
+    (re.compile(r"_RTC\d+_[A-Z]_[gs]p[uw][nf][ec][dm]_", re.IGNORECASE), "ASF HyP3 RTC", POWER),
+    (re.compile(r"_RTC\d+_[A-Z]_[gs]d[uw][nf][ec][dm]_", re.IGNORECASE), "ASF HyP3 RTC", DB),
+    (re.compile(r"_RTC\d+_[A-Z]_[gs]a[uw][nf][ec][dm]_", re.IGNORECASE), "ASF HyP3 RTC", AMPLITUDE),
+    (re.compile(r"^OPERA_L2_RTC-S1_"), "OPERA RTC-S1", POWER),
+    (re.compile(r"^(iw|ew|s[1-6])-(vv|vh|hh|hv)\.rtc$"), "Planetary Computer RTC", POWER),
+    (re.compile(r"^S1[A-D]_IW_GRDH_1S[A-Z]{2}_\d{8}T\d{6}_\d\d[A-Z]{3}_\d+_\d+_V[VH]$"), "BigEarthNet-S1", DB),
+)
 #: Amplitudes below this (-30 dB) lie under the noise floor of any radar in use, so such values are power.
 _AMPLITUDE_FLOOR = 10 ** (-30 / 20)
 
@@ -168,13 +175,13 @@ def _words(texts: Iterable[str]) -> set[str]:
 
 def _said(clues: Clues) -> tuple[str, str]:
     """Units that metadata name without contradiction, and where; empty strings if none are."""
-    products = {_HYP3_UNITS[match[1].lower()] for match in map(_HYP3.search, clues.files) if match}
-    products |= {POWER for name in clues.files if name.startswith("OPERA_L2_RTC-S1_")}
-    products = products if clues.polarised else set()  # products hold angles and masks under like names
+    known = {(unit, what) for name in clues.files for pattern, what, unit in _PRODUCTS if pattern.search(name)}
+    known = known if clues.polarised else set()  # products hold angles and masks under like names
+    what = " and ".join(sorted({what for _, what in known}))
     for found, where in (
         ({_WORDS[word] for word in _words(clues.unit_tags) if word in _WORDS}, "the bands' unit tags"),
         ({_WORDS[word] for word in _words(clues.labels) if word in _WORDS}, "the band names"),
-        (products, "the product names"),
+        ({unit for unit, _ in known}, f"the names of {what} products"),
         ({_WORDS[word] for word in _words(clues.files) if word in _WORDS}, "the file names"),
     ):
         if len(found) == 1:

@@ -476,7 +476,7 @@ def test_what_is_no_raster_is_refused_by_name(tmp_path):
     with zipfile.ZipFile(tmp_path / "safe.zip", "w") as archive:
         archive.writestr("S1A_x.SAFE/manifest.safe", "<xfdu/>")
     with zipfile.ZipFile(tmp_path / "rtc.zip", "w") as archive:
-        archive.write(write(tmp_path / "x_VV.tif", decibels((30, 40))), "x/x_VV.tif")
+        archive.write(write(tmp_path / "x.tif", decibels((30, 40))), "x/x.tif")
     for name, word in [
         ("missing.tif", "no such file"),
         ("page.tif", "not recognized"),
@@ -484,12 +484,53 @@ def test_what_is_no_raster_is_refused_by_name(tmp_path):
         ("S1A_x.SAFE", "SAFE"),
         ("unpacked", "manifest"),
         ("safe.zip", "manifest"),
-        ("rtc.zip", f"/vsizip/{tmp_path}/rtc.zip/x/x_VV.tif"),
+        ("rtc.zip", f"/vsizip/{tmp_path}/rtc.zip/x/x.tif"),
     ]:
         with pytest.raises(SceneError) as error:
             open_scene(tmp_path / name)
         one_line(error, tmp_path / name, word)
-    assert open_scene(f"/vsizip/{tmp_path}/rtc.zip/x/x_VV.tif").shape == (1, 30, 40)
+    assert open_scene(f"/vsizip/{tmp_path}/rtc.zip/x/x.tif").shape == (1, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("stem", "ending", "unit", "what"),
+    [
+        ("S1A_IW_20191203T224518_DVP_RTC10_G_gpuned_54B9_", ".tif", units.POWER, "ASF HyP3 RTC"),
+        ("S1A_IW_20191203T224518_DVP_RTC30_G_sdufem_54B9_", ".tif", units.DB, "ASF HyP3 RTC"),
+        (
+            "OPERA_L2_RTC-S1_T137-292318-IW1_20211119T015854Z_20250830T120333Z_S1A_30_v1.0_",
+            ".tif",
+            units.POWER,
+            "OPERA",
+        ),
+        ("iw-", ".rtc.tiff", units.POWER, "Planetary Computer RTC"),
+        ("S1A_IW_GRDH_1SDV_20170613T165043_33UUP_87_48_", ".tif", units.DB, "BigEarthNet-S1"),
+    ],
+)
+def test_analysis_ready_products_are_known(tmp_path, stem, ending, unit, what):
+    """As a folder and as a zip with both bands and what else such products hold; and by one band's file."""
+    values = decibels() if unit == units.DB else 10 ** (decibels() / 10)
+    folder, lower = tmp_path / "given", stem == "iw-"
+    folder.mkdir()
+    for name, band in zip(("VV", "VH"), values, strict=True):
+        write(folder / f"{stem}{name.lower() if lower else name}{ending}", band)
+    for other in (f"{stem}inc_map{ending}", "readme.txt"):
+        (folder / other).write_text("x")
+    with zipfile.ZipFile(tmp_path / "given.zip", "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"x/{file.name}")
+    for source in (folder, tmp_path / "given.zip", next(folder.glob("*[vV][vV].*"))):
+        scene = open_scene(source)
+        assert list(scene.band.values) == (["VV"] if source.suffix in (".tif", ".tiff") else ["VV", "VH"])
+        assert scene.attrs["units"] == unit and what in scene.attrs["units_reason"]
+
+
+def test_folder_of_several_scenes_is_refused(tmp_path):
+    for name in ("a_VV.tif", "a_VH.tif", "b_VV.tif"):
+        write(tmp_path / name, decibels((30, 40)))
+    with pytest.raises(SceneError) as error:
+        open_scene(tmp_path)
+    one_line(error, tmp_path, "holds 2 scenes")
 
 
 def test_a_vrt_reads_and_names_what_it_misses(tmp_path):

@@ -120,6 +120,8 @@ def describe_scene(
                 "give it alone, without --scale and --nodata"
             )
         return _product_scene(paths[0], keys[0], bidx, preprocessing or Preprocessing())
+    if len(paths) == 1 and not keys[0]:
+        keys, paths = band_files(paths[0]) or (keys, paths)
     if preprocessing not in (None, Preprocessing()):
         raise InputError(f"{paths[0]}: is no Sentinel-1 product: leave out the options that say how to process one")
     rasters = [_inspect(path, key, bidx, nodata) for key, path in zip(keys, paths, strict=True)]
@@ -177,6 +179,34 @@ def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | No
             raise SceneError(f"{path}: has {len(raster.bands)} bands: say with --bidx which one is {key}")
         raster = replace(raster, bands=tuple(meant))
     return raster
+
+
+def band_files(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Polarisations and files of the one scene whose bands lie in a folder or zip, as analysis-ready ones come.
+
+    None for anything else, and where there are no files that are alike but for the polarisation in their names.
+
+    Raises
+    ------
+    SceneError : there are several such scenes.
+    """
+    if os.path.isdir(path):
+        inside = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    elif path.lower().endswith(".zip") and os.path.isfile(path):
+        inside = [f"/vsizip/{path}/{name}" for name in sorted(zip_members(path))]
+    else:
+        return None
+    scenes: dict[str, dict[str, str]] = {}
+    for file in inside:
+        match = re.match(r"(.*[_-])(VV|VH|HH|HV)((?:\.rtc)?\.tiff?)$", file, re.IGNORECASE)
+        if match:
+            scenes.setdefault(f"{match[1]}*{match[3]}", {})[match[2].upper()] = file
+    if len(scenes) > 1:
+        some = ", ".join(os.path.basename(name) for name in list(scenes)[:3])
+        raise SceneError(f"{path}: holds {len(scenes)} scenes ({some} …): give one, its files by --vv and --vh")
+    found = next(iter(scenes.values()), {})
+    names = tuple(name for name in POLARISATIONS if name in found)
+    return (names, tuple(found[name] for name in names)) if found else None
 
 
 def _raster_in_zip(path: str) -> str:

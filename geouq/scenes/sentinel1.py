@@ -11,6 +11,7 @@ in dB it becomes ``units.FLOOR_DB``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,9 +112,16 @@ def read_product(path: str) -> Product:
             )
         channels.append(channel)
         notes += said
+    if _version(manifest.ipf) < 2.9:
+        notes.append(f"processor version {manifest.ipf} left faint echoes beyond the swath: its edges may be false")
     if len({(one.annotation.lines, one.annotation.pixels) for one in channels}) > 1:
         raise SceneError(f"{path}: its images differ in size: download the product again")
     return Product(path, manifest, tuple(channels), tuple(dict.fromkeys(notes)))
+
+
+def _version(ipf: str) -> float:
+    """Version of the processor as a number; infinite if it is not known."""
+    return float(ipf) if re.fullmatch(r"\d+\.\d+", ipf) else float("inf")
 
 
 def _channel(files: Files, names: dict[str, str], image: str, ipf: str) -> tuple[Channel, list[str]]:
