@@ -53,6 +53,11 @@ def product_options(function: F) -> F:
             ),
             click.option("--crs", help="Map that a product is put on. [default: its UTM zone]"),
             click.option("--resolution", type=float, help="Pixels of that map. [default: the product's]"),
+            click.option("--dem", metavar="FILE", help="Elevation model to correct a product's terrain with."),
+            click.option("--rtc", is_flag=True, help="Flatten the terrain's brightness too: gamma0 (needs --dem)."),
+            click.option(
+                "--hand", metavar="FILE", help="Heights above the nearest drainage, m: from 15 m up not classified."
+            ),
         ]
     ):
         function = option(function)

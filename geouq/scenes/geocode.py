@@ -136,19 +136,19 @@ def lattice_nodes(geobox: GeoBox, rows: slice, columns: slice) -> tuple[np.ndarr
 
     The lattice is the grid's, not the window's, so that what is interpolated from it is the same in any window.
     """
-    x, y = apply(geobox.affine, *np.meshgrid(_lattice(columns)[0] + 0.5, _lattice(rows)[0] + 0.5))
+    x, y = apply(geobox.affine, *np.meshgrid(lattice(columns)[0] + 0.5, lattice(rows)[0] + 0.5))
     return np.asarray(x), np.asarray(y)
 
 
 def spread(nodes: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
     """Interpolate values at ``lattice_nodes``, (…, ny, nx), bilinearly to the window's pixels, (…, rows, columns)."""
-    _, iy, fy = _lattice(rows)
-    _, ix, fx = _lattice(columns)
+    _, iy, fy = lattice(rows)
+    _, ix, fx = lattice(columns)
     lines = nodes[..., iy, :] * (1 - fy)[:, None] + nodes[..., iy + 1, :] * fy[:, None]
     return np.asarray(lines[..., ix] * (1 - fx) + lines[..., ix + 1] * fx)
 
 
-def _lattice(span: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def lattice(span: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lattice positions around a span, and for each of its pixels the one before it and the share of the next."""
     first = span.start // STEP
     positions = np.arange(first, (span.stop - 1) // STEP + 2) * STEP

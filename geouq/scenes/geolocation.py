@@ -23,6 +23,9 @@ from geouq.scenes.rangedoppler import RangeDoppler
 WORST_MISFIT = 20.0
 _ROUNDS = 12
 
+#: interpolates values on a lattice, (…, ny, nx), to the points of a window, (…, rows, columns)
+Spread = Callable[[np.ndarray], np.ndarray]
+
 
 @dataclass(frozen=True, eq=False)
 class GridSurface:
@@ -42,31 +45,32 @@ class GridSurface:
         """Three heights (m) that the surface lies between."""
         return np.array([self.height.min() - 1, self.height.mean(), self.height.max() + 1])
 
-    def place(self, nodes: np.ndarray, spread: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    def place(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
         """Return line and pixel (2, …) of points of the surface.
 
         Parameters
         ----------
-        nodes : (3, 2, …) line and pixel of lattice points at ``levels``. spread : interpolates from the lattice to
-            the points wanted. Heights bend at the grid's points, where a lattice is too coarse; so the pixel, which
-            moves with height, is settled at each point again, and the line, which hardly does, is not.
+        nodes : (3, 2, …) line and pixel of lattice points at ``levels``. degrees : (2, …) longitude and latitude of
+            these, not needed here. spread : interpolates from the lattice to the points wanted. Heights bend at
+            the grid's points, where a lattice is too coarse; so the pixel, which moves with height, is settled at
+            each point again, and the line, which hardly does, is not.
         """
         height = np.full(nodes.shape[2:], self.levels[1])
         for _ in range(_ROUNDS):
             image = self._correct(at_height(nodes, self.levels, height))
-            height = _between(self.height, self._rows(image[0]), self._columns(image[1]))
+            height = between(self.height, self._rows(image[0]), self._columns(image[1]))
         slope = at_height(nodes[:, 1], self.levels, height + 0.5) - at_height(nodes[:, 1], self.levels, height - 0.5)
         line, first, guess, slope = spread(np.stack([*image, height, slope]))
         rows, pixel = self._rows(line), first
         for _ in range(2):
-            height = _between(self.height, rows, self._columns(pixel))
+            height = between(self.height, rows, self._columns(pixel))
             pixel = first + slope * (height - guess)
         return np.stack([line, pixel])
 
     def _correct(self, image: np.ndarray) -> np.ndarray:
         """Add to positions (2, …) what the geometry leaves at the grid points."""
         rows, columns = self._rows(image[0]), self._columns(image[1])
-        return image + np.stack([_between(misfit, rows, columns) for misfit in self.misfit])
+        return image + np.stack([between(misfit, rows, columns) for misfit in self.misfit])
 
     def _rows(self, line: np.ndarray) -> np.ndarray:
         return np.interp(line, self.line, np.arange(len(self.line)))
@@ -75,7 +79,7 @@ class GridSurface:
         return np.interp(pixel, self.pixel, np.arange(len(self.pixel)))
 
 
-def _between(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def between(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Values (n, m) at fractional rows and columns of theirs, bilinearly."""
     return np.asarray(map_coordinates(values, [rows, columns], order=1, mode="nearest"))
 

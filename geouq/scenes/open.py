@@ -149,7 +149,7 @@ def _product_scene(path: str, key: str, bidx: Sequence[int] | None, preprocessin
     """A Sentinel-1 product as a scene; ``key`` is the polarisation it was given for, or empty."""
     part = product_pixels(path, key.upper(), bidx, preprocessing)
     names = part.image.polarisations
-    return Scene((part,), names, DB, f"calibrated to {part.image.quantity} here", tuple(dict.fromkeys(part.notes)))
+    return Scene((part,), names, DB, f"calibrated to {part.quantity} here", tuple(dict.fromkeys(part.notes)))
 
 
 def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from geouq.errors import SceneError
 from geouq.grid import GeoBox
+from geouq.scenes.gdal import file_key
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.sentinel1 import Calibrated, calibrate, read_product
 from geouq.scenes.warp import GeocodedProduct, geocode_product
@@ -20,17 +21,23 @@ from geouq.units import DB, POWER, convert
 class ProductPixels(Windowed):
     """A product's backscatter on a map: (band, y, x) float32 dB, NaN where not measured.
 
-    ``image`` is it in radar geometry, ``warped`` on the map; both in linear power.
+    ``image`` is it in radar geometry, ``warped`` on the map; both in linear power. ``placed``: how it got there.
     """
 
     image: Calibrated
     warped: GeocodedProduct
     preprocessing: Preprocessing
+    placed: tuple[str, ...]
 
     @property
     def path(self) -> str:
         """The path that the product was given by."""
         return self.image.product.path
+
+    @property
+    def quantity(self) -> str:
+        """What the values are: sigma0, gamma0 or beta0."""
+        return "gamma0" if self.preprocessing.rtc else self.image.quantity
 
     @property
     def geobox(self) -> GeoBox:
@@ -50,12 +57,13 @@ class ProductPixels(Windowed):
     @property
     def token(self) -> tuple[object, ...]:
         """What tells these pixels from any other."""
-        return self.image.token, self.preprocessing, repr(self.geobox)
+        rasters = filter(None, (self.preprocessing.dem, self.preprocessing.hand))
+        return self.image.token, self.preprocessing, repr(self.geobox), *map(file_key, rasters)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual, what is done to the pixels, and what to expect of it, one line each."""
-        return *self.image.product.notes, *self.image.steps, *self.warped.notes, "values in dB"
+        return *self.image.product.notes, *self.image.steps, *self.placed, "values in dB"
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
@@ -85,5 +93,5 @@ def product_pixels(
             raise SceneError(f"{path}: has {len(wanted)} bands, {', '.join(wanted)}: --bidx counts them from 1")
         wanted = tuple(wanted[number - 1] for number in bidx)
     image = calibrate(product, wanted, preprocessing.quantity, preprocessing.noise, preprocessing.speckle)
-    warped = geocode_product(image, product.annotation, path, preprocessing.crs, preprocessing.resolution)
-    return ProductPixels(image, warped, preprocessing)
+    warped, placed = geocode_product(image, product.annotation, path, preprocessing)
+    return ProductPixels(image, warped, preprocessing, placed)

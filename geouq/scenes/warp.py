@@ -20,44 +20,57 @@ from affine import Affine
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
-from geouq.errors import InputError
-from geouq.grid import GeoBox
+from geouq.errors import InputError, SceneError
+from geouq.grid import GeoBox, apply
 from geouq.scenes.annotation import Annotation
 from geouq.scenes.geocode import STEP, lattice_nodes, spread, suited_map, unwrap
-from geouq.scenes.geolocation import GridSurface, expected_error, grid_surface
+from geouq.scenes.geolocation import Spread, at_height, expected_error, grid_surface
+from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.rangedoppler import RangeDoppler, range_doppler
+from geouq.scenes.relief import STEEPEST, Relief
+from geouq.scenes.sample import Image, mean_of_blocks, sample
+from geouq.scenes.terrain import Field, open_elevation, open_field
 from geouq.scenes.windowed import Windowed
 
 #: The grid reaches this many pixels beyond the geolocation grid's outline, which is straight between its points.
 MARGIN = 8
-#: power of valid pixels that average to exactly 0 (noise was subtracted): 0 would read as not measured
-_NOTHING = np.finfo(np.float32).tiny
+#: Floods do not reach higher above the nearest drainage than this, m (as the exclusion mask of Twele et al. 2016,
+#: doi 10.1080/01431161.2016.1192304, has it).
+HIGHEST_FLOOD = 15.0
 
 
-class Image(Protocol):
-    """An image in radar geometry: linear power, NaN where not measured."""
+#: why map pixels are not valid, as ``GeocodedProduct.flags`` numbers it from 1
+REASONS = ("layover", "shadow", f"steeper than {STEEPEST:g}°", f"{HIGHEST_FLOOD:g} m or more above drainage", "outside")
+HIGH, OUTSIDE = 4, 5
+
+
+class Surface(Protocol):
+    """What the image is placed on: ``levels`` are three heights it lies between; see ``GridSurface``, ``Elevation``."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(bands, lines, pixels)."""
+    def levels(self) -> np.ndarray:
+        """Three heights in m."""
 
-    def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
-        """Read a window, float32."""
+    def place(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
+        """Line and pixel of points of the surface."""
 
 
 @dataclass(frozen=True, eq=False)
 class GeocodedProduct(Windowed):
     """A radar image warped onto the grid ``geobox``: (band, y, x) float32 linear power, NaN where not valid.
 
-    ``notes`` say in one line each how it was placed and what to expect of that.
+    ``samples`` a side are averaged in each map pixel. ``relief`` flags layover, shadow and steep slopes, and with
+    ``flatten`` turns beta0 into terrain-flattened gamma0; ``hand`` flags what lies high above the drainage.
     """
 
     image: Image
     geobox: GeoBox
     geometry: RangeDoppler
-    surface: GridSurface
-    samples: int
-    notes: tuple[str, ...]
+    surface: Surface
+    samples: int = 1
+    relief: Relief | None = None
+    flatten: bool = False
+    hand: Field | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,24 +85,50 @@ class GeocodedProduct(Windowed):
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
-        if self.samples == 1:
-            return sample(self.image, bands, self.locate(rows, columns))
-        fine = replace(self, geobox=self.geobox.zoom_out(1 / self.samples), samples=1)
-        values = fine.read(bands, *(slice(s.start * self.samples, s.stop * self.samples) for s in (rows, columns)))
-        return mean_of_blocks(values, self.samples)
+        if self.samples > 1:
+            fine = replace(self, geobox=self.geobox.zoom_out(1 / self.samples), samples=1)
+            spans = (slice(s.start * self.samples, s.stop * self.samples) for s in (rows, columns))
+            return mean_of_blocks(fine.read(bands, *spans), self.samples)
+        where, flat = self._positions(rows, columns)
+        values = sample(self.image, bands, where)
+        if not np.isfinite(values).any():
+            return values
+        values[:, self._flags(where, flat, rows, columns) > 0] = np.nan
+        if self.flatten and self.relief is not None:
+            values /= self.relief.area(flat, where)
+        return values
 
     def locate(self, rows: slice, columns: slice) -> np.ndarray:
         """Line and pixel of the map pixels' centres in a window, (2, rows, columns) float64; NaN if nowhere."""
-        longitude, latitude = _degrees(self.geobox, rows, columns)
-        levels = self.surface.levels
-        nodes = np.stack([self.geometry.image(longitude, latitude, np.full_like(latitude, h)) for h in levels])
-        return self.surface.place(nodes, partial(spread, rows=rows, columns=columns))
+        return self._positions(rows, columns)[0]
+
+    def flags(self, rows: slice, columns: slice) -> np.ndarray:
+        """Why map pixels (rows, columns) are not valid, whatever was measured there: 0, or 1 + index in ``REASONS``."""
+        return self._flags(*self._positions(rows, columns), rows, columns)
+
+    def _positions(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Line and pixel of a window's pixels on the surface, and at height 0."""
+        degrees, fill = _degrees(self.geobox, rows, columns), partial(spread, rows=rows, columns=columns)
+        longitude, latitude = degrees
+        levels, zero = self.surface.levels, np.zeros(latitude.shape)
+        nodes = np.stack([self.geometry.image(longitude, latitude, zero + level) for level in levels])
+        where = self.surface.place(nodes, degrees, fill)
+        return where, fill(at_height(nodes, levels, zero)) if self.relief else where
+
+    def _flags(self, where: np.ndarray, flat: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+        _, lines, pixels = self.image.shape
+        inside = (where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5)
+        out = np.zeros(inside.shape, np.uint8) if self.relief is None else self.relief.flags(flat)
+        if self.hand is not None:
+            fill = partial(spread, rows=rows, columns=columns)
+            out[self.hand.at(_degrees(self.geobox, rows, columns), fill) >= HIGHEST_FLOOD] = HIGH
+        out[~inside] = OUTSIDE
+        return out
 
 
-def _degrees(geobox: GeoBox, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude of a window's lattice nodes."""
-    longitude, latitude = _to_degrees(str(geobox.crs)).transform(*lattice_nodes(geobox, rows, columns))
-    return longitude, latitude
+def _degrees(geobox: GeoBox, rows: slice, columns: slice) -> np.ndarray:
+    """Longitude and latitude of a window's lattice nodes, (2, ny, nx)."""
+    return np.stack(_to_degrees(str(geobox.crs)).transform(*lattice_nodes(geobox, rows, columns)))
 
 
 @cache
@@ -97,93 +136,93 @@ def _to_degrees(crs: str) -> Transformer:
     return Transformer.from_crs(crs, 4326, always_xy=True)
 
 
-def sample(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
-    """Interpolate an image bilinearly at positions ``where`` (2, h, w): lines and pixels, integers at pixel centres.
-
-    Returns
-    -------
-    (bands, h, w) float32. Of the four pixels around a position those that are not valid weigh nothing; the result
-    is NaN where the nearest one is not valid, or lies outside the image.
-    """
-    count, lines, pixels = image.shape
-    inside = (where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5)
-    out = np.full((len(range(count)[bands]), *inside.shape), np.nan, np.float32)
-    if not inside.any():
-        return out
-    line, pixel = where[:, inside]
-    (top, down, bottom), (left, right, end) = _neighbours(line, lines), _neighbours(pixel, pixels)
-    source = image.read(bands, slice(int(top.min()), int(bottom.max()) + 1), slice(int(left.min()), int(end.max()) + 1))
-    corner = top.min(), left.min()
-    nearest = np.rint(line).astype(np.intp) - corner[0], np.rint(pixel).astype(np.intp) - corner[1]
-    for layer, values in zip(out, source, strict=True):
-        total = np.zeros(len(line), np.float32)
-        weights = np.zeros(len(line), np.float32)
-        for y, x, weight in (
-            (top, left, (1 - down) * (1 - right)),
-            (top, end, (1 - down) * right),
-            (bottom, left, down * (1 - right)),
-            (bottom, end, down * right),
-        ):
-            picked = values[y - corner[0], x - corner[1]]
-            measured = np.isfinite(picked)
-            total += np.where(measured, picked, 0) * weight
-            weights += measured * weight
-        power = total / np.maximum(weights, 1e-6)
-        power[power == 0] = _NOTHING
-        layer[inside] = np.where(np.isfinite(values[nearest]), power, np.nan)
-    return out
-
-
-def _neighbours(position: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The pixel before each position, the share of the one after it, and that one; both within the image."""
-    before = np.floor(position)
-    share = (position - before).astype(np.float32)
-    return (
-        np.clip(before, 0, size - 1).astype(np.intp),
-        share,
-        np.clip(before + 1, 0, size - 1).astype(np.intp),
-    )
-
-
-def mean_of_blocks(values: np.ndarray, size: int) -> np.ndarray:
-    """Mean of each block of ``size``² pixels over the valid ones; NaN where fewer than half of them are."""
-    bands, rows, columns = values.shape
-    blocks = values.reshape(bands, rows // size, size, columns // size, size)
-    measured = np.isfinite(blocks)
-    count = measured.sum((2, 4))
-    total = np.where(measured, blocks, 0).sum((2, 4), dtype=np.float64)
-    return np.where(2 * count >= size * size, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
 def geocode_product(
-    image: Image, annotation: Annotation, name: str, crs: str | None = None, resolution: float | None = None
-) -> GeocodedProduct:
+    image: Image, annotation: Annotation, name: str, steps: Preprocessing
+) -> tuple[GeocodedProduct, tuple[str, ...]]:
     """Warp a calibrated image onto a map grid, lazily.
 
     Parameters
     ----------
-    image : the image in radar geometry (``sentinel1.Calibrated``).
+    image : the image in radar geometry (``sentinel1.Calibrated``), calibrated to ``steps.quantity``.
     annotation : of one of its polarisations: all of a product share their geometry.
     name : what to call the product in errors.
-    crs : of the map; the UTM zone of the footprint's centre by default (polar stereographic beyond 84 degrees).
-    resolution : pixel size in units of the CRS; the product's own pixel spacing by default. The grid is north-up,
-        and its edges are multiples of it.
+    steps : where to (``crs``, ``resolution``: a north-up grid whose edges are multiples of it) and over what
+        (``dem``, ``rtc``, ``hand``).
+
+    Returns
+    -------
+    The pixels, and notes: in one line each, how they were placed, and what to expect of that.
 
     Raises
     ------
-    SceneError : the product's geometry is missing or contradicts itself.
+    SceneError : the product's geometry is missing or contradicts itself; the DEM cannot be used.
     InputError : the CRS or the resolution cannot be used.
     """
     geometry = range_doppler(annotation, name)
-    surface = grid_surface(annotation, geometry, name)
-    target = map_crs(annotation, crs)
+    target = map_crs(annotation, steps.crs)
     spacing = _in_units_of(target, max(annotation.range_spacing, annotation.azimuth_spacing))
-    resolution = float(f"{spacing:.1e}") if resolution is None else resolution
+    resolution = float(f"{spacing:.1e}") if steps.resolution is None else steps.resolution
     if not (np.isfinite(resolution) and resolution > 0):
         raise InputError(f"resolution {resolution} is not a size: give the side of a pixel in units of the CRS")
     geobox = map_grid(annotation, target, resolution, name)
+    relief = None
+    surface: Surface = grid_surface(annotation, geometry, name)
+    notes = [expected_error(annotation)]
+    if steps.dem is not None:
+        surface = open_elevation(steps.dem)
+        relief = Relief(geometry, surface, annotation)
+        geobox, notes = _crop(geobox, surface.field, name), [surface.note]
+        if steps.rtc:
+            notes.append("beta0 flattened to gamma0 by the area that the terrain shows the radar")
+    hand = None if steps.hand is None else open_field(steps.hand, "heights above the nearest drainage")
     samples = max(1, round(resolution / spacing))
-    return GeocodedProduct(image, geobox, geometry, surface, samples, (expected_error(annotation),))
+    product = GeocodedProduct(image, geobox, geometry, surface, samples, relief, steps.rtc, hand)
+    if relief is not None or hand is not None:
+        notes.append(_shares(product))
+    return product, tuple(notes)
+
+
+def _shares(product: GeocodedProduct) -> str:
+    """Say what share of the image's pixels is not valid and why, from 25 windows of 64² spread over the map."""
+    counts = np.zeros(len(REASONS) + 1)
+    for top in _spread_out(product.geobox.shape[0]):
+        for left in _spread_out(product.geobox.shape[1]):
+            counts += np.bincount(product.flags(top, left).ravel(), minlength=len(counts))
+    inside = max(counts[:OUTSIDE].sum(), 1)
+    said = [
+        f"{reason} {100 * n / inside:.1f} %" for reason, n in zip(REASONS[:-1], counts[1:OUTSIDE], strict=True) if n
+    ]
+    return f"not valid within the image, about: {', '.join(said) or 'nothing'}"
+
+
+def _spread_out(length: int, pieces: int = 5, size: int = 64) -> list[slice]:
+    starts = [max(0, (2 * i + 1) * length // (2 * pieces) - size // 2) for i in range(pieces)]
+    return [slice(start, min(start + size, length)) for start in starts]
+
+
+def _crop(geobox: GeoBox, dem: Field, name: str) -> GeoBox:
+    """The part of the grid that an elevation model covers, padded to whole pixels.
+
+    Raises
+    ------
+    SceneError : if they do not meet.
+    """
+    rows, columns = dem.raster.shape
+    assert dem.raster.transform is not None
+    along = np.linspace(0, 1, 33)
+    zero, one = np.zeros_like(along), np.ones_like(along)
+    column = np.concatenate([along, along, zero, one]) * columns
+    row = np.concatenate([zero, one, along, along]) * rows
+    x, y = apply(Affine(*dem.raster.transform), column, row)
+    x, y = Transformer.from_crs(dem.crs, CRS.from_user_input(str(geobox.crs)), always_xy=True).transform(x, y)
+    right, down = apply(~geobox.affine, x, y)
+    if not np.isfinite([right, down]).all() or np.ptp(right) > 4 * geobox.shape[1] + columns:
+        return geobox  # around a pole, or around the Earth
+    low = np.maximum(np.floor([down.min(), right.min()]), 0).astype(int)
+    high = np.minimum(np.ceil([down.max(), right.max()]), geobox.shape).astype(int)
+    if not (high > low).all():
+        raise SceneError(f"{dem.raster.path}: does not meet {name}: give a DEM of that place")
+    return geobox[low[0] : high[0], low[1] : high[1]]
 
 
 def map_crs(annotation: Annotation, crs: str | None) -> CRS:
