@@ -11,6 +11,7 @@ from typing import Any
 
 _PUBLIC = {
     "open_scene": "geouq.scenes.open",
+    "Preprocessing": "geouq.scenes.preprocessing",
     "scene_info": "geouq.scenes.info",
     "simulate_scene": "geouq.scenes.simulate",
     "Model": "geouq.model",

@@ -84,7 +84,10 @@ def check_convertible(source: str, target: str, scene: str = "the scene") -> Non
     if source in (target, UNKNOWN) or (source in _BACKSCATTER and target in _BACKSCATTER):
         return
     if source == DN and target in _BACKSCATTER:
-        hint = "calibrate it to sigma0 first, or give --scale amplitude if the DN are calibrated amplitudes"
+        hint = (
+            "give the whole Sentinel-1 product it is from (.SAFE or .zip), calibrate it to sigma0 first, or give "
+            "--scale amplitude if the DN are calibrated amplitudes"
+        )
     else:
         hint = f"use a model for {source}, or say with --scale what the values really are"
     raise UnitsError(f"{scene} is in {source}, the model needs {target}, and the two do not convert: {hint}")

@@ -4,10 +4,9 @@ import dask
 import numpy as np
 import pytest
 
-from geouq import open_scene
+from geouq import Preprocessing, open_scene
 from geouq.errors import InputError, SceneError
 from geouq.scenes.info import scene_info
-from geouq.scenes.preprocessing import Preprocessing
 from tests import safe_products as safe
 
 
