@@ -19,6 +19,7 @@ VERBS = {
     "info": ("geouq.cli.info", "Say what a scene or a model is, and what segment would do with it."),
     "models": ("geouq.cli.models", "List the models that come with geouq."),
     "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
+    "preprocess": ("geouq.cli.preprocess", "Write a Sentinel-1 product's backscatter, calibrated and on a map."),
     "simulate": ("geouq.cli.simulate", "Make a Sentinel-1-like scene with its true water mask."),
 }
 

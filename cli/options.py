@@ -97,3 +97,11 @@ def band_numbers(bidx: str | None) -> list[int] | None:
         return [int(part) for part in bidx.replace(",", " ").split()]
     except ValueError:
         raise InputError(f"--bidx {bidx!r} is not a list of band numbers such as 1,2") from None
+
+
+def creation_options(pairs: tuple[str, ...]) -> dict[str, str]:
+    """Parse ``--co NAME=VALUE``, given any number of times."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"--co {pair!r} is not of the form NAME=VALUE")
+    return dict(pair.split("=", 1) for pair in pairs)

@@ -11,6 +11,7 @@ import click
 from geouq.cli.options import (
     FILE,
     band_numbers,
+    creation_options,
     preprocessing,
     product_options,
     scene_options,
@@ -18,7 +19,6 @@ from geouq.cli.options import (
     voice_options,
 )
 from geouq.cli.progress import Progress
-from geouq.errors import InputError
 from geouq.run import Outputs, run
 from geouq.sampling.sampler import KINDS
 from geouq.sampling.ssn import Weights
@@ -95,7 +95,7 @@ def command(**options: Any) -> None:
         preview=options["preview"],
         min_area=options["min_area"],
         float32=options["float32"],
-        options=_creation_options(options["co"]),
+        options=creation_options(options["co"]),
     )
     progress = Progress(options["quiet"], options["verbose"])
     missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
@@ -139,13 +139,6 @@ def _stem(source: Any) -> str:
     )
     path = Path(first)
     return path.absolute().parent.stem if path.name == "manifest.safe" else path.stem
-
-
-def _creation_options(pairs: tuple[str, ...]) -> dict[str, str]:
-    for pair in pairs:
-        if "=" not in pair:
-            raise InputError(f"--co {pair!r} is not of the form NAME=VALUE")
-    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def _explain(scene: Any, job: Any) -> None:

@@ -8,6 +8,7 @@ kind        band holds                  data type              not classified   
 ``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          mode of the valid ones
 ``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
 ``float``   0..1                        float32                NaN                mean of the valid ones
+``dB``      decibels                    float32                NaN                mean power of the valid ones
 ``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask      the upper left pixel
             the positive class          32 samples
 ==========  ==========================  =====================  =================  ==========================
@@ -264,7 +265,7 @@ def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
     mean, rounded half up. Bits: the upper left pixel, valid or not.
     """
     padding = [(0, 0), (0, block.shape[1] % 2), (0, block.shape[2] % 2)]
-    kinds = {"class": _mode, "percent": _mean_percent, "float": _mean_float}
+    kinds = {"class": _mode, "percent": _mean_percent, "float": _mean_float, "dB": _mean_power}
     if bands[0].kind == "bits":
         return block[:, ::2, ::2]
     fill = np.nan if block.dtype.kind == "f" else NOT_CLASSIFIED
@@ -298,6 +299,10 @@ def _mean_float(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
     return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
 
 
+def _mean_power(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+    return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid, _), np.float32(1e-30)))
+
+
 def _create(
     path: Path, geobox: GeoBox, bands: Sequence[Band], tags: Mapping[str, str] | None = None
 ) -> rasterio.io.DatasetWriter:
@@ -324,7 +329,7 @@ def _create(
     file.update_tags(**(tags or {}))
     file.descriptions = [band.name for band in bands]
     file.scales = [0.01 if scaled else 1.0 for scaled in percent]
-    file.units = ["1" if scaled else "" for scaled in percent]
+    file.units = [{"percent": "1", "dB": "dB"}.get(band.kind, "") for band in bands]
     if len(bands) == 1 and (bands[0].kind, bands[0].dtype, bands[0].classes) == ("class", "uint8", 2):
         file.write_colormap(1, _COLOURS)
     return file
