@@ -48,7 +48,7 @@ def test_help_imports_no_library():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("verb", ["segment", "vectorize", "info", "models", "simulate"])
+@pytest.mark.parametrize("verb", ["segment", "vectorize", "info", "models", "preprocess", "simulate"])
 def test_every_verb_has_help(verb):
     assert "Usage" in geouq(verb, "--help").stdout
 
