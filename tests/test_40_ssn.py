@@ -12,7 +12,7 @@ from geouq.grid import Roi
 from geouq.model import Model
 from geouq.networks.ssn import SSN
 from geouq.sampling.engine import sample_logits
-from geouq.sampling.field import blend, deviate, field, pixel_noise, spacing
+from geouq.sampling.field import add_deviations, blend, field, pixel_noise, spacing
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.ssn import Weights
 from geouq.segmentation import Settings, prepare, run_attrs
@@ -70,7 +70,9 @@ def test_the_fast_product_is_that_with_the_field(y, x, rows, columns, correlatio
     factor = torch.randn(3, classes, rows, columns, generator=torch.Generator().manual_seed(rows))
     z = field(7, [2, 5, 19], 3, Roi(y, y + rows, x, x + columns), correlation)
     expected = np.einsum("srhw,rchw->schw", z, factor.numpy())
-    np.testing.assert_allclose(deviate(factor, 7, [2, 5, 19], (y, x), correlation), expected, atol=2e-5)
+    logits = torch.ones(3, classes, rows, columns)
+    add_deviations(logits, factor, 7, [2, 5, 19], (y, x), correlation)
+    np.testing.assert_allclose(logits - 1, expected, atol=2e-5)
 
 
 def test_draws_belong_to_seed_sample_and_place():

@@ -88,36 +88,36 @@ def field(seed: int, samples: Sequence[int], rank: int, roi: Roi, correlation: C
     return np.asarray(along_y @ points @ along_x.T, np.float32)
 
 
-def deviate(
-    factor: Tensor, seed: int, samples: Sequence[int], corner: tuple[int, int], correlation: Correlation
-) -> Tensor:
-    """Return P z for some samples, (S, C, h, w) on the factor's device: S small matrix products.
+def add_deviations(
+    logits: Tensor, factor: Tensor, seed: int, samples: Sequence[int], corner: tuple[int, int], correlation: Correlation
+) -> None:
+    """Add P z to the logits of some samples, in place: S small matrix products.
 
     Parameters
     ----------
-    factor : P, float32 (R, C, h, w). corner : absolute row and column of its first pixel.
+    logits : float32 (S, C, h, w), contiguous. factor : P, float32 (R, C, h, w), on the same device.
+    corner : absolute row and column of the first pixel.
     """
-    rank, classes, rows, columns = factor.shape
+    rank, _, rows, columns = factor.shape
     if isinstance(correlation, str):
         z = torch.from_numpy(lattice(seed, samples, rank, Roi(0, 1, 0, 1))[..., 0, 0]).to(factor)
-        return (z @ factor.flatten(1)).unflatten(1, (classes, rows, columns))
+        logits.view(len(logits), -1).addmm_(z, factor.reshape(rank, -1))
+        return
     step = spacing(correlation)
     i, along_y = blend(corner[0], corner[0] + rows, step)
     j, along_x = blend(corner[1], corner[1] + columns, step)
     points = lattice(seed, samples, rank, Roi(i, i + along_y.shape[1], j, j + along_x.shape[1]))
     points = np.ascontiguousarray(points.transpose(2, 0, 3, 1), np.float32)  # (rows, S, columns, R) of the lattice
-    out = factor.new_empty(len(samples), classes, rows, columns)
     for cell in range(along_x.shape[1] - NODES + 1):  # a column of cells: its pixels see the same 6 points
         start = (j + cell + NODES // 2 - 1) * step - corner[1]
         part = slice(max(start, 0), min(start + step, columns))
         rowwise = along_y.astype(np.float32) @ points[:, :, cell : cell + NODES].reshape(len(points), -1)
         z = torch.from_numpy(rowwise).to(factor.device).unflatten(1, (len(samples), -1))  # (h, S, 6·R)
-        _project(factor[..., part], z, along_x[part, cell : cell + NODES], out[..., part])
-    return out
+        _project(factor[..., part], z, along_x[part, cell : cell + NODES], logits[..., part])
 
 
 def _project(factor: Tensor, z: Tensor, along_x: np.ndarray, out: Tensor, strip: int = 16) -> None:
-    """Write Σ_jr z_jr(y) a_j(x) P_r(y, x) into ``out`` (S, C, h, w), a strip of rows at a time, in the same buffers."""
+    """Add Σ_jr z_jr(y) a_j(x) P_r(y, x) to ``out`` (S, C, h, w), a strip of rows at a time, in the same buffers."""
     rank, classes, rows, columns = factor.shape
     weights = torch.from_numpy(np.ascontiguousarray(along_x.T)).to(factor)[:, None, :]  # (6, 1, w)
     blended = factor.new_empty(min(strip, rows), NODES, rank, columns)
@@ -127,7 +127,7 @@ def _project(factor: Tensor, z: Tensor, along_x: np.ndarray, out: Tensor, strip:
             n = min(strip, rows - y)
             torch.mul(weights, factor[:, c, y : y + n].transpose(0, 1)[:, None], out=blended[:n])
             torch.bmm(z[y : y + n], blended[:n].flatten(1, 2), out=product[:n])
-            out[:, c, y : y + n] = product[:n].transpose(0, 1)
+            out[:, c, y : y + n] += product[:n].transpose(0, 1)
 
 
 @lru_cache(maxsize=1)

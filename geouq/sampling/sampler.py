@@ -11,9 +11,9 @@ from geouq.errors import ModelError
 from geouq.model import Model
 from geouq.networks.ssn import SSN
 from geouq.sampling.blocks import BLOCK_SIDE
-from geouq.sampling.field import BLOCK, check_correlation
+from geouq.sampling.field import check_correlation
 from geouq.sampling.plan import Plan, make_plan
-from geouq.sampling.ssn import Weights
+from geouq.sampling.ssn import TOGETHER, Weights
 
 #: "bfloat16" is about twice as fast where the processor has it, slower where not, and rounds to 2 or 3 digits: with it
 #: maps are the same for the same settings, but another tiling may show in the second digit of a probability.
@@ -143,8 +143,8 @@ def _bytes_for(sampler: Sampler, pixels: int) -> int:
     network, plan = sampler.model.network, _compiled(sampler)
     if sampler.kind != "ssn" or not isinstance(network, SSN):
         return plan.bytes_for(pixels, sampler.batch)
-    parameters, block = 2 + network.rank, min(BLOCK, max(sampler.samples, 1))
-    return plan.bytes_for(pixels, 1) + 4 * pixels * network.classes * (2 * parameters + 2 * block + 8)
+    parameters, together = 2 + network.rank, min(TOGETHER, max(sampler.samples, 1))
+    return plan.bytes_for(pixels, 1) + 4 * pixels * network.classes * (2 * parameters + together + 8)
 
 
 def _compiled(sampler: Sampler) -> Plan:

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from geouq.errors import ModelError
 from geouq.networks.ssn import Distribution
-from geouq.sampling.field import BLOCK, Correlation, deviate, pixel_noise
+from geouq.sampling.field import BLOCK, Correlation, add_deviations, pixel_noise
+
+#: samples drawn at once: a whole number of what one call of the noise's generator serves
+TOGETHER = 2 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Weights:
         for what, weights, count in (("class", self.classes, classes), ("rank", self.ranks, rank)):
             if weights and len(weights) != count:
                 raise ModelError(f"{len(weights)} {what} weights are given, and the model has {count}: give as many")
+        if self == Weights():
+            return distribution
         by_class = self.spread * torch.tensor(self.classes or (1.0,) * classes, device=mean.device)[:, None, None]
         by_rank = torch.tensor(self.ranks or (1.0,) * rank, device=mean.device)[:, None, None, None]
         return Distribution(mean, diagonal * by_class**2, factor * by_class * by_rank)
@@ -60,16 +65,16 @@ class Draw:
 
 
 def draw_logits(distribution: Distribution, draw: Draw, samples: Sequence[int]) -> Iterator[Tensor]:
-    """Yield logits (n, C, h, w) of up to ``BLOCK`` samples at a time, in the order of ``samples``.
+    """Yield logits (n, C, h, w) of up to ``TOGETHER`` samples at a time, in the order of ``samples``.
 
     ``distribution`` : mean (C, h, w), diagonal (C, h, w) and factor (R, C, h, w), float32.
     """
     mean, diagonal, factor = distribution
     deviation = diagonal.sqrt()
-    for _, members in groupby(samples, lambda s: s // BLOCK):
+    for _, members in groupby(samples, lambda s: s // TOGETHER):
         block = list(members)
         noise = pixel_noise(draw.seed, block, len(mean), draw.corner, (mean.shape[1], mean.shape[2]))
         logits = torch.from_numpy(noise).to(mean.device).mul_(deviation).add_(mean)
         if len(factor):
-            logits += deviate(factor, draw.seed, block, draw.corner, draw.correlation)
+            add_deviations(logits, factor, draw.seed, block, draw.corner, draw.correlation)
         yield logits
