@@ -13,23 +13,38 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import rasterio
 import torch
+from compare_samplers import (
+    SAMPLES,
+    SPREADS,
+    Scores,
+    fit_spread,
+    mean_probability,
+    place,
+    stack,
+    wet_shares,
+)
 from train_s1_water import AUGMENTATION, BATCH, FOLDS
 
 from geouq.learning.augment import batch_source, draw_sample
 from geouq.learning.baselines import boxcar, otsu
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
-from geouq.learning.metrics import Confusion
+from geouq.learning.metrics import Calibration, Confusion
 from geouq.learning.train import TrainConfig, seed_weights, train
 from geouq.model import Model
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
+from geouq.sampling.sampler import Sampler
+
+T = TypeVar("T")
 
 SEED = 0
 RANK = 10
@@ -45,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of labelled chips")
     parser.add_argument("--start", type=Path, default=Path("build/s1-water"), help="fold models of s1-water")
+    parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
     parser.add_argument("--work", type=Path, default=Path("build/s1-water-ssn"), help="fold models, checkpoints")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
     arguments = parser.parse_args()
@@ -56,8 +72,12 @@ def main() -> None:
         if len(variants) > 1:
             print(f"{variants[0].name}: {len(variants)} raters", flush=True)
     shapes, made = read_shapes(arguments.data), simulate_chips(SIMULATED_CHIPS, SEED)
-    for fold in arguments.folds:
-        fit(fold, (raters, made, shapes), arguments.start, arguments.work)
+    data = raters, made, shapes
+    models = {fold: fit(fold, data, arguments.start, arguments.work) for fold in arguments.folds}
+    found = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
+    print(card_table(found))
+    if "all" in models:
+        ship(models["all"], found, arguments.out)
 
 
 def with_raters(chip: Chip, data: Path) -> list[Chip]:
@@ -139,6 +159,85 @@ def fit(fold: str, data: tuple[list[list[Chip]], list[Chip], list[np.ndarray]], 
     train(model.network, batches, TRAINING, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
     model.save(path)
     return Model.load(path)
+
+
+# ---------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scores of the held-out chips as shipped, and with spread and temperature 1; and what was fitted on all."""
+
+    shipped: Scores
+    raw: Scores
+    spread: float
+    temperature: float
+
+
+def score(chips: Sequence[Chip], models: dict[str, Model]) -> Found:
+    """Score each fold's model on the chips of its places, with a spread and a temperature fitted on the others."""
+    held = [(model, chip) for fold, model in models.items() for chip in leave_out(chips, FOLDS[fold])[1]]
+    labels = {chip.name: float(chip.label[chip.valid].mean()) for _, chip in held}
+    areas = {c.name: {s: wet_shares(m.with_spec(spread=s), c) for s in SPREADS} for m, c in held}
+    shipped, raw = Scores(), Scores()
+    spreads = {c.name: fit_spread(others(areas, c), labels) for _, c in held}
+    spread = fit_spread(areas, labels)
+    logits = {c.name: stack(Sampler(m.with_spec(spread=spread), SAMPLES, SEED), c)[:, c.valid] for m, c in held}
+    truth = {c.name: c.label[c.valid] for _, c in held}
+    for model, chip in held:
+        temperature = fit_temperature(others(logits, chip), truth)
+        fitted = model.with_spec(spread=spreads[chip.name], temperature=temperature)
+        shipped.add(chip, stack(Sampler(fitted, SAMPLES, SEED), chip), ())
+        raw.add(chip, stack(Sampler(model, SAMPLES, SEED), chip), ())
+    return Found(shipped, raw, spread, fit_temperature(logits, truth))
+
+
+def others(values: Mapping[str, T], chip: Chip) -> dict[str, T]:
+    """Return what belongs to the chips of other places."""
+    return {name: value for name, value in values.items() if place(name) != place(chip.name)}
+
+
+def fit_temperature(logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]) -> float:
+    """Return the temperature with the least negative log-likelihood of the samples' mean, of every 7th pixel."""
+
+    def loss(temperature: float) -> float:
+        sums = Calibration()
+        for name, sample in logits.items():
+            sums.add(mean_probability(sample[:, ::7] / temperature), labels[name][::7])
+        return sums.nll
+
+    return float(min(np.geomspace(0.4, 3.0, 31), key=loss))
+
+
+def card_table(found: Found) -> str:
+    """Return the card's tables."""
+    lines = ["| chip held out | IoU | water in the label | 90 % interval | with spread 1 |", "|" + "---|" * 5]
+    for row, raw in zip(found.shipped.chips, found.raw.chips, strict=True):
+        iou = f"{row['iou']:.3f}" if row["wet"] else "–"
+        wide, narrow = (f"{r['low']:.1%} to {r['high']:.1%}" for r in (row, raw))
+        lines.append(f"| {row['name']} | {iou} | {row['water']:.1%} | {wide} | {narrow} |")
+    told, raw = found.shipped.plain(), found.raw.plain()
+    lines += [
+        "",
+        f"The 90 % interval holds the label's share on {told['covered']} of {told['chips']} chips (with spread 1: "
+        f"{raw['covered']}); mean IoU of the wet chips {told['iou']:.3f}, pooled ECE {told['ece']:.4f} (with "
+        f"spread and temperature 1: {raw['iou']:.3f}, {raw['ece']:.4f}). Fitted on all of them and shipped: spread "
+        f"{found.spread:g}, temperature {found.temperature:.3f}.",
+    ]
+    return "\n".join(lines)
+
+
+def ship(model: Model, found: Found, out: Path) -> None:
+    """Write the shipped model, and the tables its card quotes."""
+    told = found.shipped.plain()
+    wet = {r["name"]: round(float(r["iou"]), 3) for r in found.shipped.chips if r["wet"]}
+    quoted = {"water_iou_held_out": wet, "ece": round(told["ece"], 4), "chips_held": told["covered"]}
+    fitted = {"spread": found.spread, "temperature": round(found.temperature, 3)}
+    model.with_spec(**fitted, scores=quoted).save(out / "s1-water-ssn.safetensors")
+    card = out / "s1-water-ssn.md"
+    before, _, rest = card.read_text().partition("<!-- scores -->\n") if card.exists() else ("", "", "")
+    after = rest.partition("<!-- end of scores -->")[2]
+    card.write_text(f"{before}<!-- scores -->\n{card_table(found)}\n<!-- end of scores -->{after}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,226 @@
+"""How often do 90 % intervals of area hold the label? Dropout, SSN, ensemble and independent pixels, places held out.
+
+    OMP_NUM_THREADS=1 python examples/compare_samplers.py DATA --water build/s1-water --ssn build/s1-water-ssn \
+        [--member build/other-seed ...]
+
+Each folder holds fold models as train_s1_water.py and train_s1_water_ssn.py leave them; ``--member`` adds folders of
+other seeds of s1-water, which form an ensemble with it. Areas are those of whole chips, and of random polygons in them
+that are 2 to 98 % water. What is fitted (the place's effect, an SSN's spread) is fitted without the place in question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from rasterio.features import geometry_mask
+from rasterio.transform import Affine
+from train_s1_water import FOLDS, WET, area_offset, fit_place_effect
+
+from geouq.grid import Roi
+from geouq.learning.agreement import Agreement
+from geouq.learning.chips import Chip, leave_out, read_chips
+from geouq.learning.metrics import Calibration, Confusion
+from geouq.model import Model
+from geouq.sampling.engine import sample_logits
+from geouq.sampling.sampler import Sampler
+
+SAMPLES, SEED = 20, 0
+SPREADS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+POLYGONS = 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder of labelled chips")
+    parser.add_argument("--water", type=Path, required=True, help="fold models of s1-water")
+    parser.add_argument("--ssn", type=Path, required=True, help="fold models of s1-water-ssn")
+    parser.add_argument("--member", type=Path, action="append", default=[], help="fold models of another seed")
+    parser.add_argument("--json", type=Path, help="scores, as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    folds = [fold for fold in FOLDS if fold != "all"]
+    ready = [f for f in folds if all((d / f"{f}.safetensors").exists() for d in (arguments.ssn, *arguments.member))]
+    chips = read_chips(arguments.data)
+    held = [(fold, chip) for fold in ready for chip in leave_out(chips, FOLDS[fold])[1]]
+    scores = compare(held, arguments)
+    print(f"{len(held)} chips of the folds {', '.join(ready)}; S = {SAMPLES}\n")
+    print(table(scores))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({n: s.plain() for n, s in scores.items()}, indent=1))
+
+
+@dataclass
+class Scores:
+    """The sums of one sampler over the held-out chips."""
+
+    chips: list[dict[str, float]] = field(default_factory=list)
+    polygons: list[tuple[bool, float]] = field(default_factory=list)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def add(self, chip: Chip, logits: np.ndarray, polygons: Sequence[np.ndarray]) -> None:
+        """Add a chip: logits of its samples (S, h, w), and where its polygons lie, (h, w) bool each."""
+        label, valid, wet = chip.label[chip.valid], chip.valid, logits >= 0
+        mean = mean_probability(logits[:, valid])
+        self.calibration.add(mean, label)
+        low, high = np.quantile(wet[:, valid].mean(1), (0.05, 0.95))
+        agreement = Agreement(len(wet), 1)
+        agreement.add(wet[:, valid], mean >= 0.5, label[None])
+        row = {"name": chip.name, "water": label.mean(), "low": low, "high": high}
+        self.chips.append(
+            row | agreement.scores() | {"iou": Confusion().add(mean >= 0.5, label).iou, "wet": chip.name in WET}
+        )
+        for inside in polygons:
+            part = inside & valid
+            low, high = np.quantile(wet[:, part].mean(1), (0.05, 0.95))
+            self.polygons.append((bool(low <= chip.label[part].mean() <= high), float(high - low)))
+
+    def plain(self) -> dict[str, object]:
+        """Return plain values."""
+        covered = sum(r["low"] <= r["water"] <= r["high"] for r in self.chips)
+        wet = [r for r in self.chips if r["wet"]]
+        return {
+            "covered": int(covered),
+            "chips": len(self.chips),
+            "width": float(np.mean([r["high"] - r["low"] for r in wet])),
+            "polygons": len(self.polygons),
+            "polygon_coverage": float(np.mean([inside for inside, _ in self.polygons] or [np.nan])),
+            "polygon_width": float(np.mean([width for _, width in self.polygons] or [np.nan])),
+            "iou": float(np.mean([r["iou"] for r in wet])),
+            "ece": self.calibration.ece(),
+            "diversity": float(np.mean([r["diversity"] for r in wet])),
+            "ged": float(np.mean([r["ged"] for r in wet])),
+            "rows": [{k: float(v) if not isinstance(v, str) else v for k, v in r.items()} for r in self.chips],
+        }
+
+
+def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> dict[str, Scores]:
+    """Return the scores of every sampler."""
+    water, ssn = (load(folder, held) for folder in (folders.water, folders.ssn))
+    members = [load(folder, held) for folder in folders.member]
+    offsets = {c.name: offset(Sampler(water[f], SAMPLES, SEED), c) for f, c in held if c.name in WET}
+    areas = {c.name: {s: wet_shares(ssn[f].with_spec(spread=s), c) for s in SPREADS} for f, c in held}
+    labels = {c.name: float(c.label[c.valid].mean()) for _, c in held}
+    scores: dict[str, Scores] = {}
+    for fold, chip in held:
+        effect = fit_place_effect({n: o for n, o in offsets.items() if place(n) != place(chip.name)})
+        spread = fit_spread({n: a for n, a in areas.items() if place(n) != place(chip.name)}, labels)
+        print(f"{chip.name}: place's effect {effect:.2f}, spread {spread:g}", flush=True)
+        shaken = water[fold].with_spec(place_effect=effect)
+        rows = {
+            "independent pixels": Sampler(water[fold], SAMPLES, SEED),
+            "dropout": Sampler(water[fold], SAMPLES, SEED),
+            "dropout and the place's effect": Sampler(shaken, SAMPLES, SEED),
+            "SSN": Sampler(ssn[fold], SAMPLES, SEED),
+            "SSN, one z for the scene": Sampler(ssn[fold].with_spec(correlation="scene"), SAMPLES, SEED),
+            "SSN, spread fitted": Sampler(ssn[fold].with_spec(spread=spread), SAMPLES, SEED),
+            "SSN and the place's effect": Sampler(ssn[fold].with_spec(place_effect=effect), SAMPLES, SEED),
+        }
+        if members:
+            others = tuple(m[fold] for m in members)
+            name = f"ensemble of {1 + len(others)}"
+            rows[name] = Sampler(water[fold], 1 + len(others), SEED, sites=("none",), others=others)
+            rows[f"{name}, with dropout"] = Sampler(water[fold], SAMPLES, SEED, others=others)
+        polygons = random_polygons(chip)
+        for name, sampler in rows.items():
+            logits = stack(sampler, chip)
+            if name == "independent pixels":  # each drawn by its own probability, and by nothing else
+                drawn = np.random.default_rng(SEED).random(logits.shape) < mean_probability(logits)
+                logits = np.where(drawn, 4.0, -4.0)
+            scores.setdefault(name, Scores()).add(chip, logits, polygons)
+    return scores
+
+
+def place(name: str) -> str:
+    """Return a chip's place: two chips of one flood are not fitted for each other."""
+    return name.split("_")[0]
+
+
+def load(folder: Path, held: Sequence[tuple[str, Chip]]) -> Mapping[str, Model]:
+    """Return a folder's models by fold."""
+    return {fold: Model.load(folder / f"{fold}.safetensors") for fold in {f for f, _ in held}}
+
+
+def stack(sampler: Sampler, chip: Chip) -> np.ndarray:
+    """Return the logits of every sample, (S, h, w), divided by the temperature."""
+    logits = np.empty((sampler.samples, *chip.label.shape), np.float32)
+    core = Roi(0, chip.label.shape[0], 0, chip.label.shape[1])
+    for m, member in enumerate(sampler.members()):
+        x = torch.from_numpy(member.model.normalise(chip.pixels))[None]
+        numbers = sampler.numbers(m)
+        with torch.inference_mode():
+            drawn = sample_logits(member, x, core, (0, 0), numbers)
+            for s, sample in zip(numbers, drawn, strict=True):
+                logits[s] = (sample[0] / member.model.spec.temperature).numpy()
+    return logits
+
+
+def mean_probability(logits: np.ndarray) -> np.ndarray:
+    """Return the mean over samples (first axis) of the sigmoid of their logits."""
+    return np.asarray((1 / (1 + np.exp(-logits.astype(float)))).mean(0))
+
+
+def wet_shares(model: Model, chip: Chip) -> np.ndarray:
+    """Return each sample's share of water among the valid pixels, (S,)."""
+    return np.asarray((stack(Sampler(model, SAMPLES, SEED), chip)[:, chip.valid] >= 0).mean(1))
+
+
+def offset(sampler: Sampler, chip: Chip) -> float:
+    """Return what must be added to all logits for the samples' mean area to be the label's."""
+    logits = stack(sampler, chip)[:, chip.valid]
+    return area_offset(np.concatenate([logits[:1], logits]), chip.label[chip.valid])
+
+
+def fit_spread(areas: Mapping[str, Mapping[float, np.ndarray]], labels: Mapping[str, float]) -> float:
+    """Return the spread under which the labels' shares are likeliest, as draws of a normal with samples' moments."""
+
+    def loss(spread: float) -> float:
+        terms = []
+        for name, by_spread in areas.items():
+            mean, deviation = by_spread[spread].mean(), max(by_spread[spread].std(), 0.002)
+            terms.append(((labels[name] - mean) / deviation) ** 2 / 2 + np.log(deviation))
+        return float(np.mean(terms))
+
+    return min(SPREADS, key=loss)
+
+
+def random_polygons(chip: Chip) -> list[np.ndarray]:
+    """Return random polygons within a chip, (h, w) bool, that are 2 to 98 % water in its label, up to ``POLYGONS``."""
+    rng, shape, found = np.random.default_rng(SEED), chip.label.shape, list[np.ndarray]()
+    for _ in range(5 * POLYGONS):
+        corners = int(rng.integers(4, 10))
+        angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        radius = rng.uniform(0.4, 1, corners) * rng.uniform(15, 120)
+        y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        ring = list(zip(x + radius * np.cos(angle), y + radius * np.sin(angle), strict=True))
+        geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+        inside = geometry_mask([geometry], shape, Affine.identity(), invert=True)
+        part = inside & chip.valid
+        if part.sum() >= 100 and 0.02 <= chip.label[part].mean() <= 0.98:
+            found.append(inside)
+    return found[:POLYGONS]
+
+
+def table(scores: Mapping[str, Scores]) -> str:
+    """Return the scores as a Markdown table."""
+    lines = [
+        "| sampler | chips held | width, wet chips | polygons held | width | mean IoU | ECE | diversity | GED² |",
+        "|" + "---|" * 9,
+    ]
+    for name, found in scores.items():
+        s = found.plain()
+        lines.append(
+            f"| {name} | {s['covered']} of {s['chips']} | {s['width']:.1%} | {s['polygon_coverage']:.0%} of "
+            f"{s['polygons']} | {s['polygon_width']:.1%} | {s['iou']:.3f} | {s['ece']:.4f} | {s['diversity']:.3f} | "
+            f"{s['ged']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
