@@ -94,6 +94,21 @@ def test_a_manifest_says_it_all(tmp_path):
         np.testing.assert_array_equal(valid, found >= 0)
 
 
+def test_factor_and_offset_may_differ_from_band_to_band(tmp_path):
+    grey = np.random.default_rng(1).integers(1, 255, (1, 8, 9)).astype(np.uint8)
+    for name in ("vv.png", "vh.png"):
+        write(tmp_path / name, grey)
+    write(tmp_path / "truth.png", np.ones((1, 8, 9), np.uint8))
+    row = {"image": "vv.png;vh.png", "label": "truth.png", "bands": "VV;VH", "units": "db"}
+    manifest(tmp_path, [row | {"factor": "0.1;0.05", "offset": "-20"}])
+    (chip,) = read_dataset(tmp_path)
+    pixels, _, _ = load(chip, ("VH", "VV"), "dB")
+    np.testing.assert_allclose(pixels, [0.05 * grey[0] - 20.0, 0.1 * grey[0] - 20.0], rtol=1e-5)
+    manifest(tmp_path, [row | {"offset": "1;2;3"}])
+    with pytest.raises(InputError, match="has 2 bands, and offset 3 values"):
+        load(read_dataset(tmp_path)[0])
+
+
 def test_a_band_that_is_not_there_is_nan_and_does_not_make_pixels_invalid(tmp_path):
     chip = read_dataset(pairs(tmp_path, ["a"]))[0]
     pixels, label, valid = load(chip, ("VH", "B3"))

@@ -6,10 +6,10 @@ Three forms are read (``read_dataset``):
   the ending. The place of ``Bonn_12.tif`` is ``Bonn``: the name up to its last underscore and number.
 - a manifest, ``manifest.csv`` or ``manifest.json``, with one row a chip. Columns: ``image`` (path relative to the
   manifest; several, one a band, divided by ``;``), ``label``; and where wanted ``name``, ``place``, ``split`` (train,
-  validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` (times the
-  values, to get to those units), ``nodata``, ``ignore`` (label values that say nothing; else 255 and all below 0),
-  ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of objects with those keys.
-  Several labels of one image, divided by ``;``, are those of several raters.
+  validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` and ``offset``
+  (value · factor + offset is in those units; one number, or one a band), ``nodata``, ``ignore`` (label values that
+  say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of
+  objects with those keys. Several labels of one image, divided by ``;``, are those of several raters.
 - the folder that holds ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/`` as geouq.learning.chips describes them.
 
 Nothing is read before it is asked for, and large labelled scenes are read window by window.
@@ -37,7 +37,8 @@ from geouq.units import convert
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
 COLUMNS = (
-    "image", "label", "name", "place", "split", "dataset", "bands", "units", "factor", "nodata", "ignore", "classes",
+    "image", "label", "name", "place", "split", "dataset",
+    "bands", "units", "factor", "offset", "nodata", "ignore", "classes",
 )  # fmt: skip
 _SPLITS = {"val": "validation", "valid": "validation"}
 #: what the label of a pixel without one is, in what ``load`` returns
@@ -55,7 +56,8 @@ class LabelledChip:
     raters : further labels of the same image, by other people or methods; training draws one of all a step.
     split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
     bands : names in order, where the files do not name them.
-    scale, nodata : as ``open_scene`` takes them. factor : times the values, to get to those units.
+    scale, nodata : as ``open_scene`` takes them. factor, offset : value · factor + offset is in those units; one
+        number for all bands or one a band.
     ignore : label values that say nothing; None stands for 255 and all below 0.
     classes : label values in class order; empty stands for 0, 1, 2 …
     """
@@ -68,7 +70,8 @@ class LabelledChip:
     dataset: str = ""
     bands: tuple[str, ...] = ()
     scale: str = "auto"
-    factor: float = 1.0
+    factor: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
     nodata: float | None = None
     ignore: tuple[int, ...] | None = None
     classes: tuple[int, ...] = ()
@@ -219,7 +222,8 @@ def _row(path: Path, row: dict[str, str]) -> LabelledChip:
         dataset=row.get("dataset") or path.resolve().parent.name,
         bands=tuple(several("bands")),
         scale=row.get("units") or "auto",
-        factor=float(row.get("factor") or 1),
+        factor=tuple(map(float, several("factor"))) or (1.0,),
+        offset=tuple(map(float, several("offset"))) or (0.0,),
         nodata=float(row["nodata"]) if row.get("nodata") else None,
         ignore=tuple(map(int, several("ignore"))) if row.get("ignore") else None,
         classes=tuple(map(int, several("classes"))),
@@ -251,7 +255,7 @@ def _dfc2024(folder: Path) -> Iterator[LabelledChip]:
         if path.stem not in _DFC_COARSE:
             name, label = f"dfc-{path.stem}", folder / "dfc2024" / "labels" / f"{path.stem}.png"
             chip = LabelledChip(name, name, (path,), label, dataset="dfc2024", bands=("VV", "VH"))
-            yield replace(chip, scale="power", factor=1e-4)  # linear power times 10⁴, as int16
+            yield replace(chip, scale="power", factor=(1e-4,))  # linear power times 10⁴, as int16
 
 
 # --- pixels ----------------------------------------------------------------------------------------------
@@ -271,9 +275,19 @@ def open_chip(chip: LabelledChip) -> xr.DataArray:
         raise InputError(
             f"{chip.images[0]}: has {scene.shape[0]} bands, and {len(chip.bands)} are named: correct bands"
         )
-    if chip.factor != 1:
-        scene = (scene * np.float32(chip.factor)).assign_attrs(scene.attrs)
+    if (chip.factor, chip.offset) != ((1.0,), (0.0,)):
+        scene = _scaled(chip, scene)
     return scene.assign_coords(band=list(chip.bands)) if chip.bands else scene
+
+
+def _scaled(chip: LabelledChip, scene: xr.DataArray) -> xr.DataArray:
+    for name, values in (("factor", chip.factor), ("offset", chip.offset)):
+        if len(values) not in (1, scene.shape[0]):
+            raise InputError(
+                f"{chip.images[0]}: has {scene.shape[0]} bands, and {name} {len(values)} values: correct it"
+            )
+    factor, offset = (np.asarray(v, np.float32)[:, None, None] for v in (chip.factor, chip.offset))
+    return scene.copy(data=scene.data * factor + offset)
 
 
 @lru_cache(maxsize=512)

@@ -1,0 +1,161 @@
+"""Make labelled sets of grey pictures (ETCI 2021, OMBRIA, CEMS EMSR795) readable for ``geouq evaluate``.
+
+    python examples/grey_sets.py DATA OUT
+    geouq evaluate s1-water OUT/manifest.csv -o report/
+
+Their backscatter was stretched to bytes, by rules that were not handed down, so no exact way leads back to dB. What
+this does instead: one linear map a set and band, dB = factor · grey + offset, under which the dry pixels of the set
+have the median and the interquartile range that dry pixels have in the chips in dB (Sen1Floods11, STAC Overflow).
+Labels are used to know what is dry, and for nothing else; water's own level is not fitted. OMBRIA stretched each
+picture by itself, so one map for all of them is wrong by construction. Scores on such data say how far a model
+carries, not how good it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+
+from geouq.learning.chips import read_chips
+
+#: EMSR795 was enlarged about so many times before it was handed on (nearest neighbour); undone here
+CEMS_ENLARGED = 3.5
+
+
+@dataclass(frozen=True)
+class Grey:
+    """One picture: its set, its place, a file a band, bytes (K, h, w), water (h, w), the byte of no data, if any."""
+
+    dataset: str
+    place: str
+    bands: tuple[str, ...]
+    files: tuple[Path, ...]
+    pixels: np.ndarray
+    water: np.ndarray
+    nodata: int | None
+
+    @property
+    def dry(self) -> np.ndarray:
+        """Where the label says land, (h, w) bool."""
+        return ~self.water & (True if self.nodata is None else (self.pixels != self.nodata).all(0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with etci2021/, ombria/, ombria-2021/, cems/, sen1floods11/ …")
+    parser.add_argument("out", type=Path, help="folder for labels and manifest.csv")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    pictures = [*etci(arguments.data), *ombria(arguments.data), *cems(arguments.data, arguments.out)]
+    reference = dry_levels(arguments.data)
+    rows = []
+    for dataset in dict.fromkeys(p.dataset for p in pictures):
+        group = [p for p in pictures if p.dataset == dataset]
+        maps = [
+            line(np.concatenate([p.pixels[k][p.dry] for p in group]), reference[k]) for k in range(len(group[0].bands))
+        ]
+        print(
+            dataset,
+            len(group),
+            "pictures;",
+            ", ".join(f"{b} = {f:.4f} · grey {o:+.2f} dB" for b, (f, o) in zip(group[0].bands, maps, strict=True)),
+        )
+        rows += [row(picture, maps, arguments.out) for picture in group]
+    with open(arguments.out / "manifest.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def dry_levels(data: Path) -> list[np.ndarray]:
+    """Return the quartiles in dB of the dry pixels of the chips in dB, VV and VH."""
+    chips = [c for c in read_chips(data) if not c.name.startswith("dfc")]
+    return [
+        np.nanpercentile(np.concatenate([c.pixels[k][c.valid & (c.label == 0)] for c in chips]), (25, 50, 75))
+        for k in (0, 1)
+    ]
+
+
+def line(grey: np.ndarray, decibels: np.ndarray) -> tuple[float, float]:
+    """Return factor and offset that take the quartiles' range and the median of ``grey`` to those in dB."""
+    low, middle, high = np.percentile(grey, (25, 50, 75))
+    factor = (decibels[2] - decibels[0]) / (high - low)
+    return float(factor), float(decibels[1] - factor * middle)
+
+
+def row(picture: Grey, maps: list[tuple[float, float]], out: Path) -> dict[str, str]:
+    """Write a picture's label and return its row of the manifest."""
+    name = f"{picture.dataset}-{picture.files[0].parent.parent.name}-{picture.files[0].stem}"
+    write(out / "labels" / f"{name}.tif", picture.water.astype(np.uint8)[None])
+    return {
+        "image": ";".join(os.path.relpath(f, out) for f in picture.files),
+        "label": f"labels/{name}.tif",
+        "name": name,
+        "dataset": picture.dataset,
+        "place": picture.place,
+        "bands": ";".join(picture.bands),
+        "units": "db",
+        "factor": ";".join(f"{f:.5f}" for f, _ in maps),
+        "offset": ";".join(f"{o:.3f}" for _, o in maps),
+        "nodata": "" if picture.nodata is None else str(picture.nodata),
+    }
+
+
+def etci(data: Path) -> Iterator[Grey]:
+    """Yield ETCI 2021: VV and VH; water is flood or permanent water; white in both bands is no data."""
+    for vv in sorted(data.glob("etci2021/*/vv/*.png")):
+        group = vv.parent.parent
+        files = (vv, group / "vh" / vv.name)
+        water = (read(group / "flood" / vv.name) > 0) | (read(group / "water" / vv.name) > 0)
+        yield Grey("etci2021", group.name, ("VV", "VH"), files, np.stack([read(f) for f in files]), water, 255)
+
+
+def ombria(data: Path) -> Iterator[Grey]:
+    """Yield OMBRIA: one polarisation, taken as VV; flood alone is labelled, so permanent water counts as an error.
+
+    No byte stands for no data: 0 is the darkest water of a picture.
+    """
+    for folder in ("ombria", "ombria-2021"):
+        for vv in sorted((data / folder / "vv").glob("*.png")):
+            yield Grey(
+                folder, folder, ("VV",), (vv,), read(vv)[None], read(data / folder / "flood" / vv.name) > 0, None
+            )
+
+
+def cems(data: Path, out: Path) -> Iterator[Grey]:
+    """Yield EMSR795, made as small again as its detail is, cut into squares, as GeoTIFF; flood alone is labelled."""
+    folder = data / "cems" / "EMSR795_AOI06"
+    if not folder.is_dir():
+        return
+    layers = [read(folder / f"{name}.png") for name in ("vv", "vh", "flood")]
+    index = [((np.arange(int(n / CEMS_ENLARGED)) + 0.5) * CEMS_ENLARGED).astype(int) for n in layers[0].shape]
+    vv, vh, flood = (layer[np.ix_(*index)] for layer in layers)
+    files = tuple(out / "cems" / "EMSR795" / f"{name}.tif" for name in ("vv", "vh"))
+    for file, layer in zip(files, (vv, vh), strict=True):
+        write(file, layer[None])
+    yield Grey("cems", "EMSR795", ("VV", "VH"), files, np.stack([vv, vh]), flood > 0, 0)
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return np.asarray(file.read(1))
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bands, height, width = values.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=bands, height=height, width=width, dtype="uint8", compress="deflate"
+    ) as file:
+        file.write(values)
+
+
+if __name__ == "__main__":
+    main()
