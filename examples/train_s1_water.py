@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,19 @@ BATCH = 8
 NETWORK = UNetConfig(bands=2, classes=1, widths=(16, 32, 64, 128), stem=2, dropout={"bottleneck": 0.3, "decoder": 0.2})
 TRAINING = TrainConfig(steps=800, rate=3e-3, bfloat16=True, seed=SEED)
 AUGMENTATION = Augmentation()
-SIMULATED_CHIPS = 60
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a model is made of. ``without`` leaves out chips whose names begin so; ``outlines`` are ETCI's."""
+
+    network: UNetConfig = NETWORK
+    training: TrainConfig = TRAINING
+    simulated: int = 60
+    without: tuple[str, ...] = ()
+    outlines: bool = True
+
+
 #: fold → the places its model never sees; "all" is the shipped model. Dry places ride along with a wet one.
 FOLDS = {"India": ("India", "Ghana"), "Spain": ("Spain",), "USA": ("USA", "awc00"), "jja10": ("jja10",), "all": ()}
 WET = ("India_900498", "Spain_7370579", "USA_905409", "jja10")
@@ -57,7 +70,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chips = read_chips(arguments.data)
     shapes = read_shapes(arguments.data)
-    models = {fold: fit(fold, chips, shapes, arguments.work) for fold in arguments.folds}
+    models = {fold: fit(fold, Recipe(), chips, shapes, arguments.work) for fold in arguments.folds}
     scores = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
     (arguments.work / "scores.json").write_text(json.dumps(scores, indent=1))
     print(table(scores))
@@ -68,16 +81,18 @@ def main() -> None:
 # ---------------------------------------------------------------- training
 
 
-def fit(fold: str, chips: Sequence[Chip], shapes: Sequence[np.ndarray], work: Path) -> Model:
+def fit(fold: str, recipe: Recipe, chips: Sequence[Chip], shapes: Sequence[np.ndarray], work: Path) -> Model:
     """Return the model of a fold, trained unless the work folder holds it already."""
     path = work / f"{fold}.safetensors"
     if path.exists():
         return Model.load(path)
-    known, _ = leave_out(chips, FOLDS[fold])
-    known += simulate_chips(SIMULATED_CHIPS, SEED)
-    network = UNet(NETWORK)
-    model = Model(seed_weights(network, SEED), spec(network))
-    draw = batch_source(lambda rng: draw_sample(known, shapes, AUGMENTATION, rng), BATCH, SEED)
+    seed, known = recipe.training.seed, leave_out(chips, FOLDS[fold])[0]
+    known = [chip for chip in known if not chip.name.startswith(recipe.without)] if recipe.without else known
+    known += simulate_chips(recipe.simulated, seed)
+    outlines = shapes if recipe.outlines else ()
+    network = UNet(recipe.network)
+    model = Model(seed_weights(network, seed), spec(network))
+    draw = batch_source(lambda rng: draw_sample(known, outlines, AUGMENTATION, rng), BATCH, seed)
 
     def prepare(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         pixels, label, valid = draw(step)
@@ -98,7 +113,7 @@ def fit(fold: str, chips: Sequence[Chip], shapes: Sequence[np.ndarray], work: Pa
             seconds = time.perf_counter() - started
             print(f"{fold}: step {step + 1}, loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", flush=True)
 
-    train(network, batches, TRAINING, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
+    train(network, batches, recipe.training, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
     model.save(path)
     return Model.load(path)
 
@@ -107,7 +122,7 @@ def spec(network: UNet) -> ModelSpec:
     return ModelSpec(
         name="s1-water",
         architecture="unet",
-        arguments=NETWORK.to_dict(),
+        arguments=network.config.to_dict(),
         bands=("VV", "VH"),
         units=DB,
         mean=(-12.0, -19.0),
@@ -169,8 +184,8 @@ def fit_place_effect(offsets: Mapping[str, float], but: str = "") -> float:
 
 
 def with_effects(logits: np.ndarray, scale: float) -> np.ndarray:
-    """Return logits (1 + SAMPLES, pixels) with each sample's place effect; the first row, one pass, has none."""
-    effects = place_effects(scale, SEED, range(SAMPLES))
+    """Return logits (1 + S, pixels) with each sample's place effect; the first row, one pass, has none."""
+    effects = place_effects(scale, SEED, range(len(logits) - 1))
     return logits + np.concatenate([[0], effects]).astype(np.float32)[:, None]
 
 

@@ -27,7 +27,7 @@ class UNetConfig:
     bands : input bands K.
     classes : output logits a pixel; 1 = binary (sigmoid), more = softmax over them.
     widths : channels a level, finest first; L = len(widths); the last one is the bottleneck.
-    stem : space-to-depth factor, 1 (none) or 2.
+    stem : space-to-depth factor, 1 (none), 2 or 4.
     up : "transpose" (learnt 2×2, stride 2) or "nearest" (doubling, then the block's own convolution).
     norm : batch normalisation after each 3×3 convolution.
     dropout : rate of each active site, by site or group name ("encoder", "bottleneck", "decoder", "last2", "head").
@@ -43,8 +43,8 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
-        if self.stem not in (1, 2) or self.up not in ("transpose", "nearest") or len(self.widths) < 2:
-            raise ModelError(f"not a U-Net: {self}: stem is 1 or 2, up is transpose or nearest, two widths or more")
+        if self.stem not in (1, 2, 4) or self.up not in ("transpose", "nearest") or len(self.widths) < 2:
+            raise ModelError(f"not a U-Net: {self}: stem is 1, 2 or 4, up is transpose or nearest, two widths or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model file."""

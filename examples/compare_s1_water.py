@@ -1,0 +1,164 @@
+"""What each source of data, each network and each set of dropout sites is worth: held-out scores and cost of variants.
+
+    OMP_NUM_THREADS=1 python examples/compare_s1_water.py DATA --work build/s1-water [--only NAME …]
+
+Every variant is trained as ``train_s1_water.py`` trains the shipped model, one model a fold, and scored on the places
+its models have not seen. Variants that differ only in the sites sampled share weights. Models already in the work
+folder are not trained again. Prints one table; figures of one seed each: two seeds of the same recipe differ by
+about 0.02 in mean IoU, so smaller differences say nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from train_s1_water import (
+    FOLDS,
+    NETWORK,
+    SAMPLES,
+    TRAINING,
+    WET,
+    Recipe,
+    area_offset,
+    fit,
+    fit_place_effect,
+    fit_temperature,
+    probability,
+    with_effects,
+)
+
+from geouq.grid import Roi
+from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.model import Model
+from geouq.networks.unet import UNetConfig
+from geouq.sampling.engine import Sampler, sample_logits
+
+#: side in pixels of the tile that is timed, without its halo
+TIMED = 1024
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A recipe under the name of its folder, and the sites sampled (None: all the model has)."""
+
+    folder: str
+    recipe: Recipe = Recipe()
+    sites: tuple[str, ...] | None = None
+    samples: int = SAMPLES
+
+
+def _network(stem: int, *widths: int) -> UNetConfig:
+    return replace(NETWORK, stem=stem, widths=widths)
+
+
+VARIANTS = {
+    "s1-water": Variant("."),
+    "another seed": Variant("seed1", Recipe(training=replace(TRAINING, seed=1))),
+    "a third seed": Variant("seed2", Recipe(training=replace(TRAINING, seed=2))),
+    "without simulated scenes": Variant("nosim", Recipe(simulated=0)),
+    "without ETCI outlines (painted water from noise alone)": Variant("noshapes", Recipe(outlines=False)),
+    "without DFC 2024": Variant("nodfc", Recipe(without=("dfc",))),
+    "4 × 4 fold, widths 32-64-128": Variant("narrow4", Recipe(_network(4, 32, 64, 128))),
+    "one level more": Variant("deep2", Recipe(_network(2, 16, 32, 64, 128, 128))),
+    "dropout sampled at the bottleneck alone": Variant(".", sites=("bottleneck",)),
+    "dropout sampled in the decoder alone": Variant(".", sites=("decoder",)),
+    "dropout sampled in the last two stages": Variant(".", sites=("last2",)),
+    "no dropout, only the place's effect": Variant(".", sites=()),
+    "5 samples": Variant(".", samples=5),
+    "50 samples": Variant(".", samples=50),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder of labelled chips")
+    parser.add_argument("--work", type=Path, default=Path("build/s1-water"), help="fold models")
+    parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    chips, shapes = read_chips(arguments.data), read_shapes(arguments.data)
+    print(
+        "| variant | "
+        + " | ".join(WET)
+        + " | mean IoU | false water, dry chips | ECE | AURC | chips held | parameters | s/Mpx |"
+    )
+    print("|" + "---|" * (8 + len(WET)))
+    for name in arguments.only:
+        variant = VARIANTS[name]
+        work = arguments.work / variant.folder
+        work.mkdir(parents=True, exist_ok=True)
+        folds = [fold for fold in FOLDS if fold != "all"]
+        models = {fold: fit(fold, variant.recipe, chips, shapes, work) for fold in folds}
+        print(f"| {name} | " + " | ".join(row(variant, chips, models)) + " |", flush=True)
+
+
+def row(variant: Variant, chips: Sequence[Chip], models: dict[str, Model]) -> list[str]:
+    """Return a variant's cells: IoU of each wet chip, their mean, false water, ECE, AURC, intervals, size, cost."""
+    held = [(m, c) for fold, m in models.items() for c in leave_out(chips, FOLDS[fold])[1]]
+    logits = [logits_of(variant, m, c) for m, c in held]
+    labels = [c.label[c.valid] for _, c in held]
+    offsets = {
+        c.name: area_offset(z, label) for (_, c), z, label in zip(held, logits, labels, strict=True) if c.name in WET
+    }
+    scale = fit_place_effect(offsets)
+    temperature = fit_temperature([with_effects(z, scale) for z in logits], labels)
+    calibration, risk, ious, false, inside = Calibration(), RiskCoverage(), {}, {}, 0
+    for (_, chip), z, label in zip(held, logits, labels, strict=True):
+        p = probability(with_effects(z, scale)[1:], temperature)
+        calibration.add(p, label), risk.add(binary_entropy(p), (p >= 0.5) != label)
+        count = Confusion().add(p >= 0.5, label)
+        (ious if chip.name in WET else false)[chip.name] = count.iou if chip.name in WET else count.false_water
+        shares = (with_effects(z, fit_place_effect(offsets, but=chip.name))[1:] >= 0).mean(axis=1)
+        low, high = np.quantile(shares, (0.05, 0.95))
+        inside += bool(low <= chip.water <= high)
+    model = next(iter(models.values()))
+    size = sum(p.numel() for p in model.network.parameters())
+    cells = [f"{ious[name]:.3f}" for name in WET] + [f"**{np.mean(list(ious.values())):.3f}**"]
+    cells += [
+        ", ".join(f"{100 * v:.1f}" for v in false.values()) + " %",
+        f"{calibration.ece():.4f}",
+        f"{risk.aurc:.4f}",
+    ]
+    return [*cells, f"{inside} of {len(held)}", f"{size / 1e6:.2f} M", f"{seconds(variant, model):.2f}"]
+
+
+def logits_of(variant: Variant, model: Model, chip: Chip) -> np.ndarray:
+    """Return 1 + samples logits of a chip's valid pixels; the first is without dropout."""
+    x = torch.from_numpy(model.normalise(chip.pixels))[None]
+    core = Roi(0, x.shape[2], 0, x.shape[3])
+    once, passes = [*_passes(replace(variant, sites=()), model, x, core)][0], [*_passes(variant, model, x, core)]
+    found = np.stack([z[0].numpy()[chip.valid] for z in (once, *passes)])
+    return found if len(passes) > 1 else found[np.r_[0, [1] * variant.samples]]
+
+
+def _passes(variant: Variant, model: Model, x: torch.Tensor, core: Roi) -> Iterator[torch.Tensor]:
+    """Yield what is computed for a window: a pass a sample; one where no site is sampled (samples differ by effect)."""
+    samples = 0 if variant.sites == () else variant.samples
+    with torch.inference_mode():
+        yield from sample_logits(Sampler(model, samples, sites=variant.sites), x, core)
+
+
+def seconds(variant: Variant, model: Model) -> float:
+    """Return the least CPU seconds a megapixel of three runs on one tile of a simulated scene, halo included."""
+    side = TIMED + 2 * (model.halo or 0)
+    (chip,) = simulate_chips(1, 0, side)
+    x = torch.from_numpy(model.normalise(chip.pixels))[None]
+    core = Roi(model.halo or 0, side - (model.halo or 0), model.halo or 0, side - (model.halo or 0))
+    best = np.inf
+    for _ in range(3):
+        started = time.process_time()
+        deque(_passes(variant, model, x, core), maxlen=0)
+        best = min(best, time.process_time() - started)
+    return best / TIMED**2 * 1e6
+
+
+if __name__ == "__main__":
+    main()
