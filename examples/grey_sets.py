@@ -4,11 +4,10 @@
     geouq evaluate s1-water OUT/manifest.csv -o report/
 
 Their backscatter was stretched to bytes, by rules that were not handed down, so no exact way leads back to dB. What
-this does instead: one linear map a set and band, dB = factor · grey + offset, under which the dry pixels of the set
-have the median and the interquartile range that dry pixels have in the chips in dB (Sen1Floods11, STAC Overflow).
-Labels are used to know what is dry, and for nothing else; water's own level is not fitted. OMBRIA stretched each
-picture by itself, so one map for all of them is wrong by construction. Scores on such data say how far a model
-carries, not how good it is.
+this does instead: one linear map a stretch and band, dB = factor · grey + offset, under which dry pixels have the
+median and the interquartile range that dry pixels have in the chips in dB (Sen1Floods11, STAC Overflow). A stretch is
+an acquisition (ETCI, CEMS), or a picture (OMBRIA). Labels are used to know what is dry, and for nothing else; water's
+own level is not fitted. Scores on such data say how far a model carries, not how good it is.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from scipy import ndimage
 
 from geouq.learning.chips import read_chips
 
@@ -31,10 +31,11 @@ CEMS_ENLARGED = 3.5
 
 @dataclass(frozen=True)
 class Grey:
-    """One picture: its set, its place, a file a band, bytes (K, h, w), water (h, w), the byte of no data, if any."""
+    """One picture: its set, place, stretch, a file a band, bytes (K, h, w), water (h, w), the byte of no data, if any."""
 
     dataset: str
     place: str
+    stretch: str
     bands: tuple[str, ...]
     files: tuple[Path, ...]
     pixels: np.ndarray
@@ -56,17 +57,12 @@ def main() -> None:
     pictures = [*etci(arguments.data), *ombria(arguments.data), *cems(arguments.data, arguments.out)]
     reference = dry_levels(arguments.data)
     rows = []
-    for dataset in dict.fromkeys(p.dataset for p in pictures):
-        group = [p for p in pictures if p.dataset == dataset]
-        maps = [
-            line(np.concatenate([p.pixels[k][p.dry] for p in group]), reference[k]) for k in range(len(group[0].bands))
-        ]
-        print(
-            dataset,
-            len(group),
-            "pictures;",
-            ", ".join(f"{b} = {f:.4f} · grey {o:+.2f} dB" for b, (f, o) in zip(group[0].bands, maps, strict=True)),
-        )
+    for stretch in dict.fromkeys(p.stretch for p in pictures):
+        group = [p for p in pictures if p.stretch == stretch]
+        dry = [np.concatenate([p.pixels[k][p.dry] for p in group]) for k in range(len(group[0].bands))]
+        maps = [line(grey, levels) for grey, levels in zip(dry, reference, strict=False)]
+        told = ", ".join(f"{b} = {f:.4f} · grey {o:+.2f} dB" for b, (f, o) in zip(group[0].bands, maps, strict=True))
+        print(f"{stretch}: {len(group)} pictures; {told}")
         rows += [row(picture, maps, arguments.out) for picture in group]
     with open(arguments.out / "manifest.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -86,7 +82,7 @@ def dry_levels(data: Path) -> list[np.ndarray]:
 def line(grey: np.ndarray, decibels: np.ndarray) -> tuple[float, float]:
     """Return factor and offset that take the quartiles' range and the median of ``grey`` to those in dB."""
     low, middle, high = np.percentile(grey, (25, 50, 75))
-    factor = (decibels[2] - decibels[0]) / (high - low)
+    factor = (decibels[2] - decibels[0]) / max(high - low, 1)
     return float(factor), float(decibels[1] - factor * middle)
 
 
@@ -114,7 +110,9 @@ def etci(data: Path) -> Iterator[Grey]:
         group = vv.parent.parent
         files = (vv, group / "vh" / vv.name)
         water = (read(group / "flood" / vv.name) > 0) | (read(group / "water" / vv.name) > 0)
-        yield Grey("etci2021", group.name, ("VV", "VH"), files, np.stack([read(f) for f in files]), water, 255)
+        yield Grey(
+            "etci2021", group.name, group.name, ("VV", "VH"), files, np.stack([read(f) for f in files]), water, 255
+        )
 
 
 def ombria(data: Path) -> Iterator[Grey]:
@@ -130,17 +128,23 @@ def ombria(data: Path) -> Iterator[Grey]:
 
 
 def cems(data: Path, out: Path) -> Iterator[Grey]:
-    """Yield EMSR795, made as small again as its detail is, cut into squares, as GeoTIFF; flood alone is labelled."""
+    """Yield EMSR795, made as small again as its detail is, as GeoTIFF; flood alone is labelled.
+
+    0 is both what lies outside, in large pieces, and the darkest water, which becomes 1 here.
+    """
     folder = data / "cems" / "EMSR795_AOI06"
     if not folder.is_dir():
         return
     layers = [read(folder / f"{name}.png") for name in ("vv", "vh", "flood")]
     index = [((np.arange(int(n / CEMS_ENLARGED)) + 0.5) * CEMS_ENLARGED).astype(int) for n in layers[0].shape]
     vv, vh, flood = (layer[np.ix_(*index)] for layer in layers)
+    pieces, _ = ndimage.label((vv == 0) & (vh == 0))
+    outside = (np.bincount(pieces.ravel()) > 10_000)[pieces] & (pieces > 0)
+    pixels = np.where(outside, 0, np.maximum(np.stack([vv, vh]), 1)).astype(np.uint8)
     files = tuple(out / "cems" / "EMSR795" / f"{name}.tif" for name in ("vv", "vh"))
-    for file, layer in zip(files, (vv, vh), strict=True):
+    for file, layer in zip(files, pixels, strict=True):
         write(file, layer[None])
-    yield Grey("cems", "EMSR795", ("VV", "VH"), files, np.stack([vv, vh]), flood > 0, 0)
+    yield Grey("cems", "EMSR795", "cems", ("VV", "VH"), files, pixels, flood > 0, 0)
 
 
 def read(path: Path) -> np.ndarray:

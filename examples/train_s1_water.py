@@ -6,8 +6,9 @@ DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` 
 fold a model is trained without the fold's places and scored on them; then the shipped model is trained on
 everything with the same recipe and seed. Both models have the same weights: trained with dropout in the bottleneck and
 decoder, ``s1-water`` samples it in the last two stages, which scores the same as sampling all (compare_s1_water.py)
-at half the cost; ``s1-water-fast`` samples none, and its samples differ by the place's effect alone. One seed, one thread: the same data give the same weights on the same machine.
-Models already in the work folder are not trained again; an interrupted run continues at its checkpoint.
+at half the cost; ``s1-water-fast`` samples none, and its samples differ by the place's effect alone. One seed, one
+thread: the same data give the same weights on the same machine. Models already in the work folder are not trained
+again; an interrupted run continues at its checkpoint.
 """
 
 from __future__ import annotations
