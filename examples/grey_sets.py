@@ -31,7 +31,7 @@ CEMS_ENLARGED = 3.5
 
 @dataclass(frozen=True)
 class Grey:
-    """One picture: its set, place, stretch, a file a band, bytes (K, h, w), water (h, w), the byte of no data, if any."""
+    """One picture: set, place, stretch, a file a band, bytes (K, h, w), water (h, w), the byte of no data, if any."""
 
     dataset: str
     place: str
@@ -122,9 +122,9 @@ def ombria(data: Path) -> Iterator[Grey]:
     """
     for folder in ("ombria", "ombria-2021"):
         for vv in sorted((data / folder / "vv").glob("*.png")):
-            yield Grey(
-                folder, folder, ("VV",), (vv,), read(vv)[None], read(data / folder / "flood" / vv.name) > 0, None
-            )
+            water = read(data / folder / "flood" / vv.name) > 0
+            if water.mean() < 0.9:  # else there is too little dry land to tell the stretch by
+                yield Grey(folder, folder, f"{folder}/{vv.stem}", ("VV",), (vv,), read(vv)[None], water, None)
 
 
 def cems(data: Path, out: Path) -> Iterator[Grey]:
