@@ -50,7 +50,7 @@ class Augmentation:
     gain_db: float = 1.5
     wedge: float = 0.1
     no_vv: float = 0.05
-    no_vh: float = 0.08
+    no_vh: float = 0.18
 
 
 def draw_sample(

@@ -111,7 +111,7 @@ RECIPES = {
         Recipe(
             name="s1-water",
             architecture="unet",
-            arguments={"widths": [16, 32, 64, 128], "stem": 2, "dropout": {"bottleneck": 0.3, "decoder": 0.2}},
+            arguments={"widths": [16, 32, 64, 128, 128], "stem": 2, "dropout": {"bottleneck": 0.3, "decoder": 0.2}},
             size=256,
             batch=8,
             bands=("VV", "VH"),
