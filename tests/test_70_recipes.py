@@ -38,7 +38,10 @@ NARROW = {
     "unet-16": {"widths": [4, 6, 8]},
     "unet-34m": {"widths": [4, 6, 8, 8, 10]},
     "s1-water": {"widths": [4, 6, 8]},
+    "ssn": {"widths": [4, 6, 8], "rank": 3},
 }
+#: recipes by steps, not by passes over the chips; here of a few steps each
+FEW = {"s1-water": {"every": 2, "steps": 4}, "ssn": {"every": 2, "steps": 4, "mean_steps": 1}}
 
 
 def write(path, values):
@@ -76,14 +79,14 @@ def data(tmp_path_factory):
     return folder
 
 
-FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street", "s1-water": "radar"}
+FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street", "s1-water": "radar", "ssn": "radar"}
 
 
 def small(name, **changes):
     recipe = RECIPES[name]
     arguments = {**recipe.arguments, **NARROW[name]}
     tiny = {"size": 32, "batch": 2, "simulated": 0, "arguments": arguments}
-    every = {"training": replace(recipe.training, every=2, steps=4)} if name == "s1-water" else {}
+    every = {"training": replace(recipe.training, **FEW[name])} if name in FEW else {}
     return replace(recipe, **tiny | every | changes)
 
 

@@ -30,7 +30,7 @@ def test_it_says_what_it_expects_and_what_it_was_made_of(model):
     assert spec.bands == ("VV", "VH") and spec.units == "dB" and spec.missing_bands == "zero"
     assert 0.2 < spec.temperature < 5 and model.active_sites() and model.halo and model.halo < 256
     assert set(spec.scores["water_iou_held_out"]) == {"India_900498", "Spain_7370579", "USA_905409", "jja10"}
-    assert (WEIGHTS / "s1-water.safetensors").stat().st_size < 3e6
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 15e6
 
 
 def test_its_card_names_sources_scores_and_limits():
