@@ -142,6 +142,8 @@ def test_the_same_settings_give_the_same_file(tmp_path):
 def test_nothing_is_overwritten_unasked(tmp_path):
     path = tmp_path / "s.tif"
     path.write_text("mine")
+    with pytest.raises(OutputError, match=r"s\.png: scenes are written as \.tif"):
+        simulate_scene(tmp_path / "s.png", size=8)
     with pytest.raises(OutputError, match=r"s\.tif exists"):
         simulate_scene(path, size=32)
     assert path.read_text() == "mine"

@@ -234,6 +234,11 @@ def test_creation_options_can_be_overridden(tmp_path):
     for block in ("100", "0", "x"):
         with pytest.raises(InputError, match="multiple of 16"):
             MapWriter(tmp_path / "b.tif", geobox, map_bands(NAMES), options={"BLOCKSIZE": block})
+    for wrong in ({"LEVEL": "high"}, {"LEVEL": "23"}, {"COMPRESS": "DEFLATE", "LEVEL": "13"}):
+        with pytest.raises(InputError, match="is not a number from 1 to"):
+            MapWriter(tmp_path / "b.tif", geobox, map_bands(NAMES), options=wrong)
+    with pytest.raises(InputError, match="PREDICTOR=2 is not one of"):
+        MapWriter(tmp_path / "b.tif", geobox, map_bands(NAMES), options={"PREDICTOR": "2"})
     floats = {"PREDICTOR": "FLOATING_POINT"}  # not for bytes, which GDAL says when it writes
     with pytest.raises(OutputError, match="b.tif"):
         write(tmp_path / "b.tif", layers_of(geobox.shape), map_bands(NAMES), geobox, options=floats)

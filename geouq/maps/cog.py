@@ -55,6 +55,7 @@ _COLOURS = {0: (245, 245, 240, 255), 1: (31, 120, 180, 255)}
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
 # rasterio lets some of GDAL's errors through as they are, by a class that it does not export
 _FAILURES = (RasterioError, rasterio._err.CPLE_BaseError)
+_PREDICTORS = ("YES", "NO", "STANDARD", "FLOATING_POINT")
 _BIGTIFF = ("YES", "NO", "IF_NEEDED", "IF_SAFER")
 _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREADS", "GEOTIFF_VERSION")
 
@@ -131,6 +132,12 @@ def check_options(options: Mapping[str, str]) -> dict[str, str]:
     block = upper.get("BLOCKSIZE", "512")
     if not block.isdecimal() or int(block) < 128 or int(block) % 16:
         raise InputError(f"BLOCKSIZE={block} is not a multiple of 16 from 128 up")
+    most = {"ZSTD": 22, "LZMA": 9}.get(upper.get("COMPRESS", _codec()), 12)
+    level = upper.get("LEVEL", "1")
+    if not level.isdecimal() or not 1 <= int(level) <= most:
+        raise InputError(f"LEVEL={level} is not a number from 1 to {most}")
+    if upper.get("PREDICTOR", "NO") not in _PREDICTORS:
+        raise InputError(f"PREDICTOR={upper['PREDICTOR']} is not one of {', '.join(_PREDICTORS)}")
     return upper
 
 

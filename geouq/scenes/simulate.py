@@ -99,6 +99,8 @@ def simulate_scene(
     if len({p.absolute() for p in finals}) < len(finals):
         raise OutputError(f"{finals[0]}: scene and truth cannot be the same file: choose another name for one")
     for final in finals:
+        if final.suffix.lower() not in (".tif", ".tiff"):
+            raise OutputError(f"{final}: scenes are written as .tif: give it that suffix")
         if final.exists() and not overwrite:
             raise OutputError(f"{final} exists: choose another name or allow overwriting")
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in finals]
