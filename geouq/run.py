@@ -31,6 +31,7 @@ from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
 from geouq.maps.whole import place, writing
 from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
+from geouq.scenes.gdal import files_behind
 from geouq.segmentation import Job, read_window, run_attrs, segment_tile
 
 #: Tiles in flight: one computes while another is read or written.
@@ -170,9 +171,10 @@ def _refuse_own_scene(scene: xr.DataArray, wanted: list[Path]) -> None:
 
 
 def _files(scene: xr.DataArray) -> list[str]:
-    """Return the local files a scene says it comes from."""
+    """Return the local files a scene says it comes from, and those behind them."""
     sources = scene.attrs.get("source", [])
-    return [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
+    local = [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
+    return [behind for file in local for behind in files_behind(file)]
 
 
 def _wanted(job: Job, outputs: Outputs) -> list[Path]:

@@ -14,6 +14,8 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
+from rasterio.vrt import WarpedVRT
 from rio_cogeo.cogeo import cog_validate
 
 import geouq
@@ -191,6 +193,26 @@ def test_the_scene_is_never_replaced_by_its_map(tmp_path):
         with pytest.raises(OutputError, match="is the scene itself"):
             run(scene, job, Outputs(tmp_path / name), overwrite=True)
     assert path.read_bytes() == before
+
+
+def test_what_a_virtual_raster_shows_is_part_of_the_scene(tmp_path):
+    def stop(event):
+        if isinstance(event, TileDone):
+            raise Stop
+
+    path = write_scene(tmp_path / "scene.tif", scene_values(60, 60))
+    with rasterio.open(path) as file, WarpedVRT(file) as warped:
+        rasterio.shutil.copy(warped, tmp_path / "scene.vrt", driver="VRT")
+    scene = geouq.open_scene(tmp_path / "scene.vrt", scale="db")
+    job = prepare(scene, MODEL, Settings(samples=2, tile=24))
+    with pytest.raises(OutputError, match="is the scene itself"):
+        run(scene, job, Outputs(path), overwrite=True)
+    with pytest.raises(Stop):
+        run(scene, job, Outputs(tmp_path / "map.tif"), on_event=stop)
+    write_scene(path, scene_values(60, 60, seed=1))
+    os.utime(path, (1, 1))
+    with pytest.raises(OutputError, match="other settings \\(scene\\)"):
+        run(scene, job, Outputs(tmp_path / "map.tif"))
 
 
 def test_outputs_on_another_file_system(tmp_path, monkeypatch):

@@ -102,6 +102,20 @@ def open_dataset(name: str) -> rasterio.DatasetReader:
         return rasterio.DatasetReader(name)
 
 
+def files_behind(name: str) -> list[str]:
+    """Return a local file and, where it is a virtual raster (VRT), the local files that it shows, once each.
+
+    Raises
+    ------
+    SceneError : a virtual raster cannot be opened.
+    """
+    if not name.lower().endswith(".vrt"):
+        return [name]
+    with gdal_errors(name, "opened"), open_dataset(name) as dataset:
+        found = [os.fspath(path) for path in dataset.files]
+    return [name, *dict.fromkeys(path for path in found if os.path.isfile(path) and not os.path.samefile(path, name))]
+
+
 def handle(key: FileKey) -> rasterio.DatasetReader:
     """Return the open file for this thread and process, within ``gdal_errors``; those used last stay open."""
     if getattr(_THREAD, "pid", None) != os.getpid():
