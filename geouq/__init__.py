@@ -22,6 +22,7 @@ _PUBLIC = {
     "preview": "geouq.maps.preview",
     "zonal": "geouq.maps.zonal",
     "Places": "geouq.maps.places",
+    "samples": "geouq.maps.samples",
     "train_model": "geouq.learning.fit",
     "read_dataset": "geouq.learning.dataset",
     "evaluate": "geouq.learning.evaluate",

@@ -12,6 +12,7 @@ from matplotlib.image import imread
 from pyproj import CRS
 
 from geouq.errors import OutputError, SceneError
+from geouq.maps import figure
 from geouq.maps import preview as module
 from geouq.maps.figure import Place, _ground, _lines
 from geouq.maps.preview import preview
@@ -23,7 +24,7 @@ BLUE = np.array([31, 120, 180]) / 255
 
 @pytest.fixture(autouse=True)
 def _coarse(monkeypatch):
-    monkeypatch.setattr(module, "_DPI", 60)
+    monkeypatch.setattr(figure, "_DPI", 60)
 
 
 def make(folder, shape, place=UTM, *, units="dB", bands=("VV", "VH"), classes=2, empty=False, float32=False, tags=None):
@@ -68,11 +69,11 @@ def test_every_shape_gets_a_whole_picture(tmp_path, shape, across):
     scene, path = make(tmp_path, shape)
     preview(scene, path, tmp_path / "p.png")
     image = imread(tmp_path / "p.png")
-    wide = image.shape[1] / module._DPI
+    wide = image.shape[1] / figure._DPI
     assert wide == pytest.approx(
         {4: 15.75 if shape[1] > 150 or shape[0] < 16 else 10.95, 2: 13.25, 1: 10.6}[across], abs=0.02
     )
-    assert image.shape[0] / module._DPI < 14
+    assert image.shape[0] / figure._DPI < 14
     if shape[1] > 15:
         assert share(image, BLUE) > 0.01
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "p.png"]

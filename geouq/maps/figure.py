@@ -6,13 +6,16 @@ Sizes are in inches and points, so that letters keep their size whatever the sha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -22,8 +25,12 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from pyproj import CRS, Geod, Transformer
 
+from geouq.errors import OutputError
+
 _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
 _LINES = "/////"
+_BAR, _BAND = "#1f78b4", "#dbe9f3"
+_DPI = 160
 _SMALL, _TEXT, _TITLE = 7.5, 9.0, 12.0  # points
 _MARGIN, _GAP, _HEAD, _NAME, _LEGEND = 0.3, 0.25, 0.5, 0.26, 0.68  # inches; title, above and below a panel
 
@@ -46,6 +53,17 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """How often ``values`` occur, with the part from ``low`` to ``high`` shaded; ``unit`` is what they are in."""
+
+    title: str
+    values: np.ndarray
+    low: float
+    high: float
+    unit: str
+
+
+@dataclass(frozen=True)
 class Place:
     """The grid the pictures show: (rows, columns), transform, CRS if there is one."""
 
@@ -54,7 +72,7 @@ class Place:
     crs: CRS | None
 
 
-def draw(panels: Sequence[Panel], place: Place, title: str, facts: Sequence[str]) -> Figure:
+def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: Sequence[str]) -> Figure:
     """Lay the panels out in one row, two or four by the scene's shape; all sizes in inches."""
     aspect = place.shape[1] / place.shape[0]
     across = len(panels) if aspect <= 1.6 else 2 if aspect <= 3.2 else 1
@@ -74,6 +92,9 @@ def draw(panels: Sequence[Panel], place: Place, title: str, facts: Sequence[str]
         left = _MARGIN + (i % across) * (width + _GAP)
         bottom = tall - _HEAD - (i // across + 1) * (height + _NAME) - (i // across) * _LEGEND
         axes = figure.add_axes((left / wide, bottom / tall, width / wide, height / tall))
+        if isinstance(panel, Histogram):
+            _bars(axes, panel)
+            continue
         image = _show(axes, panel, place.shape)
         below = (left / wide, (bottom - 0.16) / tall, min(0.75 * width, 2.6) / wide, 0.08 / tall)
         _legend(figure, panel, image, below)
@@ -108,6 +129,52 @@ def _show(axes: Axes, panel: Panel, shape: tuple[int, int]) -> AxesImage:
     for spine in axes.spines.values():
         spine.set(linewidth=0.5, color=_FAINT)
     return image
+
+
+def _bars(axes: Axes, panel: Histogram) -> None:
+    """Draw a histogram, every value also as a tick at its bottom."""
+    axes.axvspan(panel.low, panel.high, color=_BAND, linewidth=0)
+    axes.hist(panel.values, bins=min(20, max(5, len(panel.values) // 3)), color=_BAR, edgecolor="white", linewidth=0.5)
+    axes.plot(panel.values, np.zeros(len(panel.values)), "|", color=_INK, markersize=14)
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
+    axes.annotate("5–95 %", ((panel.low + panel.high) / 2, 0.96), xycoords=("data", "axes fraction"), size=_SMALL).set(
+        color=_INK, ha="center", va="center"
+    )
+    axes.set_title(panel.title, loc="left", size=_TEXT, color=_INK, weight="bold", pad=4)
+    axes.set_xlabel(panel.unit, size=_SMALL, color=_INK, labelpad=2)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(labelsize=_SMALL, length=2, width=0.5, color=_FAINT, labelcolor=_INK, pad=2)
+    axes.set_facecolor(_PAPER)
+    for name, spine in axes.spines.items():
+        spine.set(linewidth=0.5, color=_FAINT, visible=name in ("left", "bottom"))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all; an existing one is replaced.
+
+    Raises
+    ------
+    OutputError : if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        FigureCanvasAgg(figure)
+        figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def area_text(square_metres: float, place: Place) -> str:
+    """Return an area with three significant digits, in ha or km²; without a CRS in units of the grid."""
+    if place.crs is None:
+        return f"{square_metres:,.0f} {'pixels' if place.transform.is_identity else 'square units'}"
+    if square_metres < 1e5:
+        return f"{square_metres / 1e4:.3g} ha"
+    kilometres = square_metres / 1e6
+    return f"{kilometres:,.{max(0, 3 - len(str(int(kilometres))))}f} km²"
 
 
 def _legend(figure: Figure, panel: Panel, image: AxesImage, box: tuple[float, float, float, float]) -> None:

@@ -15,20 +15,18 @@ from typing import Any
 import numpy as np
 import rasterio
 import xarray as xr
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from pyproj import CRS
 from rasterio.errors import RasterioError
 
-from geouq.errors import OutputError, SceneError
-from geouq.maps.figure import Panel, Place, draw
+from geouq.errors import SceneError
+from geouq.maps.figure import Panel, Place, area_text, draw, save
 from geouq.maps.styles import class_colours
 from geouq.units import AMPLITUDE, DB, DN, POWER, REFLECTANCE, RGB, convert
 
 NOT_CLASSIFIED = 255
 _LONGEST = 800  # pixels of a panel's longer side, at most
 _BLOCK = 1024  # pixels a side of the scene in memory at a time, about
-_DPI = 160
 _BACKSCATTER = (DB, POWER, AMPLITUDE)
 
 
@@ -73,15 +71,7 @@ def preview(
         raise SceneError(f"{map_path}: scene and map differ in size ({shapes}): give the scene the map was made of")
     panels = [_scene_panel(scene), *_map_panels(found)]
     figure = draw(panels, found.place, title or Path(map_path).stem, _facts(found, summary or {}))
-    part = Path(out_png).with_name(f".{Path(out_png).name}.{os.getpid()}.part")
-    try:
-        FigureCanvasAgg(figure)
-        figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
-        os.replace(part, out_png)
-    except OSError as error:
-        raise OutputError(f"{out_png} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    save(figure, Path(out_png))
 
 
 # ---------------------------------------------------------------- reading
@@ -257,9 +247,9 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     facts = []
     if "area_m2" in summary:
         low, high = summary.get("area_m2_p05"), summary.get("area_m2_p95")
-        text = f"{found.positive.capitalize()}: {_area(summary['area_m2'], found.place)}"
+        text = f"{found.positive.capitalize()}: {area_text(summary['area_m2'], found.place)}"
         if low is not None and high is not None:
-            text += f" (5–95 % of samples: {_area(low, found.place)} to {_area(high, found.place)})"
+            text += f" (5–95 % of samples: {area_text(low, found.place)} to {area_text(high, found.place)})"
         facts.append(text)
     if "not_classified_percent" in summary:
         facts.append(f"not classified: {summary['not_classified_percent']:.1f} %")
@@ -272,13 +262,3 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     authority = crs.to_authority() if crs else None
     facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")
     return facts
-
-
-def _area(square_metres: float, place: Place) -> str:
-    """Return an area with three significant digits, in ha or km²; without a CRS in units of the grid."""
-    if place.crs is None:
-        return f"{square_metres:,.0f} {'pixels' if place.transform.is_identity else 'square units'}"
-    if square_metres < 1e5:
-        return f"{square_metres / 1e4:.3g} ha"
-    kilometres = square_metres / 1e6
-    return f"{kilometres:,.{max(0, 3 - len(str(int(kilometres))))}f} km²"

@@ -18,22 +18,18 @@ last pixel in reading order. Attributes of a polygon:
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
-from odc.geo.geobox import GeoBox
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window
 
 from geouq.errors import InputError, SceneError
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.features import FeatureWriter, check_vector_path
 from geouq.maps.regions import polygons, regions
+from geouq.maps.votes import Raster, Votes, beside, strips, sums
 
 FIELDS = ("area_m2", "area_m2_p05", "area_m2_p95", "probability", "uncertainty")
 
@@ -87,7 +83,7 @@ def vectorize(
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
     with _Map(Path(map_path), samples_path, tile) as source, FeatureWriter(out, FIELDS, source.crs) as writer:
         rows, columns = source.geobox.shape
-        for done, found in zip(source.stops, regions(source.strips(), columns, source.measure), strict=True):
+        for strip, found in zip(source.strips, regions(source.masks(), columns, source.measure), strict=True):
             area = found.sums[:, 0]
             keep = area >= min_area
             edges = found.edges.of(np.where(keep, np.cumsum(keep) - 1, -1))
@@ -96,7 +92,7 @@ def vectorize(
             kept, dropped = kept + int(keep.sum()), dropped + int((~keep).sum())
             kept_area, dropped_area = kept_area + area[keep].sum(), dropped_area + area[~keep].sum()
             if on_progress:
-                on_progress(done, rows)
+                on_progress(strip.y1, rows)
         writer.finish()
     return VectorSummary(kept, dropped, float(kept_area), float(dropped_area))
 
@@ -105,23 +101,17 @@ class _Map:
     """A map and its samples, open: strips of its mask, and sums over what lies under its regions."""
 
     def __init__(self, path: Path, samples_path: str | os.PathLike[str] | None, tile: int) -> None:
-        self.path, self._stack = path, ExitStack()
-        self._file = self._stack.enter_context(_open(path))
+        self._stack = ExitStack()
+        self._map = self._stack.enter_context(Raster(path))
         try:
-            tags = self._file.tags()
-            self.geobox = GeoBox(self._file.shape, self._file.transform, _crs(self._file))
-            self.crs = _crs(self._file)
-            self._positive = int(tags.get("GEOUQ_POSITIVE_CLASS", 1))
-            self._mask = _mask_band(self._file, path)
-            self._layers = _layer_bands(self._file)
-            self._votes, self._samples = self._open_votes(samples_path)
+            self.geobox, self.crs = self._map.geobox, self._map.crs
+            self._mask = _mask_band(self._map)
+            self._layers = _layer_bands(self._map)
+            self._votes = self._open_votes(samples_path)
         except BaseException:
             self._stack.close()
             raise
-        rows, columns = self.geobox.shape
-        step = max(1, tile * tile // columns)
-        step = step // 512 * 512 if step >= 512 else 1 << step.bit_length() - 1  # fits blocks of 512
-        self.stops = [min(start + step, rows) for start in range(0, rows, step)]
+        self.strips = list(strips(self.geobox, tile * tile))
 
     def __enter__(self) -> _Map:
         return self
@@ -129,115 +119,85 @@ class _Map:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def strips(self) -> Iterator[tuple[int, np.ndarray]]:
+    def masks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, where the positive class is, with a margin of one pixel)."""
         rows, columns = self.geobox.shape
-        start = 0
-        for stop in self.stops:
-            top, bottom = max(start - 1, 0), min(stop + 1, rows)
-            values = self._read(self._file, self._mask, top, bottom)
-            padded = np.zeros((stop - start + 2, columns + 2), bool)
-            inside = padded[top - start + 1 : bottom - start + 1, 1:-1]
-            np.logical_and(values.data == self._positive, ~np.ma.getmaskarray(values), out=inside)
-            yield start, padded
-            start = stop
+        for strip in self.strips:
+            wide = Roi(max(strip.y0 - 1, 0), min(strip.y1 + 1, rows), 0, columns)
+            values = self._map.read(self._mask, wide)
+            padded = np.zeros((strip.shape[0] + 2, columns + 2), bool)
+            inside = padded[wide.y0 - strip.y0 + 1 : wide.y1 - strip.y0 + 1, 1:-1]
+            np.logical_and(values.data == self._map.positive, ~np.ma.getmaskarray(values), out=inside)
+            yield strip.y0, padded
 
     def measure(self, row: int, labels: np.ndarray, count: int) -> np.ndarray:
         """Sum over the pixels of each label: area; of each layer, values and number; of each sample, area."""
-        rows, columns = labels.shape
-        pixels = labels > 0
+        pixels, roi = labels > 0, Roi(row, row + labels.shape[0], 0, labels.shape[1])
         owner = labels[pixels] - 1
-        areas = pixel_areas(self.geobox, Roi(row, row + rows, 0, columns))
-        area = np.broadcast_to(areas, labels.shape)[pixels]
-        sums: list[np.ndarray] = [np.bincount(owner, area, count)]
+        area = np.broadcast_to(pixel_areas(self.geobox, roi), labels.shape)[pixels]
+        columns: list[np.ndarray] = [np.bincount(owner, area, count)]
         for band in self._layers:
             if band is None:
-                sums += [np.zeros(count)] * 2
+                columns += [np.zeros(count)] * 2
                 continue
-            values = self._layer(band, row, rows, pixels)
-            known = ~np.isnan(values)
-            sums += [np.bincount(owner[known], values[known], count), np.bincount(owner[known], minlength=count)]
+            values = self._map.read(band, roi)[pixels]
+            known = ~np.ma.getmaskarray(values)
+            columns.append(np.bincount(owner[known], values.data[known], count))
+            columns.append(np.bincount(owner[known], minlength=count))
         if self._votes is not None:
-            votes = self._read(self._votes, 1, row, row + rows).filled(0)[pixels]
-            for sample in range(self._samples):
-                says = (votes >> votes.dtype.type(sample)) & votes.dtype.type(1) != 0
-                sums.append(np.bincount(owner[says], area[says], count))
-        return np.stack(sums, axis=1)
+            votes, _ = self._votes.votes(roi)
+            columns += list(sums(votes[pixels], area, owner, count, self._votes.samples).T)
+        return np.stack(columns, axis=1)
 
     def attributes(self, sums: np.ndarray) -> np.ndarray:
         """Turn sums of regions (n, …) into their attributes (n, fields); NaN = not known."""
         out = np.full((len(sums), len(FIELDS)), np.nan)
         out[:, 0] = sums[:, 0]
-        if self._samples and len(sums):
-            out[:, 1:3] = np.quantile(sums[:, 5:], (0.05, 0.95), axis=1).T
+        if self._votes is not None and len(sums):
+            within = np.minimum(sums[:, 5:], sums[:, :1])  # where all say water, rounding may differ
+            out[:, 1:3] = np.quantile(within, (0.05, 0.95), axis=1).T
         for column, band in zip((3, 4), self._layers, strict=True):
             total, number = sums[:, 2 * column - 5], sums[:, 2 * column - 4]
             if band is not None:
                 known = number > 0
                 mean = total[known] / number[known]  # scaled here: sums of whole percents are exact
-                out[known, column] = np.round(mean * self._file.scales[band - 1] + self._file.offsets[band - 1], 6)
+                out[known, column] = np.round(
+                    mean * self._map.file.scales[band - 1] + self._map.file.offsets[band - 1], 6
+                )
         return out
 
-    def _layer(self, band: int, row: int, rows: int, pixels: np.ndarray) -> np.ndarray:
-        values = self._read(self._file, band, row, row + rows)
-        known = ~np.ma.getmaskarray(values)[pixels]
-        return np.where(known, values.data[pixels], np.nan)
-
-    def _open_votes(self, path: str | os.PathLike[str] | None) -> tuple[rasterio.io.DatasetReader | None, int]:
-        """Open the samples file, given or beside the map; return it and the number of samples."""
-        beside = self.path.with_name(f"{self.path.stem}_samples.tif")
-        if path is None and not beside.exists():
-            return None, 0
-        given, path = path is not None, Path(path or beside)
-        votes = self._stack.enter_context(_open(path))
-        if not given and votes.tags().get("GEOUQ_SAMPLES") == "0":  # of one pass without dropout: no interval
-            return None, 0
-        if (votes.shape, votes.transform) != (self._file.shape, self._file.transform):
-            raise SceneError(f"{path} has another grid than {self.path}: give the samples of this map")
-        mine, theirs = self._file.tags(), votes.tags()
-        for tag in (f"GEOUQ_{name}" for name in ("MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD")):
-            if mine.get(tag, theirs.get(tag)) != theirs.get(tag):
-                raise SceneError(f"{path} and {self.path} are of different runs ({tag}): give this map's samples")
-        samples = int(theirs.get("GEOUQ_SAMPLES", 0))
-        if not 1 <= samples <= 64 or votes.dtypes[0] not in ("uint32", "uint64"):
-            raise SceneError(f"{path} holds no votes: its tag GEOUQ_SAMPLES is {samples}, its type {votes.dtypes[0]}")
-        return votes, samples
-
-    def _read(self, file: rasterio.io.DatasetReader, band: int, start: int, stop: int) -> np.ma.MaskedArray:
-        try:
-            window = Window(0, start, file.width, stop - start)
-            return file.read(band, window=window, masked=True)
-        except RasterioError as error:
-            raise SceneError(f"{file.name} cannot be read: {' '.join(str(error).split())}") from error
+    def _open_votes(self, path: str | os.PathLike[str] | None) -> Votes | None:
+        """Open the samples file, given or beside the map."""
+        if path is None:
+            path = beside(self._map.path)
+            if not path.exists():
+                return None
+            with Raster(path) as found:
+                if found.tags.get("GEOUQ_SAMPLES") == "0":  # of one pass without dropout: no interval
+                    return None
+        votes = self._stack.enter_context(Votes(path))
+        votes.check_map(self._map)
+        return votes
 
 
-def _open(path: Path) -> rasterio.io.DatasetReader:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except RasterioError as error:
-        raise SceneError(f"{path} cannot be read as a raster: {' '.join(str(error).split())}") from error
-
-
-def _crs(file: rasterio.io.DatasetReader) -> str | None:
-    return file.crs.to_string() if file.crs else None
-
-
-def _mask_band(file: rasterio.io.DatasetReader, path: Path) -> int:
-    if "mask" in file.descriptions:
-        return int(file.descriptions.index("mask")) + 1
-    if file.descriptions == ("votes",):
-        raise SceneError(f"{path} holds the votes of samples: give the map they belong to, which finds them by itself")
-    if file.count == 1:
+def _mask_band(found: Raster) -> int:
+    mask = found.band("mask")
+    if mask is not None:
+        return mask
+    if found.band("votes") is not None:
+        raise SceneError(
+            f"{found.path} holds the votes of samples: give the map they belong to, which finds them by itself"
+        )
+    if found.file.count == 1:
         return 1
-    raise SceneError(f"{path} has {file.count} bands and none is called mask: give a map, or a mask of one band")
+    raise SceneError(
+        f"{found.path} has {found.file.count} bands and none is called mask: give a map, or a mask of one band"
+    )
 
 
-def _layer_bands(file: rasterio.io.DatasetReader) -> tuple[int | None, int | None]:
+def _layer_bands(found: Raster) -> tuple[int | None, int | None]:
     """Return the numbers of the bands that mean probability and uncertainty."""
-    bands = {name: number for number, name in enumerate(file.descriptions, start=1)}
-    probability = bands.get("probability")
-    if probability is None and float(file.tags().get("GEOUQ_THRESHOLD", 0)) == 0.5:
-        probability = bands.get("confidence")
-    return probability, bands.get("uncertainty")
+    probability = found.band("probability")
+    if probability is None and float(found.tags.get("GEOUQ_THRESHOLD", 0)) == 0.5:
+        probability = found.band("confidence")
+    return probability, found.band("uncertainty")

@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import rasterio
@@ -40,7 +41,7 @@ class Raster:
         self.geobox = GeoBox(self.file.shape, self.file.transform, self.crs)
         self.tags = dict(self.file.tags())
 
-    def __enter__(self) -> Raster:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,19 +117,24 @@ def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, Raster | None]:
     found = Raster(path)
     try:
         if found.band("votes") is not None:
+            found.file.close()
             return Votes(path), None
-        beside = found.path.with_name(f"{found.path.stem}_samples.tif")
-        if not beside.exists():
+        if not beside(found.path).exists():
             raise SceneError(
-                f"{path} has no votes beside it ({beside.name}): run geouq segment again with "
+                f"{path} has no votes beside it ({beside(found.path).name}): run geouq segment again with "
                 "--layers mask,uncertainty,confidence,votes"
             )
-        votes = Votes(beside)
+        votes = Votes(beside(found.path))
         votes.check_map(found)
     except BaseException:
         found.file.close()
         raise
     return votes, found
+
+
+def beside(map_path: Path) -> Path:
+    """Return the name of the samples file of a map."""
+    return map_path.with_name(f"{map_path.stem}_samples.tif")
 
 
 def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:
@@ -138,6 +144,11 @@ def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:
     step = step // 512 * 512 if step >= 512 else 1 << step.bit_length() - 1
     for top in range(0, rows, step):
         yield Roi(top, min(top + step, rows), 0, columns)
+
+
+def says(votes: np.ndarray, sample: int) -> np.ndarray:
+    """Return where a sample says water."""
+    return np.asarray((votes >> votes.dtype.type(sample)) & votes.dtype.type(1) != 0)
 
 
 def sums(votes: np.ndarray, weight: np.ndarray, owner: np.ndarray, owners: int, samples: int) -> np.ndarray:
@@ -159,6 +170,6 @@ def sums(votes: np.ndarray, weight: np.ndarray, owner: np.ndarray, owners: int, 
     out += np.bincount(owner[agreed], weight[agreed], owners)[:, None]
     votes, weight, owner = votes[split], weight[split], owner[split]
     for sample in range(samples if len(votes) else 0):
-        says = (votes >> votes.dtype.type(sample)) & votes.dtype.type(1) != 0
-        out[:, sample] += np.bincount(owner[says], weight[says], owners)
+        wet = says(votes, sample)
+        out[:, sample] += np.bincount(owner[wet], weight[wet], owners)
     return out

@@ -171,7 +171,7 @@ def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
 def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> dict[str, Any]:
     """Turn sums (places, …) into columns; NaN = not known."""
     inside, ground, valid, mask, doubt, doubted = totals[:, :_SAMPLES].T
-    areas = totals[:, _SAMPLES:]
+    areas = np.minimum(totals[:, _SAMPLES:], valid[:, None])  # where all is water, rounding may differ
     none = valid == 0
     low, high = np.quantile(areas, (0.05, 0.95), axis=1) if len(areas) else np.empty((2, 0))
     outside = 1 - _ratio(inside, found.area)
