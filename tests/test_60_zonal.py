@@ -263,15 +263,24 @@ def test_odd_shapes_are_repaired_or_said(tmp_path):
     bow = shapely.Polygon([(2, 2), (8, 8), (8, 2), (2, 8)])
     flat = shapely.Polygon([(2, 2), (8, 8), (2, 2)])
     mixed = shapely.GeometryCollection([shapely.box(10, 10, 14, 14), shapely.LineString([(0, 0), (9, 9)])])
-    shapes = on_map([bow, flat, mixed, shapely.box(3, 3, 4, 4)], UTM)
-    shapes[3:] = [shapely.Polygon(), None]
+    with np.errstate(invalid="ignore"):
+        nowhere = shapely.Polygon([(2, 2), (np.nan, 8), (8, 8)])
+    shapes = [*on_map([bow, flat, mixed], UTM), shapely.Polygon(), None, nowhere]
     places = write_places(tmp_path / "p.gpkg", shapes)
     summary = zonal(path, places, tmp_path / "o.gpkg")
     found = geopandas.read_file(tmp_path / "o.gpkg")
     ground = found["valid_area_m2"] / (1 - found["not_classified"])
     assert ground.tolist()[::2][:2] == pytest.approx([18 * area[0, 0], 16 * area[0, 0]], rel=1e-6)
-    assert found["note"].fillna("").tolist() == ["repaired", "repaired; no area", "", "empty", "empty"]
-    assert summary.notes == {"repaired": 2, "no area": 1, "empty": 2} and summary.answered == 2
+    assert found["note"].fillna("").tolist() == [
+        "repaired",
+        "repaired; no area",
+        "",
+        "empty",
+        "empty",
+        "coordinates are not numbers",
+    ]
+    assert summary.notes == {"repaired": 2, "no area": 1, "empty": 2, "coordinates are not numbers": 1}
+    assert summary.answered == 2
     assert found.geometry.iloc[0].equals_exact(shapes[0])
 
 

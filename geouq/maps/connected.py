@@ -62,7 +62,7 @@ def _pixel(votes: Votes, place: Sequence[float]) -> tuple[int, int]:
     """Return the (row, column) of a place."""
     column, row = (int(np.floor(value)) for value in ~votes.geobox.affine * (place[0], place[1]))
     rows, columns = votes.geobox.shape
-    name = f"the place {place[0]:g}, {place[1]:g}"
+    name = f"the place {place[0]:.10g}, {place[1]:.10g}"
     if not (0 <= row < rows and 0 <= column < columns):
         raise InputError(f"{name} lies beyond {votes.path}: give x and y in the map's coordinates ({votes.crs})")
     if not votes.votes(Roi(row, row + 1, column, column + 1))[1].all():

@@ -20,7 +20,7 @@ import numpy as np
 import shapely
 
 #: pixels and edge pieces worked on at a time, at most, unless one polygon alone has more in a strip
-LIMIT = 1_000_000
+LIMIT = 250_000
 _TINY = 1e-12  # of a pixel: below this a share is rounding
 
 

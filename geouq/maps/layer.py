@@ -26,7 +26,7 @@ from geouq.maps.whole import discard, publish, scratch, writing
 LAYER = "places"
 SAMPLES = "samples"
 _ID = "geouq_fid"  # of the copy, where no attribute has that name
-_READ, _FEATURES, _VERTICES = 2_000, 100_000, 1_000_000  # read at a time; worked on at a time
+_READ, _FEATURES, _VERTICES = 2_000, 25_000, 500_000  # read at a time; worked on at a time
 
 
 class LayerCopy:
@@ -89,7 +89,8 @@ class LayerCopy:
             where = f"{_ID} BETWEEN {start} AND {start + _READ - 1}"
             with writing(self.out, *FAILURES), quiet():
                 wkb = pyogrio.raw.read(self._stage, layer=LAYER, columns=[], where=where, force_2d=True)[2]
-            parts.append(shapely.from_wkb(wkb, on_invalid="ignore"))
+            with np.errstate(invalid="ignore"):  # coordinates that are NaN
+                parts.append(shapely.from_wkb(wkb, on_invalid="ignore"))
             vertices += int(shapely.get_num_coordinates(parts[-1]).sum())
             if vertices >= _VERTICES or len(parts) * _READ >= _FEATURES:
                 yield first, np.concatenate(parts)

@@ -72,6 +72,10 @@ def measure(shapes: np.ndarray, crs: str | None, buffer: float, geobox: GeoBox) 
     notes: list[list[str]] = [[] for _ in shapes]
     empty = shapely.is_missing(shapes) | shapely.is_empty(shapes)
     _note(notes, empty, "empty")
+    coordinates, of = shapely.get_coordinates(shapes, return_index=True)
+    nowhere = np.bincount(of, ~np.isfinite(coordinates).all(axis=1), len(shapes)) > 0
+    _note(notes, nowhere, "coordinates are not numbers")
+    empty |= nowhere
     if buffer == 0 and np.any(~empty & (shapely.get_dimensions(shapes) < 2)):
         raise InputError("points and lines have no area: give --buffer, the metres to widen them by")
     invalid = ~empty & ~shapely.is_valid(shapes)

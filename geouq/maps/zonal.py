@@ -41,6 +41,7 @@ from geouq.maps.votes import open_votes, strips, sums
 
 _INSIDE, _GROUND, _VALID, _MASK, _DOUBT, _DOUBTED, _SAMPLES = range(7)
 _TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
+_BEYOND = 1e-4  # share outside that is worth a note: a border that was projected is not quite the border
 
 
 @dataclass
@@ -190,11 +191,17 @@ def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> di
         wet = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
         columns[_over(share)] = np.where(none, np.nan, wet)
     notes = [
-        "; ".join([*note, *(["outside the map"] if away >= 1 else ["partly outside the map"] if away > 0 else [])])
-        for note, away in zip(found.notes, outside, strict=True)
+        "; ".join([*note, *_whereabouts(*where)]) for note, *where in zip(found.notes, inside, outside, strict=True)
     ]
     out: dict[str, Any] = {name: values.tolist() for name, values in columns.items()}
     return out | {"samples": [areas.shape[1]] * len(areas), "note": [note or None for note in notes]}
+
+
+def _whereabouts(inside: float, outside: float) -> list[str]:
+    """Return what is to be noted of pixels on the map, and a share beyond it."""
+    if inside < _TIE and outside > 0:
+        return ["outside the map"]
+    return ["partly outside the map"] if outside > _BEYOND else []
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
