@@ -258,6 +258,7 @@ def test_places_far_beyond_the_map(tmp_path):
     assert found["note"].tolist() == ["partly outside the map", "outside the map", "partly outside the map"]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered in from_wkb")
 def test_odd_shapes_are_repaired_or_said(tmp_path):
     path, _, valid, *_, area = write_map(tmp_path)
     bow = shapely.Polygon([(2, 2), (8, 8), (8, 2), (2, 8)])
