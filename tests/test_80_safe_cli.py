@@ -56,6 +56,21 @@ def test_tiles_do_not_show_in_a_product(folder, tmp_path):
     assert np.nanmax(np.abs(maps[0][1] - maps[1][1])) <= 1e-5
 
 
+@pytest.mark.parametrize("given", ["", "manifest.safe"])
+def test_a_products_own_files_are_never_replaced(folder, tmp_path, given):
+    product = shutil.copytree(next(folder.glob("*.SAFE")), tmp_path / "p.SAFE")
+    image = next((product / "measurement").iterdir())
+    before = image.read_bytes()
+    shutil.copy(image, image.with_suffix(".tif"))
+    image.unlink()
+    result = invoke(
+        "segment", product / given, "--model", folder / "m.safetensors", "--samples", 1, "--overwrite",
+        "-o", image.with_suffix(".tif"),
+    )  # fmt: skip
+    assert result.exception.exit_code == 2 and "is the scene itself" in str(result.exception)
+    assert image.with_suffix(".tif").read_bytes() == before
+
+
 def test_info_says_what_it_is(folder):
     product = next(folder.glob("*.SAFE"))
     said = json.loads(invoke("info", product, "--json", "--calibration", "gamma0").stdout)

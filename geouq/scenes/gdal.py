@@ -105,10 +105,15 @@ def open_dataset(name: str) -> rasterio.DatasetReader:
 def files_behind(name: str) -> list[str]:
     """Return a local file and, where it is a virtual raster (VRT), the local files that it shows, once each.
 
+    For the folder or manifest of a SAFE product, the files in that folder.
+
     Raises
     ------
     SceneError : a virtual raster cannot be opened.
     """
+    product = name if os.path.isdir(name) else os.path.dirname(name)
+    if os.path.isfile(os.path.join(product, "manifest.safe")):
+        return [os.path.join(folder, file) for folder, _, files in os.walk(product) for file in files]
     if not name.lower().endswith(".vrt"):
         return [name]
     with gdal_errors(name, "opened"), open_dataset(name) as dataset:
