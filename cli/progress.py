@@ -8,7 +8,7 @@ import time
 
 import click
 
-from geouq.run import Event, Finishing, Started, TileDone
+from geouq.run import BatchHalved, Event, Finishing, Started, TileDone
 
 
 class Progress:
@@ -19,6 +19,7 @@ class Progress:
         self.lock = threading.Lock()
         self.bar = sys.stderr.isatty() and not quiet
         self.total = self.done = self.continued = 0
+        self.batch: int | None = None
         self.began = self.last = time.monotonic()
 
     def __call__(self, event: Event) -> None:
@@ -29,6 +30,9 @@ class Progress:
             elif isinstance(event, TileDone):
                 self.done += event.pixels
                 self._advance()
+            elif isinstance(event, BatchHalved) and event.batch != self.batch:
+                self.batch = event.batch
+                self._line(f"memory holds {event.batch} samples at once, not {event.asked}")
             elif isinstance(event, Finishing):
                 self._line(f"writing {event.step}")
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from geouq.cli.options import (
     FILE,
@@ -20,11 +22,27 @@ from geouq.cli.options import (
 )
 from geouq.cli.progress import Progress
 from geouq.run import Outputs, run
-from geouq.sampling.sampler import KINDS
+from geouq.sampling.precision import choose_precision
+from geouq.sampling.sampler import KINDS, PRECISIONS
 from geouq.sampling.ssn import Weights
 from geouq.scenes.open import open_scene
 from geouq.segmentation import DEFAULT_LAYERS, Settings, load_models, prepare
 
+
+class Samples(click.ParamType):
+    """A number of samples, or ``inf``."""
+
+    name = "integer or inf"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return an integer, or infinity."""
+        try:
+            return math.inf if value == "inf" else int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither an integer nor inf", param, ctx)
+
+
+SAMPLES = Samples()
 LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epistemic, std, votes."
 
 
@@ -39,7 +57,14 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
     show_default=True,
     help="A shipped model's name or a model file; several times: an ensemble.",
 )
-@click.option("--samples", default=20, show_default=True, help="How many to draw; 0 = one pass, dropout off.")
+@click.option(
+    "--samples",
+    type=SAMPLES,
+    default=20,
+    show_default=True,
+    help="How many to draw; 0 = one pass, dropout off; inf = the closed form of dropout in a linear head.",
+)
+@click.option("--tolerance", default=0.0, help="Stop a tile when the samples left cannot move a probability by more.")
 @click.option(
     "--sampler",
     type=click.Choice(["auto", *KINDS]),
@@ -58,14 +83,14 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 @click.option("--float32", is_flag=True, help="Floats 0..1 instead of percent.")
 @click.option("--bounds", nargs=4, type=float, metavar="LEFT BOTTOM RIGHT TOP", help="Only this part, scene CRS.")
 @click.option("--tile", type=int, help="Core of a tile in pixels. [default: chosen from memory]")
-@click.option("--batch", default=1, show_default=True, help="Samples computed at once.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option("--batch", type=int, help="Samples computed at once. [default: chosen from memory]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 … or several: cuda:0,cuda:1")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice([*PRECISIONS, "auto"]),
     default="float32",
     show_default=True,
-    help="bfloat16 is about twice as fast where the processor has it, and good to 2 or 3 digits.",
+    help="bfloat16 is about twice as fast where the processor has it, and good to 2 or 3 digits; auto measures.",
 )
 @click.option("--co", multiple=True, metavar="K=V", help="Creation option of GDAL's COG driver.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start a changed run anew.")
@@ -105,7 +130,7 @@ def command(**options: Any) -> None:
         for note in filter(None, scene.attrs.get("notes", "").split("; ")):
             click.echo(f"geouq: {note}", err=True)
     if options["verbose"]:
-        _explain(scene, job)
+        _explain(scene, job, options["precision"])
     summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
     if options["as_json"]:
         click.echo(json.dumps(summary))
@@ -117,8 +142,10 @@ def _settings(options: dict[str, Any]) -> Settings:
     def names(text: str | None) -> tuple[str, ...] | None:
         return None if text is None else tuple(text.replace(",", " ").split())
 
+    closed = options["samples"] == math.inf
     return Settings(
-        samples=options["samples"],
+        samples=1 if closed else options["samples"],
+        closed=closed,
         seed=options["seed"],
         layers=names(options["layers"]) or DEFAULT_LAYERS,
         threshold=options["threshold"],
@@ -130,6 +157,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         precision=options["precision"],
         sampler=options["sampler"],
         weights=Weights(options["spread"]),
+        tolerance=options["tolerance"],
     )
 
 
@@ -141,7 +169,7 @@ def _stem(source: Any) -> str:
     return path.absolute().parent.stem if path.name == "manifest.safe" else path.stem
 
 
-def _explain(scene: Any, job: Any) -> None:
+def _explain(scene: Any, job: Any, precision: str) -> None:
     plan = job.sampler.plan()
     lines = [
         f"units: {scene.attrs.get('units')} ({scene.attrs.get('units_reason', 'as given')})",
@@ -152,7 +180,10 @@ def _explain(scene: Any, job: Any) -> None:
         f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "
         f"{', '.join(f'{name} {rate:g}' for name, rate in plan.sites.items()) or 'none'}"
         + ("" if plan.traced else "; the network cannot be traced, so each sample is a whole pass"),
+        f"at once: {job.sampler.batch} samples on {' and '.join(job.devices)}, {torch.get_num_threads()} threads",
     ]
+    if precision == "auto":
+        lines.append(f"precision: {choose_precision(job.sampler)}")
     for line in lines:
         click.echo(f"geouq: {line}", err=True)
 
@@ -164,6 +195,8 @@ def describe(summary: dict[str, Any]) -> str:
     if summary["area_m2_p05"] is not None:
         low, high = (summary[k] / scale for k in ("area_m2_p05", "area_m2_p95"))
         area += f" (5–95 % of {summary['samples']} samples: {low:.6g}–{high:.6g} {unit})"
+    elif "samples_saved_percent" in summary:
+        area += f" (no interval: the tolerance saved {summary['samples_saved_percent']:g} % of the samples)"
     return "\n".join(
         [area, f"not classified: {summary['not_classified_percent']:g} %", *(f"wrote {f}" for f in summary["files"])]
     )

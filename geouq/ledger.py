@@ -27,7 +27,7 @@ from geouq.errors import OutputError
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished tile says of itself; areas in m² (pixels² without a CRS)."""
+    """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn."""
 
     index: int
     part: str
@@ -36,6 +36,7 @@ class Receipt:
     water_area: float
     valid_area: float
     areas: tuple[float, ...]
+    drawn: int = 0
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:

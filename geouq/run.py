@@ -34,8 +34,8 @@ from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
 from geouq.scenes.gdal import files_behind
 from geouq.segmentation import Job, read_window, run_attrs, segment_tile
 
-#: Tiles in flight: one computes while another is read or written.
-IN_FLIGHT = 2
+#: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
+WAITING = 1
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,21 @@ class TileDone:
 
 
 @dataclass(frozen=True)
+class BatchHalved:
+    """A device had not the memory for ``asked`` samples at once; a tile was computed with ``batch``."""
+
+    batch: int
+    asked: int
+
+
+@dataclass(frozen=True)
 class Finishing:
     """All tiles are there; now ``step`` is being made."""
 
     step: str
 
 
-Event = Started | TileDone | Finishing
+Event = Started | TileDone | BatchHalved | Finishing
 OnEvent = Callable[[Event], None]
 
 
@@ -120,7 +128,9 @@ def run(
         tiles = list(job.tiling)
         todo = [tile for tile in tiles if tile.index not in done]
         pixels = _pixels(tiles)
-        on_event(Started(len(tiles), len(done), pixels, pixels - _pixels(todo), job.promise(IN_FLIGHT)))
+        on_event(
+            Started(len(tiles), len(done), pixels, pixels - _pixels(todo), job.promise(len(job.devices) + WAITING))
+        )
         _compute(_Work(scene, job, outputs, on_event), todo)
         computing = time.perf_counter() - started
         receipts = ledger.receipts()
@@ -201,7 +211,8 @@ def _map_bands(job: Job, outputs: Outputs) -> tuple[Band, ...]:
 
 def _keeps_votes(job: Job, outputs: Outputs) -> bool:
     """True if parts hold votes: they are asked for, or polygons take their area intervals from them."""
-    return "votes" in job.question.layers or (outputs.vector is not None and 1 <= job.sampler.samples <= MAX_VOTES)
+    wanted = outputs.vector is not None and job.intervals and job.sampler.samples <= MAX_VOTES
+    return "votes" in job.question.layers or wanted
 
 
 class _Work:
@@ -230,8 +241,11 @@ class _Work:
             float(area[mask == self.job.question.positive].sum()),
             float(area[mask != NOT_CLASSIFIED].sum()),
             tuple(map(float, result.areas)),
+            result.drawn,
         )
         enter(self.outputs.work, receipt)
+        if result.batch < self.job.sampler.batch:
+            self.on_event(BatchHalved(result.batch, self.job.sampler.batch))
         self.on_event(TileDone(mask.size))
 
     def _arrays(self, layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -247,7 +261,7 @@ class _Work:
 def _compute(work: _Work, tiles: list[Tile]) -> None:
     shared = dask.delayed(work, traverse=False)
     tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in tiles]
-    dask.compute(*tasks, scheduler="threads", num_workers=IN_FLIGHT)
+    dask.compute(*tasks, scheduler="threads", num_workers=len(work.job.devices) + WAITING)
 
 
 def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]:
@@ -262,7 +276,7 @@ def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]
         "nodata": job.nodata,
         "layers": job.question.layers,
         "batch": job.sampler.batch,
-        "device": job.sampler.device,
+        "device": ",".join(job.devices),
         **run_attrs(job),
         "float32": outputs.float32,
         "votes": _keeps_votes(job, outputs),
@@ -275,8 +289,9 @@ def _summary(job: Job, outputs: Outputs, receipts: list[Receipt]) -> dict[str, A
     """Return what a run found, in plain values; areas in m² (in squared grid units without a CRS)."""
     rows, columns = job.region.shape
     valid = sum(r.valid for r in receipts)
-    areas = np.sum([r.areas for r in receipts], axis=0)
-    low, high = area_interval(areas) if job.sampler.samples else (None, None)
+    low, high = area_interval(np.sum([r.areas for r in receipts], axis=0)) if job.intervals else (None, None)
+    drawn = sum(r.drawn * r.valid for r in receipts) / max(valid * job.sampler.samples, 1)
+    saved = {"samples_saved_percent": round(100 * (1 - drawn), 2)} if job.question.tolerance and valid else {}
     spec = job.sampler.model.spec
     return {
         "map": str(outputs.path) if _map_bands(job, outputs) else None,
@@ -290,6 +305,7 @@ def _summary(job: Job, outputs: Outputs, receipts: list[Receipt]) -> dict[str, A
         "area_m2_p05": low,
         "area_m2_p95": high,
         **run_attrs(job),
+        **saved,
         "positive_class": spec.positive,
     }
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
-import torch
 import xarray as xr
 
 from geouq import units
@@ -23,38 +22,40 @@ from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi, Tile, Tiling, pixel_areas
 from geouq.matching import bounds_roi, check_array, match_bands, scene_name, scene_nodata, scene_units
 from geouq.model import Model
+from geouq.sampling.closed import check_closed
+from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
 from geouq.sampling.engine import TileResult, predict_tile
-from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers, check_tolerance
+from geouq.sampling.precision import choose_precision
+from geouq.sampling.sampler import CLOSED, Sampler
 from geouq.sampling.ssn import Weights
 from geouq.scenes.raster import scene_geobox
 
 #: a shipped model's name, a model file, a Model, or several of these: an ensemble
 Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
 DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
-TILES = (2048, 1536, 1024, 768, 512, 256)
-#: Live tensors of one window stay below this many bytes when the tile size is chosen for the user.
-TENSOR_BUDGET = 256 << 20
 #: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
 GENEROUS_OVERLAP = 128
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a scene is to be segmented; see :func:`segment` for the meaning of each."""
+    """How a scene is to be segmented; see :func:`segment` for the meaning of each. ``closed``: samples = ∞."""
 
     samples: int = 20
     seed: int = 0
     layers: tuple[str, ...] = DEFAULT_LAYERS
     threshold: float | None = None
     tile: int | None = None
-    batch: int = 1
+    batch: int | None = None
     device: str = "auto"
     sites: tuple[str, ...] | None = None
     bounds: tuple[float, float, float, float] | None = None
     precision: str = "float32"
     sampler: str = "auto"
     weights: Weights = Weights()
+    tolerance: float = 0.0
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Job:
     bands : for each of the model's bands its index in the scene, or None where the scene has it not.
     units : unit of the scene's pixels.
     exact : False if the network's receptive field is not finite, so that seams are approximate.
+    devices : those that tiles go to in turn; the sampler's is the first.
     """
 
     sampler: Sampler
@@ -74,6 +76,17 @@ class Job:
     units: str
     nodata: float | None
     exact: bool
+    devices: tuple[str, ...] = ("cpu",)
+
+    @property
+    def intervals(self) -> bool:
+        """True if each sample was drawn everywhere, so that their areas have quantiles."""
+        return self.sampler.samples > 0 and self.sampler.kind != CLOSED and self.question.tolerance == 0
+
+    def sampler_of(self, tile: Tile) -> Sampler:
+        """Return the sampler on the device whose turn it is."""
+        device = self.devices[tile.index % len(self.devices)]
+        return self.sampler if device == self.sampler.device else replace(self.sampler, device=device)
 
     @property
     def region(self) -> Roi:
@@ -104,18 +117,19 @@ def segment(
     scene: xr.DataArray,
     model: Models = "s1-water",
     *,
-    samples: int = 20,
+    samples: float = 20,
     seed: int = 0,
     layers: Sequence[str] = DEFAULT_LAYERS,
     threshold: float | None = None,
     tile: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
     device: str = "auto",
     sites: Sequence[str] | None = None,
     bounds: tuple[float, float, float, float] | None = None,
     precision: str = "float32",
     sampler: str = "auto",
     weights: Weights = Weights(),  # noqa: B008 (frozen)
+    tolerance: float = 0.0,
 ) -> xr.Dataset:
     """Segment a scene, lazily: nothing is read or computed until the result is.
 
@@ -125,19 +139,22 @@ def segment(
         style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
         NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
     model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
-    samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off.
+    samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
+        closed form, where dropout is in a linear head alone.
     seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
     layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
         (definitions in geouq.sampling.estimators).
     threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
     tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
-    batch : samples computed at once.
-    device : "auto", "cpu", "cuda", "cuda:1", …
+    batch : samples computed at once; chosen from memory by default.
+    device : "auto", "cpu", "cuda", "cuda:1", … or several, divided by commas, that take tiles in turn.
     sites : dropout sites or groups to sample at; all with a rate by default.
     bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
-    precision : "float32", or "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits.
+    precision : "float32"; "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits;
+        "float16" on a GPU; "auto": bfloat16 where a measurement says that it pays (geouq.sampling.precision).
     sampler : "dropout", "ssn", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
     weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
+    tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
 
     Returns
     -------
@@ -150,8 +167,22 @@ def segment(
     """
     chosen = None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    closed = samples == math.inf
     settings = Settings(
-        samples, seed, asked, threshold, tile, batch, device, chosen, bounds, precision, sampler, weights
+        1 if closed else int(samples),
+        seed,
+        asked,
+        threshold,
+        tile,
+        batch,
+        device,
+        chosen,
+        bounds,
+        precision,
+        sampler,
+        weights,
+        tolerance,
+        closed,
     )
     return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
 
@@ -170,25 +201,17 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     spec = models[0].spec
     check_array(scene)
     check_layers(settings.layers, settings.samples)
+    if settings.closed and "votes" in settings.layers:
+        raise InputError("votes are of samples, and --samples inf draws none: give a number, or leave them out")
+    check_tolerance(settings.tolerance, settings.layers)
     geobox = scene_geobox(scene)
-    sampler = Sampler(
-        models[0],
-        settings.samples,
-        settings.seed,
-        settings.batch,
-        choose_device(settings.device),
-        settings.sites,
-        settings.precision,
-        settings.sampler,
-        tuple(models[1:]),
-        settings.weights,
-    )
+    devices = choose_devices(settings.device)
+    sampler = make_sampler(models, settings, devices[0])
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not between 0 and 1")
-    question = Question(
-        settings.layers, len(spec.classes), spec.classes.index(spec.positive), threshold, spec.temperature
-    )
+    positive = spec.classes.index(spec.positive)
+    question = Question(settings.layers, len(spec.classes), positive, threshold, spec.temperature, settings.tolerance)
     unit = scene_units(scene)
     units.check_convertible(unit, spec.units, scene_name(scene))
     stride = math.lcm(*(m.spec.stride for m in models))
@@ -199,10 +222,35 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     size = choose_tile(sampler, shape, overlap) if settings.tile is None else settings.tile
     if size < 1:
         raise InputError(f"tile size {size} must be 1 or more")
+    if settings.batch is None:
+        sampler = replace(sampler, batch=choose_batch(sampler, shape, overlap, size))
     roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
     tiling = Tiling(shape, size, overlap, stride, roi)
     bands = [match_bands(scene, m) for m in models][0]
-    return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos)
+    return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos, devices)
+
+
+def make_sampler(models: Sequence[Model], settings: Settings, device: str) -> Sampler:
+    """Return the sampler that settings ask for, its precision measured if that is ``auto``."""
+    if settings.closed and settings.sampler not in ("auto", "dropout"):
+        raise InputError(f"--samples inf is for dropout, not for the sampler {settings.sampler}: give a number")
+    sampler = Sampler(
+        models[0],
+        settings.samples,
+        settings.seed,
+        settings.batch or 1,
+        device,
+        settings.sites,
+        "float32" if settings.precision == "auto" else settings.precision,
+        CLOSED if settings.closed else settings.sampler,
+        tuple(models[1:]),
+        settings.weights,
+    )
+    if settings.closed:
+        check_closed(sampler)
+    if settings.precision != "auto":
+        return sampler
+    return replace(sampler, precision=choose_precision(sampler).precision)
 
 
 def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
@@ -215,9 +263,9 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
     part = tile.core.within(tile.whole).slices
     area[part] = pixel_areas(job.geobox, tile.core)
     core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
-    result = predict_tile(job.sampler, job.question, pixels, valid, core, area, origin=origin)
+    result = predict_tile(job.sampler_of(tile), job.question, pixels, valid, core, area, origin=origin)
     layers = {name: layer[..., *part] for name, layer in result.layers.items()}
-    return TileResult(layers, result.areas, int(valid[tile.core.within(tile.window).slices].sum()))
+    return replace(result, layers=layers, valid=int(valid[tile.core.within(tile.window).slices].sum()))
 
 
 def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
@@ -238,31 +286,6 @@ def read_window(scene: xr.DataArray, tile: Tile) -> Any:
     """Return the (lazy) values of the part of a tile's window that lies inside the scene."""
     rows, columns = tile.window.slices
     return scene.data[:, rows, columns]
-
-
-def choose_device(device: str) -> str:
-    """Return ``device``, or for "auto" the GPU if there is one.
-
-    Raises
-    ------
-    InputError : a device that torch does not have here.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from None
-    return device
-
-
-def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
-    """Return the largest usual core size whose window's live tensors stay within the budget."""
-    for size in TILES:
-        window = (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
-        if sampler.bytes_for(window) <= TENSOR_BUDGET:
-            return size
-    return TILES[-1]
 
 
 def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
@@ -328,7 +351,8 @@ def run_attrs(job: Job) -> dict[str, Any]:
         "model_hash": "+".join(model.hash for model in sampler.models),
         "sampler": sampler.kind,
         **_deviation_attrs(sampler),
-        "samples": sampler.samples,
+        "samples": "inf" if sampler.kind == CLOSED else sampler.samples,
+        **({"tolerance": job.question.tolerance} if job.question.tolerance else {}),
         "seed": sampler.seed,
         "sites": ",".join(sampler.active),
         "threshold": job.question.threshold,

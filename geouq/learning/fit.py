@@ -30,7 +30,7 @@ from geouq.learning.splits import split_by_place
 from geouq.learning.train import Judge, Row, TrainConfig, loss_of, seed_weights, train
 from geouq.model import ARCHITECTURES, Model, ModelSpec
 from geouq.networks.ssn import SSN, mean_of
-from geouq.segmentation import choose_device
+from geouq.sampling.devices import choose_device
 
 
 @dataclass(frozen=True)

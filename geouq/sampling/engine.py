@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -12,26 +11,31 @@ from torch import Tensor
 
 from geouq.errors import TileError
 from geouq.grid import Roi
+from geouq.model import Model
 from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import SSN, Distribution, mean_of
 from geouq.sampling.blocks import block_logits, cut
+from geouq.sampling.closed import add_expectation, logit_moments
+from geouq.sampling.devices import batch_that_fits, device_lock, did_not_fit, upload
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.estimators import Question, RunningSums
-from geouq.sampling.sampler import PRECISIONS, Sampler
+from geouq.sampling.sampler import CLOSED, PRECISIONS, Sampler
 from geouq.sampling.ssn import Draw, draw_logits
 
 
 @dataclass(frozen=True)
 class TileResult:
-    """Layers of a tile's core, (h, w) each, and the positive area in m² of each sample, float64 (S,)."""
+    """Layers of a tile's core, (h, w) each, and the positive area in m² of each sample drawn, float64 (S,).
+
+    drawn : samples drawn: fewer than asked for where a tolerance let the tile stop, or where nothing is valid.
+    batch : samples that were computed at once: fewer than asked for where a device had not the memory.
+    """
 
     layers: dict[str, np.ndarray]
     areas: np.ndarray
     valid: int
-
-
-_LOCK = threading.Lock()
-_DEVICES: dict[str, threading.Lock] = {}
+    drawn: int = 0
+    batch: int = 1
 
 
 def predict_tile(
@@ -59,21 +63,48 @@ def predict_tile(
     TileError : the device has not the memory for one sample, or logits are not finite.
     """
     rows, columns = core.slices
-    inside = torch.from_numpy(np.ascontiguousarray(valid[rows, columns])).to(sampler.device)
-    weights = torch.from_numpy(np.ascontiguousarray(area, np.float32)).to(sampler.device)
-    sums = RunningSums(question, inside, weights, sampler.samples)
-    if not inside.any():
-        return TileResult(sums.empty_layers(max(sampler.samples, 1)), np.zeros(max(sampler.samples, 1)), 0)
-    with _device_lock(sampler.device), torch.inference_mode():
-        for m, member in enumerate(sampler.members()):
-            x = member.model.normalise(pixels)
-            x[:, ~valid] = 0
-            scale = sampler.model.spec.temperature / member.model.spec.temperature  # the question's is the first's
-            numbers = sampler.numbers(m)
-            drawn = sample_logits(member, torch.from_numpy(x)[None], core, origin, numbers)
-            for s, logits in zip(numbers, drawn, strict=True):
-                sums.add(logits.float() if scale == 1 else logits.float() * scale, s)
-    return TileResult(sums.layers(), torch.stack(sums.areas).cpu().numpy(), int(inside.sum()))
+    count = max(sampler.samples, 1)
+    if not valid[rows, columns].any():
+        sums = RunningSums(question, *_on_cpu(valid[rows, columns], area), sampler.samples)
+        return TileResult(sums.empty_layers(count), np.zeros(count), 0, batch=sampler.batch)
+    inside = upload(np.ascontiguousarray(valid[rows, columns]), sampler.device)
+    sums = RunningSums(
+        question, inside, upload(np.ascontiguousarray(area, np.float32), sampler.device), sampler.samples
+    )
+    windows = [upload(_network_input(member.model, pixels, valid), sampler.device) for member in sampler.members()]
+    with device_lock(sampler.device), torch.inference_mode():
+        if sampler.kind == CLOSED:
+            add_expectation(sums, *logit_moments(sampler, windows[0], core))
+        for number, logits in _all_logits(sampler, windows, core, origin):
+            sums.add(logits, number)
+            if sums.settled(count):
+                break
+    areas = torch.stack(sums.areas[: sums.samples]).cpu().numpy()
+    return TileResult(sums.layers(), areas, int(inside.sum()), sums.samples, batch_that_fits(sampler))
+
+
+def _on_cpu(valid: np.ndarray, area: np.ndarray) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(np.ascontiguousarray(valid)), torch.from_numpy(np.ascontiguousarray(area, np.float32))
+
+
+def _network_input(model: Model, pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return (1, K, H, W) as the network sees it: normalised, 0 where not valid."""
+    x = model.normalise(pixels)
+    x[:, ~valid] = 0
+    return x[None]
+
+
+def _all_logits(
+    sampler: Sampler, windows: list[Tensor], core: Roi, origin: tuple[int, int]
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (number, float32 logits at the first model's temperature) of all samples of all members."""
+    if sampler.kind == CLOSED:
+        return
+    for m, (member, x) in enumerate(zip(sampler.members(), windows, strict=True)):
+        scale = sampler.model.spec.temperature / member.model.spec.temperature  # the question's is the first's
+        numbers = sampler.numbers(m)
+        for number, logits in zip(numbers, sample_logits(member, x, core, origin, numbers), strict=True):
+            yield number, logits.float() if scale == 1 else logits.float() * scale
 
 
 def sample_logits(
@@ -90,10 +121,13 @@ def sample_logits(
     plan = sampler.plan()
     window = (x.shape[2], x.shape[3])
     dtype = PRECISIONS[sampler.precision]
-    kept = plan.prefix(x.to(sampler.device, dtype, memory_format=torch.channels_last))
-    blocks = cut(plan, kept if isinstance(kept, tuple) else (kept,), core, window)
+    try:
+        kept = plan.prefix(x.to(sampler.device, dtype, memory_format=torch.channels_last))
+        blocks = cut(plan, kept if isinstance(kept, tuple) else (kept,), core, window)
+    except torch.OutOfMemoryError:
+        raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
     del kept
-    numbers, batch = range(max(sampler.samples, 1)) if numbers is None else numbers, sampler.batch
+    numbers, batch = range(max(sampler.samples, 1)) if numbers is None else numbers, batch_that_fits(sampler)
     if sampler.kind == "ssn" and sampler.samples:
         corner = origin[0] + core.y0, origin[1] + core.x0
         yield from _ssn_logits(sampler, block_logits(plan, blocks, ()), corner, numbers)
@@ -105,9 +139,9 @@ def sample_logits(
         try:
             logits = mean_of(sampler.model.network, block_logits(plan, blocks, masks))
         except torch.OutOfMemoryError:
-            if batch == 1:
+            batch = did_not_fit(sampler, batch)
+            if batch == 0:
                 raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
-            batch //= 2
             continue
         yield from _checked(logits, sampler, now)
         numbers = numbers[len(now) :]
@@ -156,8 +190,3 @@ def _add_place_effects(logits: Tensor, sampler: Sampler, numbers: range) -> None
     if spec.place_effect and sampler.samples:
         effects = torch.from_numpy(place_effects(spec.place_effect, sampler.seed, numbers)).to(logits)
         logits[:, spec.classes.index(spec.positive) if logits.shape[1] > 1 else 0] += effects[:, None, None]
-
-
-def _device_lock(device: str) -> threading.Lock:
-    with _LOCK:
-        return _DEVICES.setdefault(device, threading.Lock())

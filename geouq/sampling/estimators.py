@@ -10,6 +10,7 @@ et al. 2018 (arXiv 1710.07283).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,15 +37,30 @@ def check_layers(layers: tuple[str, ...], samples: int) -> None:
         raise InputError(f"votes hold one bit a sample, at most {MAX_VOTES}: {samples} samples are too many for it")
 
 
+def check_tolerance(tolerance: float, layers: tuple[str, ...]) -> None:
+    """Raise InputError for a tolerance that is no probability, or that says nothing about one of the layers."""
+    if not 0 <= tolerance < 1:
+        raise InputError(f"tolerance {tolerance} is not a difference of probabilities: give 0 (none) or more, below 1")
+    unbounded = [layer for layer in layers if layer in ("votes", "std", "aleatoric", "epistemic")]
+    if tolerance and unbounded:
+        raise InputError(
+            f"a tolerance bounds the probability, not {', '.join(unbounded)}: leave these layers out, or the tolerance"
+        )
+
+
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the samples: ``layers``, the class that counts, where it counts, and how logits are cooled."""
+    """What is asked of the samples: ``layers``, the class that counts, where it counts, and how logits are cooled.
+
+    tolerance : samples need not be drawn that could move no pixel's probability by more than this; 0: draw all.
+    """
 
     layers: tuple[str, ...]
     classes: int
     positive: int
     threshold: float
     temperature: float
+    tolerance: float = 0.0
 
 
 class RunningSums:
@@ -82,6 +98,33 @@ class RunningSums:
         self.areas[number] = _weighted(votes, self.area)
         self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
         self.samples += 1
+
+    def settled(self, samples: int) -> bool:
+        """True if what is left of ``samples`` cannot move any valid pixel's p̄ by more than the tolerance.
+
+        After n of S samples p̄_S lies between n/S·p̄_n and n/S·p̄_n + (S − n)/S, whatever the others say, so that it
+        is at most (S − n)/S·max(p̄_n, 1 − p̄_n) away.
+        """
+        left = (samples - self.samples) / samples
+        if left / 2 > self.question.tolerance or self.question.tolerance == 0:
+            return False
+        mean = self.mean / self.samples
+        far = torch.maximum(mean, 1 - mean).amax(0)[self.valid].max()
+        return left * float(far) <= self.question.tolerance
+
+    def expect(self, logits: Sequence[tuple[Tensor, float]]) -> None:
+        """Take logits (1, h, w) with weights that sum to 1 as the whole distribution, in the place of samples."""
+        self.samples = 1
+        self.mean = torch.zeros(1, *self.valid.shape, device=self.valid.device)
+        for one, weight in logits:
+            probabilities = _probabilities(one / self.question.temperature)
+            self.mean.add_(probabilities, alpha=weight)
+            if self.entropy is not None:
+                self.entropy.add_(_entropy(probabilities), alpha=weight)
+        if self.square is not None:
+            for one, weight in logits:
+                step = _probabilities(one / self.question.temperature)[0] - self.mean[0]
+                self.square[1].add_(step.square_(), alpha=weight)
 
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
         """Return the layers of a core without a valid pixel, no sample having been drawn."""

@@ -17,8 +17,10 @@ from geouq.sampling.ssn import TOGETHER, Weights
 
 #: "bfloat16" is about twice as fast where the processor has it, slower where not, and rounds to 2 or 3 digits: with it
 #: maps are the same for the same settings, but another tiling may show in the second digit of a probability.
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KINDS = ("dropout", "ssn", "ensemble")
+#: No samples but their limit (geouq.sampling.closed); ``samples`` is 1 then.
+CLOSED = "closed form"
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ModelError(f"no precision {self.precision!r}: choose among {', '.join(PRECISIONS)}")
+        if self.precision == "float16" and torch.device(self.device).type == "cpu":
+            raise ModelError("float16 is for GPUs: take bfloat16 or float32 on a CPU")
         if self.samples < 0 or self.batch < 1:
             raise ModelError(f"samples={self.samples}, batch={self.batch}: samples must be 0 or more, batch 1 or more")
-        if self.kind not in (*KINDS, "auto"):
+        if self.kind not in (*KINDS, CLOSED, "auto"):
             raise ModelError(f"no sampler {self.kind!r}: choose among {', '.join(KINDS)}, auto")
         if self.kind == "auto":
             object.__setattr__(self, "kind", "ensemble" if self.others else self.model.spec.sampler)

@@ -1,0 +1,93 @@
+"""No samples at all: dropout in a linear head has a closed form.
+
+Where the only active site is the head's, a 1×1 convolution, a pixel's logit is b + Σ_c w_c·f_c·m_c with independent
+masks m_c of mean 1 and variance r/(1 − r) at rate r. Hence exactly, as for infinitely many samples,
+
+    mean = b + Σ_c w_c·f_c        variance = r/(1 − r) · Σ_c (w_c·f_c)²
+
+to which a place's effect adds its own variance. Probabilities and entropies are means over the normal distribution with
+these two moments, by Gauss–Hermite quadrature; that the logit is normal is the one approximation, good by the
+central limit theorem for the 16 channels and more that heads have (fast dropout: Wang & Manning 2013, ICML 28(2)).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from geouq.errors import ModelError
+from geouq.grid import Roi
+from geouq.sampling.blocks import block_logits, cut
+from geouq.sampling.crops import crop, pixel_shuffle
+from geouq.sampling.estimators import RunningSums
+from geouq.sampling.plan import Plan
+from geouq.sampling.sampler import PRECISIONS, Sampler
+
+NODES = 32
+
+
+def check_closed(sampler: Sampler) -> None:
+    """Raise ModelError unless the sampler's only active site is that of a linear head with one logit."""
+    spec = sampler.model.spec
+    if list(sampler.active) != ["head"] or not _is_linear(sampler.plan()) or len(spec.classes) != 2:
+        raise ModelError(
+            f"--samples inf needs dropout in the linear head alone of a network with one logit; {spec.name!r} samples "
+            f"at {', '.join(sampler.active) or 'no site'}: give --sites head if it has a rate there, or a number"
+        )
+
+
+def logit_moments(sampler: Sampler, x: Tensor, core: Roi) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects.
+
+    ``x`` : the window's normalised pixels (1, K, H, W).
+    """
+    plan, dtype = sampler.plan(), PRECISIONS[sampler.precision]
+    (rate,) = plan.sites.values()
+    kept = plan.prefix(x.to(sampler.device, dtype, memory_format=torch.channels_last))
+    blocks = cut(plan, kept, core, (x.shape[2], x.shape[3]))
+    ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=dtype, device=sampler.device)
+    squares = [replace(block, kept=tuple(t.square() for t in block.kept)) for block in blocks]
+    mean = block_logits(plan, blocks, [ones]).float()[0]
+    variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones]).float()[0]
+    return mean, variance * (rate / (1 - rate)) + sampler.model.spec.place_effect**2
+
+
+def add_expectation(sums: RunningSums, mean: Tensor, variance: Tensor) -> None:
+    """Put the expectations over a normal logit (1, h, w) in the place of means over samples."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    deviation = variance.sqrt()
+    sums.expect([(mean + deviation * x, w) for x, w in zip(nodes, weights / weights.sum(), strict=True)])
+
+
+def _is_linear(plan: Plan) -> bool:
+    """True if the suffix is one 1×1 convolution, perhaps unfolded, with one logit."""
+    if not plan.traced or not isinstance(plan.suffix, fx.GraphModule) or plan.crops is None:
+        return False
+    layers = [m for m in plan.suffix.modules() if isinstance(m, nn.Conv2d)]
+    steps = [n for n in plan.suffix.graph.nodes if n.op not in ("placeholder", "output")]
+    known = {torch.mul, crop, pixel_shuffle}
+    linear = all(n.op == "call_module" or n.target in known for n in steps)
+    modules = [n for n in steps if n.op == "call_module"]
+    unfolded = [n.args[1] ** 2 for n in steps if n.target is pixel_shuffle]
+    return (
+        linear
+        and len(layers) == len(modules) == 1
+        and layers[0].kernel_size == (1, 1)
+        and layers[0].groups == 1
+        and layers[0].out_channels == int(np.prod(unfolded))
+    )
+
+
+def _squared(suffix: nn.Module) -> nn.Module:
+    """Return the suffix with squared weights and no bias."""
+    squared = copy.deepcopy(suffix)
+    with torch.no_grad():
+        for layer in squared.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.square_()
+                layer.bias = None
+    return squared

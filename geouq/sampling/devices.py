@@ -1,0 +1,106 @@
+"""Devices: which to compute on, what memory they may take, how a window gets there; one inference at a time on each."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geouq.errors import InputError
+from geouq.sampling.sampler import Sampler
+
+TILES = (2048, 1536, 1024, 768, 512, 256)
+#: Live tensors of one window stay below this many bytes on a CPU when the tile size is chosen for the user.
+TENSOR_BUDGET = 256 << 20
+_LOCK = threading.Lock()
+_LOCKS: dict[str, threading.Lock] = {}
+_FITS: dict[str, int] = {}
+
+
+def choose_device(device: str) -> str:
+    """Return ``device``, or for "auto" the GPU if there is one.
+
+    Raises
+    ------
+    InputError : a device that torch does not have here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from None
+    return device
+
+
+def choose_devices(devices: str) -> tuple[str, ...]:
+    """Return the devices of a list such as "cuda:0,cuda:1", which take tiles in turn; "auto" is one of them."""
+    names = [name.strip() for name in devices.split(",")]
+    if len(set(names)) < len(names):
+        raise InputError(f"a device is named twice in {devices!r}: name each once")
+    return tuple(map(choose_device, names))
+
+
+def tensor_budget(device: str) -> int:
+    """Return the bytes that live tensors may take on a device: a quarter of a GPU, a sixteenth of a small computer."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else TENSOR_BUDGET * 16
+    return min(TENSOR_BUDGET, memory // 16)
+
+
+def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
+    """Return the largest usual core size whose window's live tensors stay within the device's budget."""
+    for size in TILES:
+        if sampler.bytes_for(_window(size, shape, halo)) <= tensor_budget(sampler.device):
+            return size
+    return TILES[-1]
+
+
+def choose_batch(sampler: Sampler, shape: tuple[int, int], halo: int, size: int) -> int:
+    """Return how many samples to compute at once: one on a CPU, where more gain nothing; what a GPU's budget holds."""
+    if torch.device(sampler.device).type == "cpu":
+        return 1
+    window, one = _window(size, shape, halo), sampler.bytes_for(_window(size, shape, halo))
+    each = max(sampler.plan().bytes_for(window, 2) - sampler.plan().bytes_for(window, 1), 1)
+    return int(np.clip(1 + (tensor_budget(sampler.device) - one) // each, 1, max(sampler.samples, 1)))
+
+
+def _window(size: int, shape: tuple[int, int], halo: int) -> int:
+    return (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
+
+
+def upload(array: np.ndarray, device: str) -> Tensor:
+    """Return ``array`` on a device. To a GPU it goes beside what is being computed there, through pinned memory."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        there = tensor.pin_memory().to(device, non_blocking=True)
+    stream.synchronize()  # this thread waits; the one that computes does not
+    there.record_stream(torch.cuda.current_stream(device))
+    return there
+
+
+def device_lock(device: str) -> threading.Lock:
+    """Return the lock that an inference on ``device`` holds."""
+    with _LOCK:
+        return _LOCKS.setdefault(device, threading.Lock())
+
+
+def batch_that_fits(sampler: Sampler) -> int:
+    """Return the samples at once that the sampler asks for, or fewer where more have not fitted its device."""
+    return min(sampler.batch, _FITS.get(sampler.device, sampler.batch))
+
+
+def did_not_fit(sampler: Sampler, batch: int) -> int:
+    """Remember that ``batch`` samples at once are too many for the device; return half of them (0 from 1)."""
+    if torch.device(sampler.device).type == "cuda":
+        torch.cuda.empty_cache()
+    if batch > 1:
+        _FITS[sampler.device] = batch // 2
+    return batch // 2
