@@ -224,6 +224,8 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
         raise InputError(f"tile size {size} must be 1 or more")
     if settings.batch is None:
         sampler = replace(sampler, batch=choose_batch(sampler, shape, overlap, size))
+    for device in devices:  # now, because torch traces a network by a patch that other threads would feel
+        replace(sampler, device=device).bytes_for(1)
     roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
     tiling = Tiling(shape, size, overlap, stride, roi)
     bands = [match_bands(scene, m) for m in models][0]
