@@ -1,5 +1,7 @@
 """Answers about places: exact shares of pixels, samples kept whole, what came in kept as it was."""
 
+import tracemalloc
+
 import geopandas
 import numpy as np
 import pandas
@@ -232,6 +234,42 @@ def test_places_in_another_crs(tmp_path, crs):
     for name in ("water_area_m2", "valid_area_m2", "uncertainty"):
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4)
     assert b.crs == crs and list(b.geometry) == moved, "shapes are those that came in"
+
+
+@pytest.mark.parametrize("crs, centre", [("EPSG:32660", (180, 50)), ("EPSG:3413", (30, 90))])
+def test_maps_across_180_degrees_and_the_pole(tmp_path, crs, centre):
+    there = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    x, y = there.transform(*centre, direction="INVERSE")
+    affine = Affine(30, 0, x - 4500, 0, -30, y + 4500)
+    path, *_ = write_map(tmp_path, rows=300, columns=300, samples=5, affine=affine, crs=crs)
+    shapes = on_map([shapely.box(180, 20, 280.5, 120), shapely.box(185, 180, 190, 270)], affine)
+    moved = [shapely.transform(shapely.segmentize(shape, 5), there.transform, interleaved=False) for shape in shapes]
+    zonal(path, write_places(tmp_path / "a.gpkg", shapes, crs), tmp_path / "a_out.gpkg")
+    zonal(path, write_places(tmp_path / "b.gpkg", moved, "EPSG:4326"), tmp_path / "b_out.gpkg")
+    a, b = (geopandas.read_file(tmp_path / f"{x}_out.gpkg") for x in "ab")
+    np.testing.assert_allclose(a["valid_area_m2"], b["valid_area_m2"], rtol=1e-5)
+    np.testing.assert_allclose(a["water_area_m2"], b["water_area_m2"], rtol=1e-5)
+    assert b["outside"].tolist() == pytest.approx([0, 0], abs=1e-9) and b["note"].isna().all()
+
+
+def test_memory_grows_neither_with_the_map_nor_with_the_places(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer, "_READ", 50)
+    monkeypatch.setattr(layer, "_FEATURES", 200)
+    whole = module.strips
+    monkeypatch.setattr(module, "strips", lambda geobox: whole(geobox, 20_000))
+    peaks = []
+    for size in (1, 4):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        path, *_ = write_map(folder, rows=200 * size, columns=300)
+        corners = np.random.default_rng(0).uniform((0, 0), (300, 200 * size), (300 * size, 2))
+        places = write_places(folder / "p.gpkg", on_map([shapely.box(x, y, x + 9, y + 9) for x, y in corners], UTM))
+        zonal(path, places, folder / "warm.gpkg")
+        tracemalloc.start()
+        zonal(path, places, folder / "o.gpkg")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.15 * peaks[0], peaks
 
 
 def test_long_edges_bend_as_they_should(tmp_path):
