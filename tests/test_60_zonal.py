@@ -1,5 +1,6 @@
 """Answers about places: exact shares of pixels, samples kept whole, what came in kept as it was."""
 
+import json
 import tracemalloc
 
 import geopandas
@@ -365,6 +366,31 @@ def test_everything_that_came_in_comes_out(tmp_path):
         again.renamed["samples"] == "samples_3"
         and "water_area_m2_2" in pyogrio.read_info(tmp_path / "o2.gpkg")["fields"]
     )
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".parquet"])
+def test_attributes_may_have_the_names_of_a_formats_own_columns(tmp_path, suffix):
+    path, *_ = write_map(tmp_path)
+    names = {
+        "fid": "a",
+        "ogc_fid": 7,
+        "geom": "b",
+        "geometry": "c",
+        "when": "2026-11-21T10:00:00+01:00",
+        "list": [1, 2],
+    }
+    shape = on_map([shapely.box(1, 1, 5, 5)], UTM)[0]
+    feature = {"type": "Feature", "id": 9, "properties": names, "geometry": shapely.geometry.mapping(shape)}
+    crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
+    source = tmp_path / "p.geojson"
+    source.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    zonal(path, source, tmp_path / f"o{suffix}")
+    reader = geopandas.read_parquet if suffix == ".parquet" else geopandas.read_file
+    found = reader(tmp_path / f"o{suffix}")
+    assert found.geometry.iloc[0].equals(shape)
+    row = found.iloc[0]
+    assert (row["fid"], row["ogc_fid"], row["valid_area_m2"] > 0) == ("a", 7, True)
+    assert row["when"] == pandas.Timestamp("2026-11-21T09:00Z")
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson", ".parquet"])

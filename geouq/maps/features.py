@@ -172,10 +172,11 @@ def _to_parquet(batches: Any, meta: dict[str, Any], made: Path) -> None:
     crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"]).to_json_dict()
     types = [] if meta["geometry_type"] == "Unknown" else [meta["geometry_type"]]
     column = {"encoding": "WKB", "geometry_types": types, "crs": crs}
-    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    shape = next(name for name in ("geometry", "geom", "wkb_geometry") if name not in set(meta["fields"]))
+    geo = {"version": "1.1.0", "primary_column": shape, "columns": {shape: column}}
     name = meta["geometry_name"] or "wkb_geometry"
     fields = [pyarrow.field(field.name, field.type) for field in batches.schema if field.name != name]
-    fields.append(pyarrow.field("geometry", pyarrow.binary()))
+    fields.append(pyarrow.field(shape, pyarrow.binary()))
     schema = pyarrow.schema(fields, metadata={"geo": json.dumps(geo)})
     with parquet.ParquetWriter(made, schema, compression="zstd") as writer:
         for batch in batches:

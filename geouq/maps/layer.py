@@ -79,6 +79,7 @@ class LayerCopy:
                 geometry_name=meta["geometry_name"] or "wkb_geometry",
                 geometry_type=meta["geometry_type"],
                 crs=meta["crs"],
+                dataset_options={"DATETIME_FORMAT": "UTC"},  # the one that GeoPackages may have
                 layer_options={"SPATIAL_INDEX": "NO", "FID": _ID, "GEOMETRY_NAME": "geouq_geom"},
             )
 
