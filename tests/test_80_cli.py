@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from geouq.cli import main
 from tests.helpers import scene_values, small_model
 
 
@@ -93,7 +94,16 @@ def write(path: Path, values: np.ndarray, **profile) -> Path:
     return path
 
 
-def test_mistakes_get_one_line_and_exit_2(folder, tmp_path):
+def within(args, monkeypatch, capsys):
+    """Run the command in this process, which spares seconds of imports; return its exit code and what it said."""
+    monkeypatch.setattr(main, "prepare_process", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["geouq", *map(str, args)])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_mistakes_get_one_line_and_exit_2(folder, tmp_path, monkeypatch, capsys):
     values = scene_values(30, 30, holes=False)
     dn = write(tmp_path / "dn.tif", (200 + values * 3).astype(np.uint16), crs="EPSG:32633")
     wide = write(tmp_path / "five.tif", np.tile(values, (2, 1, 1)), crs="EPSG:32633")
@@ -128,9 +138,13 @@ def test_mistakes_get_one_line_and_exit_2(folder, tmp_path):
         (["models", "show", "nope"], "no model"),
     ]
     before = sorted(p.name for p in tmp_path.iterdir())
-    for args, says in mistakes:
-        done = geouq(*args, cwd=tmp_path, code=2)
-        assert says in done.stderr and done.stderr.strip().count("\n") == 0, (args, done.stderr)
+    monkeypatch.chdir(tmp_path)
+    for number, (args, says) in enumerate(mistakes):
+        if number < 3:
+            code, said = 2, geouq(*args, cwd=tmp_path, code=2).stderr
+        else:
+            code, said = within(args, monkeypatch, capsys)
+        assert code == 2 and says in said and said.strip().count("\n") == 0, (args, said)
         assert sorted(p.name for p in tmp_path.iterdir()) == before, args
 
 
