@@ -85,19 +85,25 @@ def tainted_nodes(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[str, ...]:
-    """Split each convolution over masked and clean channels into the sum of two; return their names."""
+    """Split each convolution over masked and clean channels into the sum of two; return their names.
+
+    One that no sample changes is split as well where that lets ``merge_upsampling`` save work.
+    """
     splits = []
     for node in list(module.graph.nodes):
         conv = module_of(module, node)
-        if not isinstance(conv, nn.Conv2d) or conv.groups != 1 or node not in tainted:
+        if not isinstance(conv, nn.Conv2d) or conv.groups != 1:
             continue
         cat = node.args[0]
         parts = _cat_parts(cat)
         clean = [p for p in parts if p not in tainted]
+        if clean == parts and _plain_3x3(conv):
+            doubled = [p for p in parts if _doubling(module_of(module, p), 1) is not None and len(p.users) == 1]
+            clean = [p for p in parts if p not in doubled]
         if not clean or len(clean) == len(parts):
             continue
         halves = []
-        for kind, members in (("masked", [p for p in parts if p in tainted]), ("clean", clean)):
+        for kind, members in (("masked", [p for p in parts if p not in clean]), ("clean", clean)):
             part = _slice_conv(conv, parts, members, bias=kind == "clean")
             name = f"{node.name}_{kind}"
             module.add_submodule(name, part)
@@ -107,11 +113,12 @@ def split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[s
         with module.graph.inserting_before(node):
             total = module.graph.call_function(torch.add, tuple(halves))
         node.replace_all_uses_with(total)
-        tainted |= {halves[0], total}
+        if node in tainted:
+            tainted |= {halves[0], total}
+            splits.append(str(node.target))
         module.graph.erase_node(node)
         if not cat.users:
             module.graph.erase_node(cat)
-        splits.append(str(node.target))
     return tuple(splits)
 
 
@@ -169,7 +176,7 @@ def merge_upsampling(module: fx.GraphModule, tainted: set[fx.Node]) -> None:
     """
     for node in list(module.graph.nodes):
         conv = module_of(module, node)
-        if node not in tainted or not isinstance(conv, nn.Conv2d) or not _plain_3x3(conv):
+        if not isinstance(conv, nn.Conv2d) or not _plain_3x3(conv):
             continue
         source = node.args[0]
         up = _doubling(module_of(module, source), conv.in_channels)
