@@ -34,6 +34,8 @@ from geouq.scenes.windowed import Windowed
 
 #: The grid reaches this many pixels beyond the geolocation grid's outline, which is straight between its points.
 MARGIN = 8
+#: A window is computed so many rows at a time: its positions take ten times the memory of its pixels.
+_STRIP = 256
 #: Floods do not reach higher above the nearest drainage than this, m (as the exclusion mask of Twele et al. 2016,
 #: doi 10.1080/01431161.2016.1192304, has it).
 HIGHEST_FLOOD = 15.0
@@ -85,6 +87,10 @@ class GeocodedProduct(Windowed):
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
+        height = max(1, _STRIP // self.samples)
+        if rows.stop - rows.start > height:
+            strips = (slice(top, min(top + height, rows.stop)) for top in range(rows.start, rows.stop, height))
+            return np.concatenate([self.read(bands, strip, columns) for strip in strips], axis=1)
         if self.samples > 1:
             fine = replace(self, geobox=self.geobox.zoom_out(1 / self.samples), samples=1)
             spans = (slice(s.start * self.samples, s.stop * self.samples) for s in (rows, columns))
