@@ -181,10 +181,10 @@ def _incidence():
 
 def test_flattening_loses_no_light(tmp_path):
     rng = np.random.default_rng(2)
-    bumps = rng.normal(0, 25, (64, 64))
+    bumps = rng.normal(0, 80, (64, 64))
 
     def hills(line, pixel):
-        return 200 + bumps[(line // 50).astype(int) % 64, (pixel // 40).astype(int) % 64]
+        return 400 + bumps[(line // 50).astype(int) % 64, (pixel // 40).astype(int) % 64]
 
     product, _ = corrected(write_dem(tmp_path / "dem.tif", hills), rtc=True)
     profiles = product.relief._profiles(product._positions(*middle(product, 30))[1], 1)
