@@ -90,14 +90,29 @@ def prepare_process() -> None:
     """Set what only a program, not a library, may set; must come before torch and GDAL are imported.
 
     Waiting threads sleep instead of spinning (3 times faster beside another busy process, nothing lost alone), torch
-    asks for huge pages (fewer page faults on large tensors), GDAL's block cache, by default 5 % of the machine's
-    memory, is held to a size that the promise of memory can count on, and memory that is freed goes back.
+    takes no more threads than a container has processors and asks for huge pages (fewer page faults on large
+    tensors), GDAL's block cache, by default 5 % of the machine's memory, is held to a size that the promise of memory
+    can count on, and memory that is freed goes back.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("GDAL_CACHEMAX", "128")
+    quota = _processor_quota()
+    if quota is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(quota))
     if sys.platform == "linux":
         _tame_allocator()
+
+
+def _processor_quota(path: str = "/sys/fs/cgroup/cpu.max") -> int | None:
+    """Return the processors that a container may use at once, where that is less than the machine has (cgroup v2)."""
+    try:
+        with open(path) as file:
+            quota, period = file.read().split()
+        allowed = max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):  # none, or "max"
+        return None
+    return allowed if allowed < (os.cpu_count() or 1) else None
 
 
 def _tame_allocator() -> None:

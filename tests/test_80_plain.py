@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geouq.cli.main import geouq
+from geouq.cli.main import _processor_quota, geouq
 from geouq.sampling.engine import plain_logits
 from tests.helpers import scene_values, small_model
 
@@ -65,3 +65,12 @@ def test_infinitely_many_samples_and_a_tolerance_from_the_command_line(folder, c
     segment(folder, "bf", "--model", str(folder / "one.safetensors"), "--precision", "bfloat16")
     with rasterio.open(folder / "bf.tif") as file:
         assert file.tags()["GEOUQ_PRECISION"] == "bfloat16"
+
+
+def test_threads_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    limits = {"200000 100000": 2, "50000 100000": 1, "max 100000": None, "800000 100000": None, "nonsense": None}
+    for text, expected in limits.items():
+        (tmp_path / "cpu.max").write_text(text)
+        assert _processor_quota(str(tmp_path / "cpu.max")) == expected
+    assert _processor_quota(str(tmp_path / "absent")) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,10 +71,14 @@ def predict_tile(
     sums = RunningSums(
         question, inside, upload(np.ascontiguousarray(area, np.float32), sampler.device), sampler.samples
     )
-    windows = [upload(_network_input(member.model, pixels, valid), sampler.device) for member in sampler.members()]
+    first = upload(_network_input(sampler.model, pixels, valid), sampler.device)  # beside what the device computes
     with device_lock(sampler.device), torch.inference_mode():
         if sampler.kind == CLOSED:
-            add_expectation(sums, *logit_moments(sampler, windows[0], core))
+            add_expectation(sums, *logit_moments(sampler, first, core))
+        windows = (
+            upload(_network_input(member.model, pixels, valid), sampler.device) if m else first
+            for m, member in enumerate(sampler.members())
+        )
         for number, logits in _all_logits(sampler, windows, core, origin):
             sums.add(logits, number)
             if sums.settled(count):
@@ -95,7 +99,7 @@ def _network_input(model: Model, pixels: np.ndarray, valid: np.ndarray) -> np.nd
 
 
 def _all_logits(
-    sampler: Sampler, windows: list[Tensor], core: Roi, origin: tuple[int, int]
+    sampler: Sampler, windows: Iterable[Tensor], core: Roi, origin: tuple[int, int]
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (number, float32 logits at the first model's temperature) of all samples of all members."""
     if sampler.kind == CLOSED:
