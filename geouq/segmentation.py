@@ -96,9 +96,9 @@ class Job:
     def promise(self, in_flight: int = 1) -> dict[str, int]:
         """Return the bytes a run takes at most, term by term, beside the interpreter and its libraries.
 
-        tensors : live tensors of the one window that is being computed (from the plan).
+        tensors : live tensors of the one window that each device computes (from the plan), in its own memory.
         windows : pixels of the windows in flight, as read and in the model's units, and the network's input.
-        layers : running sums of the one core being computed; areas, layers and parts of the cores in flight.
+        layers : running sums of the cores being computed; areas, layers and parts of the cores in flight.
         buffers : GDAL's block cache, the blocks of the files being written, the picture.
         """
         window = self.tiling.largest_window
@@ -106,9 +106,9 @@ class Job:
         bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
         probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
         return {
-            "tensors": self.sampler.bytes_for(window),
+            "tensors": len(self.devices) * self.sampler.bytes_for(window),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
-            "layers": core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
+            "layers": len(self.devices) * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
             "buffers": 448 << 20,
         }
 
