@@ -37,10 +37,11 @@ def show(name: str) -> None:
 
     model = Model.load(name)
     sites = model.active_sites()
+    hidden = ("arguments", "format") + (() if model.spec.sampler == "ssn" else ("correlation", "spread"))
     plan = Sampler(model, samples=1).plan()
     click.echo(
         table(
-            {k: v for k, v in asdict(model.spec).items() if k not in ("arguments", "format")}
+            {k: v for k, v in asdict(model.spec).items() if k not in hidden}
             | {
                 "hash": model.hash,
                 "parameters": sum(p.numel() for p in model.network.parameters()),
