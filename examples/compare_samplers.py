@@ -5,7 +5,7 @@
 
 Each folder holds fold models as train_s1_water.py and train_s1_water_ssn.py leave them; ``--member`` adds folders of
 other seeds of s1-water, which form an ensemble with it. Areas are those of whole chips, and of random polygons in them
-that are 2 to 98 % water. What is fitted (the place's effect, an SSN's spread) is fitted without the place in question.
+that are 2 to 98 % water. The place's effect is fitted without the place in question; SSNs have spread 1, temperature 1.
 """
 
 from __future__ import annotations
@@ -104,13 +104,10 @@ def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> di
     water, ssn = (load(folder, held) for folder in (folders.water, folders.ssn))
     members = [load(folder, held) for folder in folders.member]
     offsets = {c.name: offset(Sampler(water[f], SAMPLES, SEED), c) for f, c in held if c.name in WET}
-    areas = {c.name: {s: wet_shares(ssn[f].with_spec(spread=s), c) for s in SPREADS} for f, c in held}
-    labels = {c.name: float(c.label[c.valid].mean()) for _, c in held}
     scores: dict[str, Scores] = {}
     for fold, chip in held:
         effect = fit_place_effect({n: o for n, o in offsets.items() if place(n) != place(chip.name)})
-        spread = fit_spread({n: a for n, a in areas.items() if place(n) != place(chip.name)}, labels)
-        print(f"{chip.name}: place's effect {effect:.2f}, spread {spread:g}", flush=True)
+        print(f"{chip.name}: place's effect {effect:.2f}", flush=True)
         shaken = water[fold].with_spec(place_effect=effect)
         rows = {
             "independent pixels": Sampler(water[fold], SAMPLES, SEED),
@@ -118,7 +115,6 @@ def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> di
             "dropout and the place's effect": Sampler(shaken, SAMPLES, SEED),
             "SSN": Sampler(ssn[fold], SAMPLES, SEED),
             "SSN, one z for the scene": Sampler(ssn[fold].with_spec(correlation="scene"), SAMPLES, SEED),
-            "SSN, spread fitted": Sampler(ssn[fold].with_spec(spread=spread), SAMPLES, SEED),
             "SSN and the place's effect": Sampler(ssn[fold].with_spec(place_effect=effect), SAMPLES, SEED),
         }
         if members:

@@ -1,7 +1,7 @@
-r"""Draw docs/img/samples.png: a scene, four plausible maps of its flood, and the histogram of their areas.
+r"""Draw docs/img/plausible.png: a scene, four plausible maps of its flood, and the histogram of their areas.
 
     OMP_NUM_THREADS=1 python examples/draw_samples.py DATA \
-        --model build/s1-water-ssn/Spain.safetensors --chip Spain_7370579 --out docs/img/samples.png
+        --model build/s1-water-ssn/Spain.safetensors --chip Spain_7370579 --out docs/img/plausible.png
 
 The model is that of a fold which has not seen the chip's place.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder of labelled chips")
     parser.add_argument("--model", required=True, type=Path)
     parser.add_argument("--chip", default="Spain_7370579")
-    parser.add_argument("--out", type=Path, default=Path("docs/img/samples.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/img/plausible.png"))
     arguments = parser.parse_args()
     chip = next(c for c in read_chips(arguments.data) if c.name == arguments.chip)
     wet = stack(Sampler(Model.load(arguments.model), SAMPLES), chip) >= 0

@@ -1,6 +1,6 @@
 """What a Stochastic Segmentation Network learns that others cannot: the toy of its paper, and images with many raters.
 
-    OMP_NUM_THREADS=1 python examples/ssn_raters.py DATA [--steps 600]
+    OMP_NUM_THREADS=1 python examples/ssn_raters.py DATA [--steps 2000]
 
 The toy (Monteiro et al. 2020, arXiv 2006.06015, section 4.1): an image of 21 pixels, whose middle third one of two
 raters calls 1 and the other 0. A perfect joint model reaches a mean log-likelihood of −ln 2 = −0.693, the best model of
@@ -30,7 +30,7 @@ from geouq.networks.ssn import SSN, Distribution
 from geouq.networks.unet import UNet, UNetConfig
 
 SAMPLES = 100
-SIZE = 128
+SIZE = 64
 
 
 def toy(rank: int, steps: int = 4000) -> float:
@@ -60,7 +60,7 @@ def toy(rank: int, steps: int = 4000) -> float:
 
 
 def read(data: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (image (1, 128, 128) in −0.5..0.5, raters (M, 128, 128)) of every image, in the index's order."""
+    """Return (image (1, SIZE, SIZE) in −0.5..0.5, raters (M, SIZE, SIZE)) of every image, in the index's order."""
     found = []
     with open(data / "index.csv", newline="") as file:
         for row in csv.DictReader(file):
@@ -117,7 +117,7 @@ def score(network: torch.nn.Module, chips: Sequence[tuple[np.ndarray, np.ndarray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder of images with several raters")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("toy: mean log-likelihood (best joint -0.693, best independent -4.852)")

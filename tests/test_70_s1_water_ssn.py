@@ -29,7 +29,7 @@ def test_what_it_says_of_itself(model):
     spec = model.spec
     assert "s1-water-ssn" in shipped_models() and (WEIGHTS / "s1-water-ssn.md").exists()
     assert spec.sampler == "ssn" and spec.bands == ("VV", "VH") and spec.units == "dB"
-    assert model.network.rank == 10 and spec.correlation == 256 and 0.5 <= spec.spread <= 4
+    assert model.network.rank == 10 and spec.correlation == 512 and 0.5 <= spec.spread <= 4
     assert model.halo and model.halo < 256 and spec.scores["water_iou_held_out"]
     assert (WEIGHTS / "s1-water-ssn.safetensors").stat().st_size < 3e6
 
@@ -43,4 +43,4 @@ def test_each_sample_is_a_plausible_map(truth_and_votes):
     areas = [float(sample[valid].mean()) for sample in samples]
     assert np.std(areas) > 0.002, "samples differ as a whole, not pixel by pixel"
     noisy = [np.mean(sample[:, 1:] != sample[:, :-1]) for sample in samples]
-    assert max(noisy) < 4 * np.mean(truth[:, 1:] != truth[:, :-1]) + 0.02, "no salt and pepper"
+    assert np.median(noisy) < 2 * np.mean(truth[:, 1:] != truth[:, :-1]) + 0.02, "mostly no salt and pepper"

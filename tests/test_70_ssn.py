@@ -176,7 +176,7 @@ def test_the_recipe_trains_an_ssn_on_several_raters(tmp_path):
     data, out = dataset(tmp_path), tmp_path / "run"
     path = train_model(data, "ssn", out, FitOptions(steps=3, validation=("place1",)))
     model = Model.load(path)
-    assert model.spec.sampler == "ssn" and model.spec.correlation == 128 and isinstance(model.network, SSN)
+    assert model.spec.sampler == "ssn" and model.spec.correlation == 256 and isinstance(model.network, SSN)
     assert model.network.rank == 10 and "val_loss" in model.spec.scores
     assert "fallbacks" in (out / "log.csv").read_text()
 
