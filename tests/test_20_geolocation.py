@@ -182,6 +182,8 @@ def test_a_coarser_grid_holds_means_of_power():
     assert coarse.samples == 5
     values = coarse.read(slice(0, 1), slice(100, 200), slice(120, 220))
     assert abs(np.nanmean(values) - 1) < 0.02
+    part = coarse.read(slice(0, 1), slice(130, 131), slice(150, 161))  # read in one piece, the whole in many
+    np.testing.assert_array_equal(part[0], values[0, 30:31, 30:41])
     assert np.nanstd(values) < 0.35 < 0.6 < np.nanstd(fine.read(slice(0, 1), slice(500, 800), slice(600, 900)))
 
 
@@ -215,7 +217,9 @@ def test_means_of_blocks_want_half_of_the_pixels():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (dict(resolution=0.0), "resolution 0.0 is not a size"),
+        (dict(resolution=0.0), "resolution 0 is not the side of a pixel"),
+        (dict(resolution=2001.0), "at most 100 of the product's pixels"),
+        (dict(resolution=float("nan")), "resolution nan is not"),
         (dict(resolution=1e-7), "give a larger one"),
         (dict(crs="EPSG:123456"), "not a CRS that PROJ knows"),
         (dict(crs="EPSG:4978"), "not a map of two dimensions"),

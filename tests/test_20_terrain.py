@@ -222,7 +222,9 @@ def test_elevation_models_that_cannot_be_used_are_refused(tmp_path):
     def flat(line, pixel):
         return 0 * line
 
+    far = Affine(0.01, 0, -110, 0, -0.01, 41)  # of the same latitudes
     cases = {
+        "made: give a DEM of that place": dict(crs="EPSG:4326", transform=far),
         "has no CRS": dict(crs=None),
         "has 2 bands": dict(count=2),
         "does not meet made": dict(transform=Affine(40, 0, 900_000, 0, -40, 2_000_000)),

@@ -11,6 +11,7 @@ of as many samples as image pixels fit in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Protocol
@@ -35,7 +36,9 @@ from geouq.scenes.windowed import Windowed
 #: The grid reaches this many pixels beyond the geolocation grid's outline, which is straight between its points.
 MARGIN = 8
 #: A window is computed so many rows at a time: its positions take ten times the memory of its pixels.
-_STRIP = 256
+_STRIP, _WIDEST_STRIP = 256, 4096
+#: The map's pixels may be so many times as large as the image's: each is a mean of the square of that.
+_COARSEST = 100
 #: Floods do not reach higher above the nearest drainage than this, m (as the exclusion mask of Twele et al. 2016,
 #: doi 10.1080/01431161.2016.1192304, has it).
 HIGHEST_FLOOD = 15.0
@@ -87,10 +90,11 @@ class GeocodedProduct(Windowed):
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
-        height = max(1, _STRIP // self.samples)
-        if rows.stop - rows.start > height:
-            strips = (slice(top, min(top + height, rows.stop)) for top in range(rows.start, rows.stop, height))
-            return np.concatenate([self.read(bands, strip, columns) for strip in strips], axis=1)
+        tall, wide = max(1, _STRIP // self.samples), max(1, _WIDEST_STRIP // self.samples)
+        if columns.stop - columns.start > wide:
+            return np.concatenate([self.read(bands, rows, part) for part in _parts(columns, wide)], axis=2)
+        if rows.stop - rows.start > tall:
+            return np.concatenate([self.read(bands, part, columns) for part in _parts(rows, tall)], axis=1)
         if self.samples > 1:
             fine = replace(self, geobox=self.geobox.zoom_out(1 / self.samples), samples=1)
             spans = (slice(s.start * self.samples, s.stop * self.samples) for s in (rows, columns))
@@ -132,6 +136,11 @@ class GeocodedProduct(Windowed):
         return out
 
 
+def _parts(span: slice, size: int) -> Iterator[slice]:
+    """A span cut into parts of ``size``."""
+    return (slice(start, min(start + size, span.stop)) for start in range(span.start, span.stop, size))
+
+
 def _degrees(geobox: GeoBox, rows: slice, columns: slice) -> np.ndarray:
     """Longitude and latitude of a window's lattice nodes, (2, ny, nx)."""
     return np.stack(_to_degrees(str(geobox.crs)).transform(*lattice_nodes(geobox, rows, columns)))
@@ -168,8 +177,11 @@ def geocode_product(
     target = map_crs(annotation, steps.crs)
     spacing = _in_units_of(target, max(annotation.range_spacing, annotation.azimuth_spacing))
     resolution = float(f"{spacing:.1e}") if steps.resolution is None else steps.resolution
-    if not (np.isfinite(resolution) and resolution > 0):
-        raise InputError(f"resolution {resolution} is not a size: give the side of a pixel in units of the CRS")
+    if not 0 < resolution <= _COARSEST * spacing:
+        raise InputError(
+            f"resolution {resolution:g} is not the side of a pixel: give one in units of the CRS, "
+            f"of at most {_COARSEST} of the product's pixels ({_COARSEST * spacing:.3g})"
+        )
     geobox = map_grid(annotation, target, resolution, name)
     relief = None
     surface: Surface = grid_surface(annotation, geometry, name)
@@ -177,7 +189,7 @@ def geocode_product(
     if steps.dem is not None:
         surface = open_elevation(steps.dem)
         relief = Relief(geometry, surface, annotation)
-        geobox, notes = _crop(geobox, surface.field, name), [surface.note]
+        geobox, notes = _crop(geobox, surface.field, annotation, name), [surface.note]
         if steps.rtc:
             notes.append("beta0 flattened to gamma0 by the area that the terrain shows the radar")
     hand = None if steps.hand is None else open_field(steps.hand, "heights above the nearest drainage")
@@ -206,29 +218,39 @@ def _spread_out(length: int, pieces: int = 5, size: int = 64) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in starts]
 
 
-def _crop(geobox: GeoBox, dem: Field, name: str) -> GeoBox:
+def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoBox:
     """The part of the grid that an elevation model covers, padded to whole pixels.
 
     Raises
     ------
     SceneError : if they do not meet.
     """
-    rows, columns = dem.raster.shape
     assert dem.raster.transform is not None
     along = np.linspace(0, 1, 33)
     zero, one = np.zeros_like(along), np.ones_like(along)
-    column = np.concatenate([along, along, zero, one]) * columns
-    row = np.concatenate([zero, one, along, along]) * rows
+    column = np.concatenate([along, along, zero, one]) * dem.raster.shape[1]
+    row = np.concatenate([zero, one, along, along]) * dem.raster.shape[0]
     x, y = apply(Affine(*dem.raster.transform), column, row)
-    x, y = Transformer.from_crs(dem.crs, CRS.from_user_input(str(geobox.crs)), always_xy=True).transform(x, y)
+    longitude, latitude = Transformer.from_crs(dem.crs, 4326, always_xy=True).transform(x, y)
+    x, y = Transformer.from_crs(4326, str(geobox.crs), always_xy=True).transform(longitude, latitude)
     right, down = apply(~geobox.affine, x, y)
-    if not np.isfinite([right, down]).all() or np.ptp(right) > 4 * geobox.shape[1] + columns:
-        return geobox  # around a pole, or around the Earth
-    low = np.maximum(np.floor([down.min(), right.min()]), 0).astype(int)
-    high = np.minimum(np.ceil([down.max(), right.max()]), geobox.shape).astype(int)
-    if not (high > low).all():
+    low = np.maximum(np.floor([down.min(), right.min()]), 0)
+    high = np.minimum(np.ceil([down.max(), right.max()]), geobox.shape)
+    if _apart(annotation, longitude, latitude) or (high <= low).any():
         raise SceneError(f"{dem.raster.path}: does not meet {name}: give a DEM of that place")
-    return geobox[low[0] : high[0], low[1] : high[1]]
+    if not np.isfinite([low, high]).all() or np.ptp(longitude) > 180:
+        return geobox  # around a pole, or around the Earth
+    (top, left), (bottom, end) = low.astype(int), high.astype(int)
+    return geobox[top:bottom, left:end]
+
+
+def _apart(annotation: Annotation, longitude: np.ndarray, latitude: np.ndarray) -> bool:
+    """True if points, in degrees, lie around another place than the product: maps may fold far from their middle."""
+    grid = annotation.grid
+    middle = float(unwrap(grid.longitude).mean())
+    ours, theirs = ((degrees - middle + 180) % 360 - 180 for degrees in (grid.longitude, longitude))
+    besides = np.ptp(longitude) < 180 and (theirs.max() < ours.min() or theirs.min() > ours.max())
+    return bool(besides or latitude.max() < grid.latitude.min() or latitude.min() > grid.latitude.max())
 
 
 def map_crs(annotation: Annotation, crs: str | None) -> CRS:
@@ -267,7 +289,9 @@ def map_grid(annotation: Annotation, crs: CRS, resolution: float, name: str) -> 
     longitude, latitude = unwrap(grid.longitude), grid.latitude
     transform = Transformer.from_crs(4326, crs, always_xy=True)
     x, y = (longitude, latitude) if crs.is_geographic else transform.transform(longitude, latitude)
-    if not np.isfinite([x, y]).all() or (crs.is_geographic and np.ptp(longitude) > 180):
+    back = np.stack(transform.transform(x, y, direction="INVERSE")) if not crs.is_geographic else np.stack([x, y])
+    apart = np.abs((back - [longitude, latitude] + 180) % 360 - 180)
+    if not apart.max() < 1e-6 or (crs.is_geographic and np.ptp(longitude) > 180):
         raise InputError(f"{name}: does not lie within {crs.name}: give another --crs, or none")
     low = np.floor(np.array([x.min(), y.min()]) / resolution) - MARGIN
     high = np.ceil(np.array([x.max(), y.max()]) / resolution) + MARGIN
