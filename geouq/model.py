@@ -25,7 +25,7 @@ from geouq.errors import ModelError, OutputError
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites, measure_channels
-from geouq.networks.ssn import SSN
+from geouq.networks.ssn import SSN, mean_of
 from geouq.networks.unet import UNet, UNetConfig
 
 FORMAT = 1
@@ -171,6 +171,14 @@ class Model:
     def halo(self) -> int | None:
         """Context a window needs, in pixels, measured; None if the receptive field is not finite."""
         return measure_halo(self.network, len(self.spec.bands), self.spec.stride)
+
+    @cached_property
+    def logits(self) -> int:
+        """Logits a pixel, measured: 1 for a binary model with a sigmoid; of an SSN, those of its mean."""
+        parameter = next(self.network.parameters(), torch.zeros(()))
+        x = parameter.new_zeros(1, len(self.spec.bands), 2 * self.spec.stride, 2 * self.spec.stride)
+        with torch.inference_mode():
+            return int(mean_of(self.network, self.network(x)).shape[1])
 
     @cached_property
     def hash(self) -> str:

@@ -68,6 +68,10 @@ def test_what_does_not_fit_together_is_refused():
         Sampler(small_model(), others=(small_model(bands=3),))
     with pytest.raises(ModelError, match="classes are"):
         Sampler(small_model(), others=(small_model(classes=3),))
+    with pytest.raises(ModelError, match="1 logits a pixel, the other 2"):
+        Sampler(small_model(), others=(small_model(classes=2),))
+    with pytest.raises(ModelError, match="no sampler 'votes'"):
+        Sampler(small_model().with_spec(sampler="votes"))
     with pytest.raises(ModelError, match="use ensemble"):
         Sampler(small_model(), others=(member(1),), kind="dropout")
     with pytest.raises(ModelError, match="more than once"):

@@ -56,10 +56,10 @@ class Sampler:
             raise ModelError("float16 is for GPUs: take bfloat16 or float32 on a CPU")
         if self.samples < 0 or self.batch < 1:
             raise ModelError(f"samples={self.samples}, batch={self.batch}: samples must be 0 or more, batch 1 or more")
-        if self.kind not in (*KINDS, CLOSED, "auto"):
-            raise ModelError(f"no sampler {self.kind!r}: choose among {', '.join(KINDS)}, auto")
         if self.kind == "auto":
             object.__setattr__(self, "kind", "ensemble" if self.others else self.model.spec.sampler)
+        if self.kind not in (*KINDS, CLOSED):
+            raise ModelError(f"no sampler {self.kind!r}: choose among {', '.join(KINDS)}, auto")
         if self.others and self.kind != "ensemble":
             raise ModelError(f"sampler {self.kind} takes one model, {1 + len(self.others)} are given: use ensemble")
         if self.kind == "ensemble" and not self.others:
@@ -132,6 +132,11 @@ def _check_alike(first: Model, other: Model) -> None:
             raise ModelError(
                 f"models {first.spec.name!r} and {other.spec.name!r} are no ensemble: {what} are {ours} and {theirs}"
             )
+    if first.logits != other.logits:
+        raise ModelError(
+            f"models {first.spec.name!r} and {other.spec.name!r} are no ensemble: one has {first.logits} logits a "
+            f"pixel, the other {other.logits}"
+        )
 
 
 def _check_ssn(sampler: Sampler) -> None:
