@@ -1,6 +1,8 @@
 """``geouq preprocess`` as a user meets it, and the file it writes."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +53,15 @@ def test_the_file_is_what_open_scene_gives(folder):
     again = open_scene(folder / "s.tif")
     assert again.attrs["units"] == "dB" and list(again.band.values) == ["VV", "VH"]
     assert {path.name for path in folder.iterdir()} == {"p.SAFE", "dem.tif", "s.tif"}
+
+
+@pytest.mark.parametrize("option", ["--dem", "--hand"])
+def test_a_raster_of_heights_is_never_replaced(folder, tmp_path, option):
+    heights = shutil.copy(folder / "dem.tif", tmp_path / "heights.tif")
+    before = Path(heights).read_bytes()
+    done = preprocess(folder / "p.SAFE", "-o", heights, option, heights, "--overwrite", "-q")
+    assert done.exception.exit_code == 2 and "is the scene itself" in str(done.exception)
+    assert Path(heights).read_bytes() == before
 
 
 def test_options_reach_the_pixels_and_the_tags(folder, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ def open_scene(
     (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or south-up; a
     raster placed by ground control points alone comes warped through all of them onto a north-up grid. A product
     comes calibrated, on a map, in dB.
-    attrs: ``units``, ``units_reason``, ``source`` (list of paths), and ``notes`` if anything was unusual.
+    attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), and ``notes`` if anything was unusual.
 
     Raises
     ------
@@ -91,7 +91,8 @@ def open_scene(
         raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
     scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
-    attrs["source"] = [part.path for part in scene.parts]
+    beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
+    attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
