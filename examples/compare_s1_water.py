@@ -22,7 +22,6 @@ import torch
 from train_s1_water import (
     FOLDS,
     MODELS,
-    NETWORK,
     SAMPLES,
     TRAINING,
     WET,
@@ -36,7 +35,6 @@ from train_s1_water import (
 )
 
 from geouq.grid import Roi
-from geouq.learning.augment import Augmentation
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.model import Model
@@ -57,7 +55,7 @@ class Variant:
 
 
 #: what s1-water was first: a level less, VH missing less often; data were left out of this one, which trains faster
-SMALL = Recipe(replace(NETWORK, widths=(16, 32, 64, 128)), augmentation=Augmentation(no_vh=0.08))
+SMALL = MODELS["s1-water-small"]
 
 VARIANTS = {
     "all sites": Variant("s1-water"),
@@ -69,7 +67,7 @@ VARIANTS = {
     "none, only the place's effect": Variant("s1-water", sites=()),
     "**4 × 4 fold, 32-64-128 (s1-water-fast)**": Variant("s1-water-fast", MODELS["s1-water-fast"], ("last2",)),
     "… all sites": Variant("s1-water-fast", MODELS["s1-water-fast"]),
-    "a level less, VH missing less often": Variant("small", SMALL),
+    "a level less, VH missing less often": Variant("s1-water-small", SMALL),
     "… another seed": Variant("seed1", replace(SMALL, training=replace(TRAINING, seed=1))),
     "… without simulated scenes": Variant("nosim", replace(SMALL, simulated=0)),
     "… without ETCI outlines (painted water from noise alone)": Variant("noshapes", replace(SMALL, outlines=False)),

@@ -1,9 +1,9 @@
 """Train, score and write the shipped model ``s1-water-ssn`` from the data and the fold models of ``s1-water``.
 
-    OMP_NUM_THREADS=1 python examples/train_s1_water_ssn.py DATA --start build/s1-water --out geouq/weights \
+    OMP_NUM_THREADS=1 python examples/train_s1_water_ssn.py DATA --start build/s1-water/s1-water-small --out geouq/weights \
         --work build/s1-water-ssn
 
-``--start`` holds the models that train_s1_water.py trained, one a fold: each SSN starts from the weights of its own
+``--start`` holds what ``train_s1_water.py --models s1-water-small`` trained, one model a fold: each SSN starts from the weights of its own
 fold, which have not seen the fold's places either, with small deviations, and learns whole label maps. Where a chip
 has more than one source of labels they are its raters: every other time the hand label, else one of Otsu's threshold on
 VH (of chips where it comes near the label) and the optical index MNDWI (where Sentinel-2 of the same day is there).
@@ -32,7 +32,8 @@ from compare_samplers import (
     stack,
     wet_shares,
 )
-from train_s1_water import AUGMENTATION, BATCH, FOLDS
+from train_s1_water import BATCH, FOLDS
+from train_s1_water import VH_THERE as AUGMENTATION
 
 from geouq.learning.augment import batch_source, draw_sample
 from geouq.learning.baselines import boxcar, otsu
@@ -59,7 +60,7 @@ NEAR = 0.5
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of labelled chips")
-    parser.add_argument("--start", type=Path, default=Path("build/s1-water"), help="fold models of s1-water")
+    parser.add_argument("--start", type=Path, default=Path("build/s1-water/s1-water-small"), help="fold models")
     parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
     parser.add_argument("--work", type=Path, default=Path("build/s1-water-ssn"), help="fold models, checkpoints")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
