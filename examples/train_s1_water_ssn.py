@@ -1,10 +1,10 @@
 """Train, score and write the shipped model ``s1-water-ssn`` from the data and the fold models of ``s1-water``.
 
-    OMP_NUM_THREADS=1 python examples/train_s1_water_ssn.py DATA --start build/s1-water/s1-water-small --out geouq/weights \
-        --work build/s1-water-ssn
+    OMP_NUM_THREADS=1 python examples/train_s1_water_ssn.py DATA --start build/s1-water/s1-water-small \
+        --out geouq/weights --work build/s1-water-ssn
 
-``--start`` holds what ``train_s1_water.py --models s1-water-small`` trained, one model a fold: each SSN starts from the weights of its own
-fold, which have not seen the fold's places either, with small deviations, and learns whole label maps. Where a chip
+``--start`` holds what ``train_s1_water.py --models s1-water-small`` trained, one model a fold: each SSN starts from the
+weights of its own fold, which have not seen the fold's places either, with small deviations, and learns whole label maps. Where a chip
 has more than one source of labels they are its raters: every other time the hand label, else one of Otsu's threshold on
 VH (of chips where it comes near the label) and the optical index MNDWI (where Sentinel-2 of the same day is there).
 """
