@@ -6,7 +6,8 @@
 ``--start`` holds what ``train_s1_water.py --models s1-water-small`` trained, one model a fold: each SSN starts from the
 weights of its own fold, which have not seen the fold's places either, with small deviations, and learns whole label
 maps. Where a chip has more than one source of labels they are its raters: every other time the hand label, else one of
-Otsu's threshold on VH (of chips where it comes near the label) and the optical index MNDWI (where Sentinel-2 of the same day is there).
+Otsu's threshold on VH (of chips where it comes near the label) and the optical index MNDWI (where Sentinel-2 of the
+same day is there).
 """
 
 from __future__ import annotations
