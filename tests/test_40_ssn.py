@@ -113,7 +113,7 @@ def test_samples_are_draws_of_the_distribution(stem, rank, classes, correlation)
             ours = torch.stack(list(sample_logits(Sampler(model, 5, seed=3), x, core)))
             np.testing.assert_allclose(ours, expected[..., *core.slices], rtol=1e-5, atol=1e-4)
         (mean,) = sample_logits(Sampler(model, 0), x, Roi(0, 32, 0, 48))
-    np.testing.assert_allclose(mean, model.network(x)[0, :classes].detach(), atol=1e-5)
+    np.testing.assert_allclose(mean, model.network(x)[0, :classes].detach(), rtol=1e-5, atol=1e-5)
 
 
 def layers(scene, model, **options):
