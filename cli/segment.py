@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import KINDS, PRECISIONS
 from geouq.sampling.ssn import Weights
 from geouq.scenes.open import open_scene
+from geouq.scenes.safe import MANIFEST
 from geouq.segmentation import DEFAULT_LAYERS, Settings, load_models, prepare
 
 
@@ -165,8 +167,8 @@ def _stem(source: Any) -> str:
     first = (
         source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
     )
-    path = Path(first)
-    return path.absolute().parent.stem if path.name == "manifest.safe" else path.stem
+    path = Path(os.path.abspath(first))
+    return path.parent.stem if path.name == MANIFEST else path.stem
 
 
 def _explain(scene: Any, job: Any, precision: str) -> None:

@@ -29,9 +29,9 @@ from geouq.maps.features import check_vector_path
 from geouq.maps.preview import preview
 from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
-from geouq.maps.whole import place, writing
+from geouq.maps.votes import beside
+from geouq.maps.whole import check_place, place, refuse_own_scene, scene_files, writing
 from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
-from geouq.scenes.gdal import files_behind
 from geouq.segmentation import Job, read_window, run_attrs, segment_tile
 
 #: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
@@ -59,7 +59,7 @@ class Outputs:
     @property
     def samples(self) -> Path:
         """Where votes go."""
-        return self.path.with_name(f"{self.path.stem}_samples.tif")
+        return beside(self.path)
 
     @property
     def style(self) -> Path:
@@ -122,7 +122,7 @@ def run(
     """
     started = time.perf_counter()
     check_outputs(job, outputs)
-    _refuse_own_scene(scene, _wanted(job, outputs))
+    refuse_own_scene(scene, _wanted(job, outputs))
     with Ledger(outputs.work, _identity(scene, job, outputs), _wanted(job, outputs), overwrite) as ledger:
         done = ledger.receipts()
         tiles = list(job.tiling)
@@ -167,24 +167,7 @@ def check_outputs(job: Job, outputs: Outputs) -> None:
     if len(set(_wanted(job, outputs))) < len(_wanted(job, outputs)):
         raise OutputError(f"two outputs have the same name among {', '.join(map(str, _wanted(job, outputs)))}")
     for path in _wanted(job, outputs):
-        if not path.parent.is_dir():
-            raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder: give the name of a file in it")
-
-
-def _refuse_own_scene(scene: xr.DataArray, wanted: list[Path]) -> None:
-    """Raise OutputError if an output would take the place of a file that the scene is read from."""
-    for path in wanted:
-        if path.exists() and any(path.samefile(file) for file in _files(scene)):
-            raise OutputError(f"{path} is the scene itself: give the output another name")
-
-
-def _files(scene: xr.DataArray) -> list[str]:
-    """Return the local files a scene says it comes from, and those behind them."""
-    sources = scene.attrs.get("source", [])
-    local = [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
-    return [behind for file in local for behind in files_behind(file)]
+        check_place(path)
 
 
 def _wanted(job: Job, outputs: Outputs) -> list[Path]:
@@ -267,7 +250,7 @@ def _compute(work: _Work, tiles: list[Tile]) -> None:
 def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]:
     """Return all that the parts depend on; a run may only continue one with the very same."""
     values = {
-        "scene": [[f, os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in _files(scene)],
+        "scene": [[f, os.stat(f).st_size, os.stat(f).st_mtime_ns] for f in scene_files(scene)],
         "scene as read": dask.base.tokenize(scene.data),  # which bands, what is nodata, files that are not local
         "grid": [job.tiling.shape, list(job.geobox.affine)[:6], str(job.geobox.crs)],
         "bounds": None if job.tiling.bounds is None else asdict(job.tiling.bounds),

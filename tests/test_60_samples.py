@@ -72,6 +72,15 @@ def test_areas_and_masks_are_those_of_each_sample(tmp_path, count):
     assert samples(tmp_path / "m_samples.tif").areas.tolist() == found.areas.tolist()
 
 
+@pytest.mark.parametrize("name", ["m.tif", "m_samples.tif"])
+def test_map_and_votes_are_never_replaced_by_one_sample(tmp_path, name):
+    path, *_ = write_map(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(OutputError, match="is what is to be read"):
+        samples(path).export("most", tmp_path / name, overwrite=True)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_the_picture_is_whole_and_drawn_of_any_shape(tmp_path):
     for number, (rows, columns) in enumerate([(30, 40), (8, 900), (1700, 30)]):
         folder = tmp_path / str(number)

@@ -64,6 +64,15 @@ def test_a_raster_of_heights_is_never_replaced(folder, tmp_path, option):
     assert Path(heights).read_bytes() == before
 
 
+def test_a_products_own_image_is_never_replaced(folder, tmp_path):
+    product = shutil.copytree(folder / "p.SAFE", tmp_path / "p.SAFE")
+    image = next((product / "measurement").iterdir())
+    before = image.read_bytes()
+    done = preprocess(product, "-o", image, "--overwrite", "-q")
+    assert done.exception.exit_code == 2 and "is the scene itself" in str(done.exception)
+    assert image.read_bytes() == before
+
+
 def test_options_reach_the_pixels_and_the_tags(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--calibration", "gamma0", "--crs", "EPSG:4326", "--resolution", 0.0002, "--bidx", 2, "-q"]

@@ -1,6 +1,7 @@
 """``geouq segment S1A_….zip``: a product in, a map out; a bad one gives one line, exit code 2, and leaves nothing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 from geouq.cli.main import geouq
 from geouq.errors import InputError
+from geouq.scenes.safe import files_behind
 from tests import safe_products as safe
 from tests.helpers import small_model
 
@@ -69,6 +71,13 @@ def test_a_products_own_files_are_never_replaced(folder, tmp_path, given):
     )  # fmt: skip
     assert result.exception.exit_code == 2 and "is the scene itself" in str(result.exception)
     assert image.with_suffix(".tif").read_bytes() == before
+
+
+def test_a_manifest_named_where_it_lies_stands_for_its_product(folder, tmp_path, monkeypatch):
+    product = shutil.copytree(next(folder.glob("*.SAFE")), tmp_path / "p.SAFE")
+    monkeypatch.chdir(product)
+    behind = files_behind("manifest.safe")
+    assert len(behind) == len(files_behind(str(product))) > 5 and all(os.path.isfile(file) for file in behind)
 
 
 def test_info_says_what_it_is(folder):

@@ -13,9 +13,10 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from geouq.errors import InputError, OutputError
+from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.maps.cog import Band, MapWriter, check_options
+from geouq.maps.whole import check_free, check_place, refuse_own_scene
 from geouq.scenes.raster import scene_geobox
 from geouq.units import DB, check_convertible, convert
 
@@ -84,15 +85,9 @@ def write_backscatter(
 def _check_path(path: Path, scene: xr.DataArray, overwrite: bool) -> None:
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"{path} is not called .tif: give a GeoTIFF's name")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder: give the name of a file in it")
-    sources = [source for source in scene.attrs.get("source", []) if os.path.exists(source)]
-    if path.exists() and any(path.samefile(source) for source in sources):
-        raise OutputError(f"{path} is the scene itself: give the output another name")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another name, or overwrite it with --overwrite")
+    check_place(path)
+    refuse_own_scene(scene, [path])
+    check_free(path, overwrite)
 
 
 def _chunks(data: da.Array) -> Iterator[tuple[Roi, da.Array]]:

@@ -24,7 +24,7 @@ import shapely
 from pyproj import CRS
 
 from geouq.errors import OutputError
-from geouq.maps.whole import discard, publish, scratch, writing
+from geouq.maps.whole import check_free, discard, publish, scratch, writing
 
 try:
     import pyarrow
@@ -57,11 +57,7 @@ def check_vector_path(path: str | os.PathLike[str], overwrite: bool = False) -> 
         raise OutputError(f"{path}: polygons are written as {', '.join(_DRIVERS)}: give one of these suffixes")
     if path.suffix.lower() == ".parquet" and pyarrow is None:
         raise OutputError(f'{path}: .parquet needs pyarrow: pip install "geouq[parquet]", or write .gpkg')
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist: make it first")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another name, or overwrite it with --overwrite")
-    return path
+    return check_free(path, overwrite)
 
 
 class FeatureWriter:

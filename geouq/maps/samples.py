@@ -25,7 +25,7 @@ from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, save
 from geouq.maps.styles import LAND, WATER
 from geouq.maps.vectorize import vectorize
 from geouq.maps.votes import Votes, open_votes, says, strips, sums
-from geouq.maps.whole import discard, scratch
+from geouq.maps.whole import check_free, discard, scratch
 
 _RASTERS = (".tif", ".tiff")
 _LONGEST = 800  # pixels of a picture's longer side, at most
@@ -73,8 +73,9 @@ class Samples:
         OutputError : if the file exists and is not to be replaced, or cannot be written.
         """
         sample, out = self.number(which), Path(out_path)
+        self._refuse_own(out)
         if out.suffix.lower() in _RASTERS:
-            self._mask(sample, _free(out, overwrite))
+            self._mask(sample, check_free(out, overwrite))
             return sample
         check_vector_path(out, overwrite)
         folder = scratch(out)
@@ -84,6 +85,12 @@ class Samples:
         finally:
             discard(folder)
         return sample
+
+    def _refuse_own(self, out: Path) -> None:
+        """Raise OutputError if ``out`` is the votes, or the map that they belong to."""
+        own = (self.path, self.path.with_name(self.path.name.replace("_samples.tif", ".tif")))
+        if out.exists() and any(path.exists() and out.samefile(path) for path in own):
+            raise OutputError(f"{out} is what is to be read: give the output another name")
 
     def _mask(self, sample: int, out: Path) -> None:
         with Votes(self.path) as votes:
@@ -116,7 +123,7 @@ class Samples:
         out = Path(out_png)
         if out.suffix.lower() != ".png":
             raise OutputError(f"{out}: pictures are written as .png: give it that suffix")
-        _free(out, overwrite)
+        check_free(out, overwrite)
         with Votes(self.path) as votes:
             (rows, columns), crs = votes.geobox.shape, votes.crs
             place = Place((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
@@ -151,15 +158,6 @@ def samples(path: str | os.PathLike[str]) -> Samples:
             areas += sums(bits[valid], area, np.zeros(len(area), np.int64), 1, votes.samples)[0]
             valid_area += float(area.sum())
     return Samples(votes.path, areas, valid_area)
-
-
-def _free(out: Path, overwrite: bool) -> Path:
-    """Return ``out`` if it may be written."""
-    if not out.parent.is_dir():
-        raise OutputError(f"{out}: the folder {out.parent} does not exist: make it first")
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} exists: choose another name, or overwrite it with --overwrite")
-    return out
 
 
 def _classes(votes: Votes) -> tuple[str, str]:

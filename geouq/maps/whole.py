@@ -1,4 +1,7 @@
-"""Files that are whole or not there: made in a hidden folder beside them, and renamed when done."""
+"""Files that are whole or not there: made in a hidden folder beside them, and renamed when done.
+
+And what they may never replace: files that are there unless told so, and what they are made from at all.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,45 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import xarray as xr
+
 from geouq.errors import OutputError
+from geouq.scenes.safe import files_behind
+
+
+def check_place(path: Path) -> None:
+    """Raise OutputError unless a file may be there: its folder exists, and it is no folder itself."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder: give the name of a file in it")
+
+
+def check_free(path: Path, overwrite: bool) -> Path:
+    """Return ``path``; raise OutputError if no file may be there, or one is and is not to be replaced."""
+    check_place(path)
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists: choose another name, or overwrite it with --overwrite")
+    return path
+
+
+def refuse_own_scene(scene: xr.DataArray, wanted: Iterable[Path]) -> None:
+    """Raise OutputError if an output would take the place of a file that the scene is read from."""
+    files = scene_files(scene)
+    for path in wanted:
+        if path.exists() and any(path.samefile(file) for file in files):
+            raise OutputError(f"{path} is the scene itself: give the output another name")
+
+
+def scene_files(scene: xr.DataArray) -> list[str]:
+    """Return the local files a scene says it comes from, and those behind them."""
+    sources = scene.attrs.get("source", [])
+    local = [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
+    return [behind for file in local for behind in files_behind(file)]
 
 
 def scratch(path: Path, work: str | os.PathLike[str] | None = None) -> Path:

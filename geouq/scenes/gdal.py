@@ -102,25 +102,6 @@ def open_dataset(name: str) -> rasterio.DatasetReader:
         return rasterio.DatasetReader(name)
 
 
-def files_behind(name: str) -> list[str]:
-    """Return a local file and, where it is a virtual raster (VRT), the local files that it shows, once each.
-
-    For the folder or manifest of a SAFE product, the files in that folder.
-
-    Raises
-    ------
-    SceneError : a virtual raster cannot be opened.
-    """
-    product = name if os.path.isdir(name) else os.path.dirname(name)
-    if os.path.isfile(os.path.join(product, "manifest.safe")):
-        return [os.path.join(folder, file) for folder, _, files in os.walk(product) for file in files]
-    if not name.lower().endswith(".vrt"):
-        return [name]
-    with gdal_errors(name, "opened"), open_dataset(name) as dataset:
-        found = [os.fspath(path) for path in dataset.files]
-    return [name, *dict.fromkeys(path for path in found if os.path.isfile(path) and not os.path.samefile(path, name))]
-
-
 def handle(key: FileKey) -> rasterio.DatasetReader:
     """Return the open file for this thread and process, within ``gdal_errors``; those used last stay open."""
     if getattr(_THREAD, "pid", None) != os.getpid():

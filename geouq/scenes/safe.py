@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 
 from geouq.errors import SceneError
 from geouq.scenes.annotation import LARGEST_XML, parse, xml_errors
-from geouq.scenes.gdal import FileKey, file_key, is_remote
+from geouq.scenes.gdal import FileKey, file_key, gdal_errors, is_remote, open_dataset
 
 MANIFEST = "manifest.safe"
 _AGAIN = "copy or download the product again"
@@ -133,6 +133,25 @@ def _archive(path: str) -> tuple[str, str]:
         inside = inside.removesuffix(MANIFEST).rstrip("/")
         return archive, inside + "/" if inside else ""
     return (path, "") if path.lower().endswith(".zip") and os.path.isfile(path) else ("", "")
+
+
+def files_behind(name: str) -> list[str]:
+    """Return a local file and, where it is a virtual raster (VRT), the local files that it shows, once each.
+
+    For the folder or manifest of a SAFE product, the files in that folder.
+
+    Raises
+    ------
+    SceneError : a virtual raster cannot be opened.
+    """
+    product = name if os.path.isdir(name) else os.path.dirname(name) or "."
+    if os.path.isfile(os.path.join(product, MANIFEST)):
+        return [os.path.join(folder, file) for folder, _, files in os.walk(product) for file in files]
+    if not name.lower().endswith(".vrt"):
+        return [name]
+    with gdal_errors(name, "opened"), open_dataset(name) as dataset:
+        found = [os.fspath(path) for path in dataset.files]
+    return [name, *dict.fromkeys(path for path in found if os.path.isfile(path) and not os.path.samefile(path, name))]
 
 
 def zip_members(path: str) -> list[str]:
