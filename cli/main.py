@@ -96,7 +96,7 @@ def prepare_process() -> None:
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    os.environ.setdefault("GDAL_CACHEMAX", "128")
+    os.environ.setdefault("GDAL_CACHEMAX", "64")
     quota = _processor_quota()
     if quota is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(quota))
@@ -116,13 +116,17 @@ def _processor_quota(path: str = "/sys/fs/cgroup/cpu.max") -> int | None:
 
 
 def _tame_allocator() -> None:
-    """Keep one arena, and give back what is free at its top, where the C library is glibc."""
+    """Keep one arena, give back what is free at its top, and windows at once, where the C library is glibc.
+
+    What one sample needs (up to some 10 MiB) is taken from the arena again and again, at no cost. Windows and what the
+    prefix makes of them come and go at any time, would leave holes there that nothing fits, and get pages of their own.
+    """
     arena_max, trim_threshold, mmap_threshold = -8, -1, -3  # names of mallopt(3)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(arena_max, 1)
         mallopt(trim_threshold, 64 << 20)
-        mallopt(mmap_threshold, 32 << 20)
+        mallopt(mmap_threshold, 12 << 20)
 
 
 if __name__ == "__main__":

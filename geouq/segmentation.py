@@ -109,7 +109,7 @@ class Job:
             "tensors": len(self.devices) * self.sampler.bytes_for(window),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
             "layers": len(self.devices) * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
-            "buffers": 448 << 20,
+            "buffers": 384 << 20,
         }
 
 

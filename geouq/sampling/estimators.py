@@ -24,6 +24,8 @@ LAYERS = (
 )  # fmt: skip
 NOT_CLASSIFIED = 255
 MAX_VOTES = 64
+#: Rows that are summed at once on a CPU.
+STRIP = 512
 
 
 def check_layers(layers: tuple[str, ...], samples: int) -> None:
@@ -84,20 +86,33 @@ class RunningSums:
     def add(self, logits: Tensor, number: int | None = None) -> None:
         """Add one sample's logits (classes or 1, h, w), float32; ``number`` is the sample's, in any order."""
         number = self.samples if number is None else number
+        if self.samples == 0:
+            self.mean = logits.new_zeros(logits.shape)
+        areas = [self._add_rows(logits[:, rows], number, rows) for rows in self._strips()]
+        self.areas[number] = torch.stack(areas).sum()
+        self.samples += 1
+
+    def _strips(self) -> list[slice]:
+        """Return the rows that are summed at once: on a CPU few, whose intermediate results stay in its cache."""
+        height = len(self.valid)
+        step = STRIP if self.valid.device.type == "cpu" else max(height, 1)
+        return [slice(y, y + step) for y in range(0, height, step)]
+
+    def _add_rows(self, logits: Tensor, number: int, rows: slice) -> Tensor:
+        """Add some rows of a sample's logits; return the positive class's area there, float64."""
         probabilities = _probabilities(logits / self.question.temperature)
         if self.entropy is not None:
-            self.entropy += _entropy(probabilities)
+            self.entropy[rows] += _entropy(probabilities)
         if self.square is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
-            centre, squares = self.square
+            centre, squares = self.square[:, rows]
             step = self._positive(probabilities) - centre
             centre += step / (self.samples + 1)
             squares += step * (self._positive(probabilities) - centre)
-        votes = self._decide(probabilities).logical_and_(self.valid)
+        votes = self._decide(probabilities).logical_and_(self.valid[rows])
         if self.votes is not None:
-            self.votes |= votes.to(self.votes.dtype) << number
-        self.areas[number] = _weighted(votes, self.area)
-        self.mean = probabilities if self.samples == 0 else self.mean.add_(probabilities)
-        self.samples += 1
+            self.votes[rows] |= votes.to(self.votes.dtype) << number
+        self.mean[:, rows] += probabilities
+        return (votes * self.area[rows]).sum(dtype=torch.float64)
 
     def settled(self, samples: int) -> bool:
         """True if what is left of ``samples`` cannot move any valid pixel's p̄ by more than the tolerance.
@@ -199,12 +214,6 @@ def _entropy(probabilities: Tensor) -> Tensor:
         p = probabilities[0]
         return torch.special.entr(p) + torch.special.entr(1 - p)
     return torch.special.entr(probabilities).sum(0)
-
-
-def _weighted(votes: Tensor, area: Tensor) -> Tensor:
-    """Return the summed area of ``votes`` (h, w) bool, in float64, some rows at a time to keep memory small."""
-    rows = zip(votes.split(256), area.split(256), strict=True)
-    return torch.stack([(v * a).sum(dtype=torch.float64) for v, a in rows]).sum()
 
 
 def area_interval(areas: np.ndarray) -> tuple[float, float]:
