@@ -19,7 +19,8 @@ from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
 
 from geouq.errors import SceneError
-from geouq.grid import apply
+from geouq.grid import apply, wrap
+from geouq.scenes.geocode import unwrap
 from geouq.scenes.geolocation import Spread, at_height
 from geouq.scenes.raster import Raster, inspect_raster, read_window
 from geouq.scenes.sample import sample
@@ -63,8 +64,7 @@ class Field:
         if self.crs.is_geographic:
             # Turned into the raster's own round of longitudes, wherever that starts, without a cut inside.
             middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0]
-            x, y = (longitude - middle + 180) % 360 - 180 + middle, latitude
-            x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+            x, y = unwrap(wrap(longitude - middle) + middle), latitude
         else:
             x, y = Transformer.from_crs(4326, self.crs, always_xy=True).transform(longitude, latitude)
         column, row = apply(~Affine(*self.raster.transform), x, y)

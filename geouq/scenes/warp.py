@@ -22,9 +22,9 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from geouq.errors import InputError, SceneError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, apply, wrap
 from geouq.scenes.annotation import Annotation
-from geouq.scenes.geocode import STEP, lattice_nodes, spread, suited_map, unwrap
+from geouq.scenes.geocode import STEP, lattice_nodes, outline, spread, suited_map, unwrap
 from geouq.scenes.geolocation import Spread, at_height, expected_error, grid_surface
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.rangedoppler import RangeDoppler, range_doppler
@@ -226,11 +226,7 @@ def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoB
     SceneError : if they do not meet.
     """
     assert dem.raster.transform is not None
-    along = np.linspace(0, 1, 33)
-    zero, one = np.zeros_like(along), np.ones_like(along)
-    column = np.concatenate([along, along, zero, one]) * dem.raster.shape[1]
-    row = np.concatenate([zero, one, along, along]) * dem.raster.shape[0]
-    x, y = apply(Affine(*dem.raster.transform), column, row)
+    x, y = apply(Affine(*dem.raster.transform), *outline(*dem.raster.shape).T)
     longitude, latitude = Transformer.from_crs(dem.crs, 4326, always_xy=True).transform(x, y)
     x, y = Transformer.from_crs(4326, str(geobox.crs), always_xy=True).transform(longitude, latitude)
     right, down = apply(~geobox.affine, x, y)
@@ -248,7 +244,7 @@ def _apart(annotation: Annotation, longitude: np.ndarray, latitude: np.ndarray) 
     """True if points, in degrees, lie around another place than the product: maps may fold far from their middle."""
     grid = annotation.grid
     middle = float(unwrap(grid.longitude).mean())
-    ours, theirs = ((degrees - middle + 180) % 360 - 180 for degrees in (grid.longitude, longitude))
+    ours, theirs = (wrap(degrees - middle) for degrees in (grid.longitude, longitude))
     besides = np.ptp(longitude) < 180 and (theirs.max() < ours.min() or theirs.min() > ours.max())
     return bool(besides or latitude.max() < grid.latitude.min() or latitude.min() > grid.latitude.max())
 
@@ -290,7 +286,7 @@ def map_grid(annotation: Annotation, crs: CRS, resolution: float, name: str) -> 
     transform = Transformer.from_crs(4326, crs, always_xy=True)
     x, y = (longitude, latitude) if crs.is_geographic else transform.transform(longitude, latitude)
     back = np.stack(transform.transform(x, y, direction="INVERSE")) if not crs.is_geographic else np.stack([x, y])
-    apart = np.abs((back - [longitude, latitude] + 180) % 360 - 180)
+    apart = np.abs(wrap(back - [longitude, latitude]))
     if not apart.max() < 1e-6 or (crs.is_geographic and np.ptp(longitude) > 180):
         raise InputError(f"{name}: does not lie within {crs.name}: give another --crs, or none")
     low = np.floor(np.array([x.min(), y.min()]) / resolution) - MARGIN
