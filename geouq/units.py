@@ -35,6 +35,8 @@ SCALES = {
 #: Power at and below this (negative after noise subtraction, say) is reported as this many dB; far below
 #: Sentinel-1's noise floor of about -22..-30 dB, so no surface is told apart by it.
 FLOOR_DB = -60.0
+#: Stands for the power of a valid pixel that came out as exactly 0, which would read as not measured.
+LEAST_POWER = np.finfo(np.float32).tiny
 
 _BACKSCATTER = (DB, POWER, AMPLITUDE)
 _FLAGS = f"{', '.join(list(SCALES)[:-1])} or {list(SCALES)[-1]}"

@@ -22,9 +22,10 @@ from geouq.errors import InputError, SceneError
 from geouq.scenes.annotation import Annotation, read_annotation
 from geouq.scenes.gdal import FileKey, gdal_errors, handle, open_dataset
 from geouq.scenes.luts import QUANTITIES, Calibration, Noise, read_calibration, read_noise
-from geouq.scenes.raster import LARGEST_BLOCK
+from geouq.scenes.raster import refuse_large_blocks
 from geouq.scenes.safe import Files, Manifest, find_files, read_manifest
 from geouq.scenes.speckle import HALO, check_filter, despeckle
+from geouq.units import LEAST_POWER
 
 #: in the order that bands have
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -35,8 +36,6 @@ _LOOKS: dict[str, dict[float, float]] = {
     "IW": {10: 4.4, 40: 81.8},
     "EW": {25: 2.7, 40: 10.7},
 }
-#: power of a pixel whose DN² is exactly its noise: 0 would read as not measured
-_NOTHING = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +160,7 @@ def _check_image(name: str, dataset: rasterio.DatasetReader, annotation: Annotat
             f"{name}: has {dataset.width} x {dataset.height} pixels, its annotation {pixels} x {lines}: "
             "they do not belong together, download the product again"
         )
-    rows, columns = dataset.block_shapes[0]
-    if rows * columns > LARGEST_BLOCK:
-        raise SceneError(f"{name}: is stored in blocks too large to read: rewrite it tiled (gdal_translate)")
+    refuse_large_blocks(name, dataset.block_shapes[0])
     _check_length(name, dataset, size)
 
 
@@ -247,7 +244,7 @@ class Calibrated:
         if self.noise and not channel.annotation.noise_removed and not channel.noise.empty:
             power -= channel.noise.at(inner_rows, inner_columns)
         power /= np.square(channel.calibration.tables[self.quantity].at(inner_rows, inner_columns))
-        power[power == 0] = _NOTHING
+        power[power == 0] = LEAST_POWER  # DN² is exactly its noise
         power[dn == 0] = np.nan
         if channel.nodata is not None:
             power[dn == channel.nodata] = np.nan

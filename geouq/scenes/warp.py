@@ -29,7 +29,7 @@ from geouq.scenes.geolocation import Spread, at_height, expected_error, grid_sur
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.rangedoppler import RangeDoppler, range_doppler
 from geouq.scenes.relief import STEEPEST, Relief
-from geouq.scenes.sample import Image, mean_of_blocks, sample
+from geouq.scenes.sample import Image, inside, mean_of_blocks, sample
 from geouq.scenes.terrain import Field, open_elevation, open_field
 from geouq.scenes.windowed import Windowed
 
@@ -126,13 +126,11 @@ class GeocodedProduct(Windowed):
         return where, fill(at_height(nodes, levels, zero)) if self.relief else where
 
     def _flags(self, where: np.ndarray, flat: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        _, lines, pixels = self.image.shape
-        inside = (where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5)
-        out = np.zeros(inside.shape, np.uint8) if self.relief is None else self.relief.flags(flat)
+        out = np.zeros(where.shape[1:], np.uint8) if self.relief is None else self.relief.flags(flat)
         if self.hand is not None:
             fill = partial(spread, rows=rows, columns=columns)
             out[self.hand.at(_degrees(self.geobox, rows, columns), fill) >= HIGHEST_FLOOD] = HIGH
-        out[~inside] = OUTSIDE
+        out[~inside(self.image, where)] = OUTSIDE
         return out
 
 
