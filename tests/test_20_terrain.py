@@ -143,6 +143,16 @@ def test_a_wall_throws_layover_and_shadow_as_far_as_its_height_says(tmp_path):
     assert "layover" in notes[1] and "shadow" in notes[1]
 
 
+@pytest.mark.parametrize("resolution", [40.0, 100.0])
+def test_shares_of_a_small_map_count_each_pixel_once(tmp_path, resolution):
+    dem = write_dem(tmp_path / "dem.tif", lambda line, pixel: np.where(abs(pixel - 300) < 30, 600, 0))
+    product, notes = corrected(dem, resolution=resolution)
+    assert max(product.geobox.shape) < 320
+    flags = product.flags(*everything(product))
+    for number, name in ((LAYOVER, "layover"), (SHADOW, "shadow")):
+        assert f"{name} {100 * (flags == number).sum() / (flags != OUTSIDE).sum():.1f} %" in notes[1]
+
+
 def test_steep_slopes_and_ground_high_above_the_drainage_are_flagged(tmp_path):
     def slopes(line, pixel):  # along the track, where a slope makes neither layover nor shadow
         return 10 * np.where(line > 400, (line - 400) * 0.7 + 54.6, np.clip(line - 250, 0, None) * 0.364)

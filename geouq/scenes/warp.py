@@ -31,7 +31,7 @@ from geouq.scenes.rangedoppler import RangeDoppler, range_doppler
 from geouq.scenes.relief import STEEPEST, Relief
 from geouq.scenes.sample import Image, inside, mean_of_blocks, sample
 from geouq.scenes.terrain import Field, open_elevation, open_field
-from geouq.scenes.windowed import Windowed
+from geouq.scenes.windowed import Windowed, spread_out
 
 #: The grid reaches this many pixels beyond the geolocation grid's outline, which is straight between its points.
 MARGIN = 8
@@ -199,21 +199,17 @@ def geocode_product(
 
 
 def _shares(product: GeocodedProduct) -> str:
-    """Say what share of the image's pixels is not valid and why, from 25 windows of 64² spread over the map."""
+    """Say what share of the image's pixels is not valid and why, from 25 windows of 64² spread over the map, or all."""
     counts = np.zeros(len(REASONS) + 1)
-    for top in _spread_out(product.geobox.shape[0]):
-        for left in _spread_out(product.geobox.shape[1]):
+    rows, columns = (spread_out(length, 5, 64) for length in product.geobox.shape)
+    for top in rows:
+        for left in columns:
             counts += np.bincount(product.flags(top, left).ravel(), minlength=len(counts))
     inside = max(counts[:OUTSIDE].sum(), 1)
     said = [
         f"{reason} {100 * n / inside:.1f} %" for reason, n in zip(REASONS[:-1], counts[1:OUTSIDE], strict=True) if n
     ]
     return f"not valid within the image, about: {', '.join(said) or 'nothing'}"
-
-
-def _spread_out(length: int, pieces: int = 5, size: int = 64) -> list[slice]:
-    starts = [max(0, (2 * i + 1) * length // (2 * pieces) - size // 2) for i in range(pieces)]
-    return [slice(start, min(start + size, length)) for start in starts]
 
 
 def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoBox:
