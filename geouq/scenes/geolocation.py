@@ -104,9 +104,8 @@ def grid_surface(annotation: Annotation, geometry: RangeDoppler, name: str) -> G
     """
     grid = annotation.grid
     line, pixel = grid.line[:, 0], grid.pixel[0]
-    even = (grid.pixel == pixel).all() and (np.diff(line) > 0).all() and (np.diff(pixel) > 0).all()
     covered = line[0] <= 0 and pixel[0] <= 0 and line[-1] >= annotation.lines - 2 and pixel[-1] >= annotation.pixels - 2
-    if not even or not covered:
+    if not covered:
         raise SceneError(f"{name}: its geolocation grid does not cover the image: download the product again")
     misfit = np.stack([grid.line, grid.pixel]) - geometry.image(grid.longitude, grid.latitude, grid.height)
     if not np.abs(misfit).max() <= WORST_MISFIT:

@@ -103,7 +103,7 @@ def read_product(path: str) -> Product:
             if polarisation not in names:
                 raise SceneError(f"{path}: has no {kind} file for {polarisation}: download the whole product again")
         names = {kind: found[polarisation] for kind, found in kinds.items()}
-        channel, said = _channel(files, names, images[polarisation], manifest.ipf)
+        channel, said = _channel(files, names, images[polarisation])
         if channel.annotation.polarisation != polarisation:
             raise SceneError(
                 f"{files.gdal_name(names['annotation'])}: is named {polarisation}, but says "
@@ -123,13 +123,13 @@ def _version(ipf: str) -> float:
     return float(ipf) if re.fullmatch(r"\d+\.\d+", ipf) else float("inf")
 
 
-def _channel(files: Files, names: dict[str, str], image: str, ipf: str) -> tuple[Channel, list[str]]:
+def _channel(files: Files, names: dict[str, str], image: str) -> tuple[Channel, list[str]]:
     """One polarisation's files, read and checked against one another, and notes on them."""
 
     def content(kind: str) -> tuple[bytes, str]:
         return files.read(names[kind]), files.gdal_name(names[kind])
 
-    annotation = read_annotation(*content("annotation"), ipf)
+    annotation = read_annotation(*content("annotation"))
     key = files.key(image)
     if not files.sizes[image]:
         raise SceneError(f"{key[0]}: is empty (0 bytes): copy or download the product again")
@@ -267,7 +267,7 @@ class Calibrated:
         if all(one.annotation.noise_removed for one in channels):
             return "thermal noise removed by the processor already"
         if all(one.noise.empty for one in channels):
-            return f"thermal noise left in: processor version {self.product.annotation.ipf} wrote none down"
+            return f"thermal noise left in: processor version {self.product.manifest.ipf} wrote none down"
         return "thermal noise removed"
 
 
