@@ -192,9 +192,9 @@ class Calibrated:
 
     product: Product
     polarisations: tuple[str, ...]
-    quantity: str = "sigma0"
-    noise: bool = True
-    speckle: str | None = None
+    quantity: str
+    noise: bool
+    speckle: str | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -219,7 +219,7 @@ class Calibrated:
         ------
         SceneError : if the file cannot be read there.
         """
-        halo = HALO[self.speckle] if self.speckle else 0
+        halo = HALO if self.speckle else 0
         wide = tuple(slice(span.start - halo, span.stop + halo) for span in (rows, columns))
         out = np.empty(
             (len(self.polarisations[bands]), rows.stop - rows.start, columns.stop - columns.start), np.float32
