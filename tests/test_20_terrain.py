@@ -1,9 +1,7 @@
 """Terrain correction: heights move pixels as the geometry says, and relief is flagged or flattened as it should be."""
 
-import os
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,9 @@ from geouq.scenes.relief import LAYOVER, SHADOW, STEEP
 from geouq.scenes.terrain import open_elevation
 from geouq.scenes.warp import HIGH, OUTSIDE, geocode_product
 from tests.safe_products import Spec, annotation
+from tests.shared import SAFE, SHARED
 
-SHARED = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-ROME = SHARED / "safe" / "S1B_IW_GRDH_1SDV_20211223T051122_20211223T051147_030148_039993_5371.SAFE"
+ROME = SAFE / "S1B_IW_GRDH_1SDV_20211223T051122_20211223T051147_030148_039993_5371.SAFE"
 ROME_DEM = SHARED / "dem" / "Rome-30m-DEM.tif"
 SPEC = Spec(lines=500, pixels=800, spacing=10.0, grid=(5, 7))
 FOUND = read_annotation(annotation("VV", SPEC).encode(), "made")
