@@ -19,7 +19,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 
-__all__ = ["GeoBox", "Roi", "Tile", "Tiling", "apply", "pixel_areas", "geobox_roi", "wrap"]
+__all__ = ["GeoBox", "Roi", "Tile", "Tiling", "apply", "corners_apart", "pixel_areas", "geobox_roi", "wrap"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,13 @@ def apply(affine: Affine, x: Any, y: Any) -> tuple[Any, Any]:
     """Apply an affine to numbers or arrays (column, row), whatever the version of the affine library."""
     a, b, c, d, e, f = affine[:6]
     return a * x + b * y + c, d * x + e * y + f
+
+
+def corners_apart(grid: GeoBox, other: GeoBox) -> float:
+    """How far, in pixels, the corners of another grid of the same shape lie from those of ``grid``."""
+    corners = np.array([(0, 0), (grid.shape[1], 0), (0, grid.shape[0])], float).T
+    column, row = apply(~grid.affine, *apply(other.affine, *corners))
+    return float(np.hypot(column - corners[0], row - corners[1]).max())
 
 
 def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:

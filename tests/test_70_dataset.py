@@ -10,7 +10,8 @@ import pytest
 from geouq.errors import GeouqError, InputError
 from geouq.grid import Roi
 from geouq.learning.chips import read_chips
-from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, windows
+from geouq.learning.dataset import LabelledChip, place_of, read_dataset
+from geouq.learning.loading import load, windows
 from geouq.learning.splits import split_by_place
 from tests.helpers import pairs, scene_values, write_raster
 from tests.shared import SHARED

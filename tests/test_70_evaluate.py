@@ -15,8 +15,9 @@ from geouq.cli.evaluate import command as evaluate_command
 from geouq.errors import GeouqError, InputError, OutputError
 from geouq.learning.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.classical import BOXCARS, ThresholdCounts, maps
-from geouq.learning.dataset import load, read_dataset
+from geouq.learning.dataset import read_dataset
 from geouq.learning.evaluate import chessboard, corrupt, evaluate
+from geouq.learning.loading import load
 from geouq.learning.metrics import (
     ConfusionMatrix,
     ProperScores,

@@ -19,7 +19,8 @@ from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.learning.agreement import Agreement
 from geouq.learning.classical import ThresholdCounts, Yardsticks
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
+from geouq.learning.dataset import LabelledChip
+from geouq.learning.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.learning.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.splits import of_split
 from geouq.learning.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores

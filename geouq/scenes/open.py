@@ -14,7 +14,7 @@ import xarray as xr
 from dask.base import tokenize
 
 from geouq.errors import InputError, SceneError, UnitsError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, corners_apart
 from geouq.scenes.geocode import geocode
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.product import ProductPixels, product_pixels
@@ -226,11 +226,8 @@ def _check_same_grid(first: Pixels, other: Pixels) -> None:
         why = f"{a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels"
     elif a.crs != b.crs:
         why = f"their CRS are {a.crs} and {b.crs}"
-    else:
-        corners = np.array([(0, 0), (a.shape[1], 0), (0, a.shape[0])], float).T
-        column, row = apply(~a.affine, *apply(b.affine, *corners))
-        if np.hypot(column - corners[0], row - corners[1]).max() > 0.01:
-            why = "their transforms differ"
+    elif corners_apart(a, b) > 0.01:
+        why = "their transforms differ"
     if why:
         raise SceneError(
             f"{first.path} and {other.path}: are not on one grid ({why}): warp one onto the other's grid first"
