@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from geouq.cli.options import FILE
+from geouq.cli.progress import each_chip
 from geouq.errors import OutputError
 from geouq.learning.calibrate import Fit, calibrate
 from geouq.learning.dataset import read_dataset
@@ -38,12 +39,8 @@ def command(model: str, data: Path, **options: Any) -> None:
     if not output.resolve().parent.is_dir():
         raise OutputError(f"{output}: its folder does not exist: make it first")
 
-    def say(name: str, number: int, count: int) -> None:
-        if not options["quiet"]:
-            click.echo(f"geouq: {number + 1} of {count}: {name}", err=True)
-
     settings = {key: options[key] for key in ("samples", "seed", "device")}
-    calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=say)
+    calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=each_chip(options["quiet"]))
     calibrated.save(output)
     click.echo(json.dumps(asdict(fit)) if options["as_json"] else f"{describe(fit)}\nwrote {output}")
 

@@ -9,7 +9,11 @@ from typing import Any
 import click
 
 from geouq.cli.options import FILE
+from geouq.cli.progress import each_chip
 from geouq.errors import InputError
+from geouq.learning.dataset import read_dataset
+from geouq.model import Model
+from geouq.sampling.sampler import KINDS
 
 
 @click.command("evaluate")
@@ -18,7 +22,7 @@ from geouq.errors import InputError
 @click.option("-o", "--output", type=FILE, help="Folder for evaluation.html, one page, and evaluation.json.")
 @click.option("--also", multiple=True, metavar="MODEL", help="A further member of an ensemble; may be repeated.")
 @click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
-@click.option("--sampler", type=click.Choice(["auto", "dropout", "ssn", "ensemble"]), default="auto", show_default=True)
+@click.option("--sampler", type=click.Choice(["auto", *KINDS]), default="auto", show_default=True)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--overwrite", is_flag=True, help="Replace the report if there is one.")
@@ -36,16 +40,10 @@ def command(model: str, data: Path, **options: Any) -> None:
         if str(error.name).partition(".")[0] not in ("skimage", "sklearn"):
             raise
         raise InputError("evaluate needs scikit-image and scikit-learn: pip install 'geouq[train]'") from None
-    from geouq.learning.dataset import read_dataset
     from geouq.learning.report import check_folder, summary, write_report
-    from geouq.model import Model
 
     if options["output"]:
         check_folder(options["output"], options["overwrite"])
-
-    def say(name: str, number: int, count: int) -> None:
-        if not options["quiet"]:
-            click.echo(f"geouq: {number + 1} of {count}: {name}", err=True)
 
     chips = read_dataset(data)
     found = evaluate(
@@ -56,7 +54,7 @@ def command(model: str, data: Path, **options: Any) -> None:
         device=options["device"],
         sampler=options["sampler"],
         most_pictures=48 if options["output"] else 0,
-        on_chip=say,
+        on_chip=each_chip(options["quiet"]),
     )
     click.echo(json.dumps(found.scores) if options["as_json"] else summary(found.scores))
     if options["output"]:

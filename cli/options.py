@@ -66,9 +66,7 @@ def product_options(function: F) -> F:
 
 def preprocessing(options: dict[str, Any]) -> Preprocessing:
     """Return what ``product_options`` were given."""
-    return Preprocessing(
-        **{field.name: options[field.name] for field in fields(Preprocessing) if field.name in options}
-    )
+    return Preprocessing(**{field.name: options[field.name] for field in fields(Preprocessing)})
 
 
 def voice_options(function: F) -> F:

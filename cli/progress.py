@@ -5,10 +5,21 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import click
 
 from geouq.run import BatchHalved, Event, Finishing, Started, TileDone
+
+
+def each_chip(quiet: bool) -> Callable[[str, int, int], None]:
+    """Return what says which chip comes next: called with its name, its number from 0, and how many there are."""
+
+    def say(name: str, number: int, count: int) -> None:
+        if not quiet:
+            click.echo(f"geouq: {number + 1} of {count}: {name}", err=True)
+
+    return say
 
 
 class Progress:

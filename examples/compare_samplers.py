@@ -1,11 +1,12 @@
 """How often do 90 % intervals of area hold the label? Dropout, SSN, ensemble and independent pixels, places held out.
 
-    OMP_NUM_THREADS=1 python examples/compare_samplers.py DATA --water build/s1-water --ssn build/s1-water-ssn \
-        [--member build/other-seed ...]
+    OMP_NUM_THREADS=1 python examples/compare_samplers.py DATA --water build/s1-water/s1-water-small \
+        --ssn build/s1-water-ssn [--member build/other-seed ...]
 
 Each folder holds fold models as train_s1_water.py and train_s1_water_ssn.py leave them; ``--member`` adds folders of
-other seeds of s1-water, which form an ensemble with it. Areas are those of whole chips, and of random polygons in them
-that are 2 to 98 % water. The place's effect is fitted without the place in question; SSNs have spread 1, temperature 1.
+other seeds of s1-water-small, which form an ensemble with it. Areas are those of whole chips, and of random polygons
+in them that are 2 to 98 % water. The place's effect is fitted without the place in question; SSNs have spread 1 and
+temperature 1.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ POLYGONS = 40
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of labelled chips")
-    parser.add_argument("--water", type=Path, required=True, help="fold models of s1-water")
+    parser.add_argument("--water", type=Path, required=True, help="fold models of s1-water-small")
     parser.add_argument("--ssn", type=Path, required=True, help="fold models of s1-water-ssn")
     parser.add_argument("--member", type=Path, action="append", default=[], help="fold models of another seed")
     parser.add_argument("--json", type=Path, help="scores, as JSON")

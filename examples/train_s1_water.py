@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +25,9 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from geouq.grid import Roi
-from geouq.learning.augment import Augmentation, batch_source, draw_sample
+from geouq.learning.augment import Augmentation, Sample, batch_source, draw_sample
 from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
+from geouq.learning.batches import prepared_ahead
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.learning.train import TrainConfig, seed_weights, train
@@ -102,34 +103,37 @@ def fit(fold: str, recipe: Recipe, chips: Sequence[Chip], shapes: Sequence[np.nd
     path = work / f"{fold}.safetensors"
     if path.exists():
         return Model.load(path)
-    seed, known = recipe.training.seed, leave_out(chips, FOLDS[fold])[0]
-    known = [chip for chip in known if not chip.name.startswith(recipe.without)] if recipe.without else known
+    seed = recipe.training.seed
+    known = [chip for chip in leave_out(chips, FOLDS[fold])[0] if not chip.name.startswith(recipe.without)]
     known += simulate_chips(recipe.simulated, seed)
     outlines = shapes if recipe.outlines else ()
     network = UNet(recipe.network)
     model = Model(seed_weights(network, seed), spec(network))
-    draw = batch_source(lambda rng: draw_sample(known, outlines, recipe.augmentation, rng), BATCH, seed)
 
-    def prepare(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pixels, label, valid = draw(step)
-        return np.stack([model.normalise(p) for p in pixels]), label, valid
+    def draw(rng: np.random.Generator) -> Sample:
+        return draw_sample(known, outlines, recipe.augmentation, rng)
 
-    def batches(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        ready = waiting.pop(step, None) or background.submit(prepare, step)
-        waiting[step + 1] = background.submit(prepare, step + 1)  # while the network works on this one
-        return ready.result()
+    return train_fold(model, draw, recipe.training, path)
 
+
+def train_fold(model: Model, draw: Callable[[np.random.Generator], Sample], how: TrainConfig, path: Path) -> Model:
+    """Train a fold's model on batches of what ``draw`` gives, write it to ``path``, and return it as written."""
+    source = batch_source(draw, BATCH, how.seed)
     started, losses = time.perf_counter(), list[float]()
 
-    background, waiting = ThreadPoolExecutor(1), {}
+    def prepare(step: int) -> Sample:
+        pixels, label, valid = source(step)
+        return np.stack([model.normalise(p) for p in pixels]), label, valid
 
     def on_step(step: int, loss: float) -> None:
         losses.append(loss)
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 25 == 0:
             seconds = time.perf_counter() - started
-            print(f"{fold}: step {step + 1}, loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", flush=True)
+            print(f"{path.stem}: step {step + 1}, loss {np.mean(losses[-25:]):.4f}, {seconds:.0f} s", flush=True)
 
-    train(network, batches, recipe.training, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
+    with ThreadPoolExecutor(1) as background:
+        batches = prepared_ahead(prepare, how.steps, background)
+        train(model.network, batches, how, checkpoint=path.with_suffix(".checkpoint"), on_step=on_step)
     model.save(path)
     return Model.load(path)
 
@@ -168,10 +172,8 @@ def logits_of(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True))
     x = torch.from_numpy(model.normalise(pixels))[None]
     with torch.inference_mode():
         core = Roi(0, x.shape[2], 0, x.shape[3])
-        once = [*sample_logits(Sampler(model, 0), x, core)]
-        dropout = any(model.spec.arguments["dropout"].values())
-        sampled = [*sample_logits(Sampler(model, SAMPLES, SEED), x, core)] if dropout else once * SAMPLES
-    return np.stack([logits[0].numpy()[chip.valid] for logits in once + sampled])
+        drawn = [logits for s in (0, SAMPLES) for logits in sample_logits(Sampler(model, s, SEED), x, core)]
+    return np.stack([logits[0].numpy()[chip.valid] for logits in drawn])
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:
@@ -337,10 +339,14 @@ def ship(model: Model, scores: dict, out: Path) -> None:
     quoted = {"water_iou_held_out": wet, "ece": round(scores["calibration"]["as shipped"]["ece"], 4)}
     fitted = {"temperature": round(scores["temperature"], 3), "place_effect": round(scores["place_effect"], 3)}
     model.with_spec(**fitted, scores=quoted).save(out / f"{model.spec.name}.safetensors")
-    card = out / f"{model.spec.name}.md"
+    write_scores(out / f"{model.spec.name}.md", table(scores))
+
+
+def write_scores(card: Path, tables: str) -> None:
+    """Write a card's tables between its marks; what stands around them stays."""
     before, _, rest = card.read_text().partition("<!-- scores -->\n") if card.exists() else ("", "", "")
     after = rest.partition("<!-- end of scores -->")[2]
-    card.write_text(f"{before}<!-- scores -->\n{table(scores)}\n<!-- end of scores -->{after}")
+    card.write_text(f"{before}<!-- scores -->\n{tables}\n<!-- end of scores -->{after}")
 
 
 if __name__ == "__main__":

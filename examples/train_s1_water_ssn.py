@@ -13,9 +13,7 @@ same day is there).
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -33,14 +31,14 @@ from compare_samplers import (
     stack,
     wet_shares,
 )
-from train_s1_water import BATCH, FOLDS
+from train_s1_water import FOLDS, train_fold, write_scores
 from train_s1_water import VH_THERE as AUGMENTATION
 
-from geouq.learning.augment import batch_source, draw_sample
+from geouq.learning.augment import Sample, draw_sample
 from geouq.learning.baselines import boxcar, otsu
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.metrics import Calibration, Confusion
-from geouq.learning.train import TrainConfig, seed_weights, train
+from geouq.learning.train import TrainConfig, seed_weights
 from geouq.model import Model
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
@@ -134,33 +132,11 @@ def fit(fold: str, data: tuple[list[list[Chip]], list[Chip], list[np.ndarray]], 
     real = [variants for variants in raters if variants[0].name in known]
     model = start(begin / f"{fold}.safetensors")
 
-    def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(rng: np.random.Generator) -> Sample:
         chosen = [v[0] if rng.random() < 0.5 else v[int(rng.integers(len(v)))] for v in real]
         return draw_sample([*chosen, *made], shapes, AUGMENTATION, rng)
 
-    source = batch_source(draw, BATCH, SEED)
-
-    def prepare(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pixels, label, valid = source(step)
-        return np.stack([model.normalise(p) for p in pixels]), label, valid
-
-    def batches(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        ready = waiting.pop(step, None) or background.submit(prepare, step)
-        waiting[step + 1] = background.submit(prepare, step + 1)  # while the network works on this one
-        return ready.result()
-
-    started, losses = time.perf_counter(), list[float]()
-    background, waiting = ThreadPoolExecutor(1), {}
-
-    def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        if (step + 1) % 25 == 0:
-            seconds = time.perf_counter() - started
-            print(f"{fold}: step {step + 1}, loss {np.mean(losses[-25:]):.4f}, {seconds:.0f} s", flush=True)
-
-    train(model.network, batches, TRAINING, checkpoint=work / f"{fold}.checkpoint", on_step=on_step)
-    model.save(path)
-    return Model.load(path)
+    return train_fold(model, draw, TRAINING, path)
 
 
 # ---------------------------------------------------------------- scoring
@@ -235,10 +211,7 @@ def ship(model: Model, found: Found, out: Path) -> None:
     quoted = {"water_iou_held_out": wet, "ece": round(told["ece"], 4), "chips_held": told["covered"]}
     fitted = {"spread": found.spread, "temperature": round(found.temperature, 3)}
     model.with_spec(**fitted, scores=quoted).save(out / "s1-water-ssn.safetensors")
-    card = out / "s1-water-ssn.md"
-    before, _, rest = card.read_text().partition("<!-- scores -->\n") if card.exists() else ("", "", "")
-    after = rest.partition("<!-- end of scores -->")[2]
-    card.write_text(f"{before}<!-- scores -->\n{card_table(found)}\n<!-- end of scores -->{after}")
+    write_scores(out / "s1-water-ssn.md", card_table(found))
 
 
 if __name__ == "__main__":

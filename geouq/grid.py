@@ -19,7 +19,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 
-__all__ = ["GeoBox", "Roi", "Tile", "Tiling", "apply", "pixel_areas", "geobox_roi"]
+__all__ = ["GeoBox", "Roi", "Tile", "Tiling", "apply", "corners_apart", "pixel_areas", "geobox_roi", "wrap"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,13 @@ def apply(affine: Affine, x: Any, y: Any) -> tuple[Any, Any]:
     return a * x + b * y + c, d * x + e * y + f
 
 
+def corners_apart(grid: GeoBox, other: GeoBox) -> float:
+    """How far, in pixels, the corners of another grid of the same shape lie from those of ``grid``."""
+    corners = np.array([(0, 0), (grid.shape[1], 0), (0, grid.shape[0])], float).T
+    column, row = apply(~grid.affine, *apply(other.affine, *corners))
+    return float(np.hypot(column - corners[0], row - corners[1]).max())
+
+
 def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
     """Areas on the ellipsoid of the pixels in ``roi``.
 
@@ -177,7 +184,7 @@ def _projected_areas(crs: CRS, affine: Affine, rows: np.ndarray, columns: np.nda
 
     (east, north_e), (west, north_w) = geographic(0.5, 0), geographic(-0.5, 0)
     (down, north_d), (up, north_u) = geographic(0, 0.5), geographic(0, -0.5)
-    jacobian = _turn(east - west) * (north_d - north_u) - _turn(down - up) * (north_e - north_w)
+    jacobian = wrap(east - west) * (north_d - north_u) - wrap(down - up) * (north_e - north_w)
     areas = _ellipsoid_factor(crs, geographic(0, 0)[1]) * np.abs(jacobian)
     along_y = np.stack([np.interp(rows, y, column) for column in areas.T], 1)
     return np.stack([np.interp(columns, x, row) for row in along_y])
@@ -189,6 +196,6 @@ def _lattice(centres: np.ndarray) -> np.ndarray:
     return np.linspace(centres[0], centres[-1], steps + 1)
 
 
-def _turn(difference: np.ndarray) -> np.ndarray:
-    """Bring a difference of longitudes into -180..180."""
-    return (difference + 180) % 360 - 180
+def wrap(degrees: np.ndarray) -> np.ndarray:
+    """Bring longitudes, or differences of them, in degrees into -180..180."""
+    return (degrees + 180) % 360 - 180

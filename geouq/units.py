@@ -35,8 +35,11 @@ SCALES = {
 #: Power at and below this (negative after noise subtraction, say) is reported as this many dB; far below
 #: Sentinel-1's noise floor of about -22..-30 dB, so no surface is told apart by it.
 FLOOR_DB = -60.0
+#: Stands for the power of a valid pixel that came out as exactly 0, which would read as not measured.
+LEAST_POWER = np.finfo(np.float32).tiny
 
-_BACKSCATTER = (DB, POWER, AMPLITUDE)
+#: units that convert into one another exactly
+BACKSCATTER = (DB, POWER, AMPLITUDE)
 _FLAGS = f"{', '.join(list(SCALES)[:-1])} or {list(SCALES)[-1]}"
 
 
@@ -81,9 +84,9 @@ def convert(values: np.ndarray, source: str, target: str) -> np.ndarray:
 
 def check_convertible(source: str, target: str, scene: str = "the scene") -> None:
     """Raise UnitsError, naming the scene and the flag to give, unless ``source`` converts exactly into ``target``."""
-    if source in (target, UNKNOWN) or (source in _BACKSCATTER and target in _BACKSCATTER):
+    if source in (target, UNKNOWN) or (source in BACKSCATTER and target in BACKSCATTER):
         return
-    if source == DN and target in _BACKSCATTER:
+    if source == DN and target in BACKSCATTER:
         hint = (
             "give the whole Sentinel-1 product it is from (.SAFE or .zip), calibrate it to sigma0 first, or give "
             "--scale amplitude if the DN are calibrated amplitudes"

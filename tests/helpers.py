@@ -1,8 +1,12 @@
-"""Small things that many tests need: a model with random weights, a scene with structure and holes."""
+"""Small things that many tests need: models with random weights, scenes with structure and holes, files, a process."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import rasterio
 import torch
 import xarray as xr
 from affine import Affine
@@ -81,3 +85,38 @@ def as_scene(values: np.ndarray, units: str = "dB", crs: str | None = "EPSG:3263
         attrs={"units": units},
     )
     return scene if chunks is None else scene.chunk(chunks)
+
+
+def write_raster(path: Path, values: np.ndarray, **profile) -> Path:
+    """A raster of (bands, rows, columns), with its folder: a PNG if it is called so, else a GeoTIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
+    kind = "PNG" if path.suffix == ".png" else "GTiff"
+    with rasterio.open(path, "w", driver=kind, **shape, **profile) as file:
+        file.write(values)
+    return path
+
+
+def pairs(folder: Path, names: list[str], size: int = 20) -> Path:
+    """A folder of images and labels, a few pixels of which say nothing."""
+    for i, name in enumerate(names):
+        write_raster(folder / "images" / f"{name}.tif", scene_values(size, size, seed=i), nodata=np.nan)
+        label = np.random.default_rng(i).integers(0, 2, (1, size, size)).astype(np.uint8)
+        label[0, 0, :3] = 255
+        write_raster(folder / "labels" / f"{name}.png", label)
+    return folder
+
+
+def picture(rng: np.random.Generator, rows: int, columns: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """An RGB picture whose stripes are darker the higher their class, and its label."""
+    label = (np.arange(columns)[None] * classes // columns + np.zeros((rows, 1), int)).astype(np.uint8)
+    return (200 - 50 * label + rng.integers(0, 30, (3, rows, columns))).astype(np.uint8), label[None]
+
+
+def geouq(*args, cwd: Path | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own, which must end with ``code`` and without a traceback."""
+    command = [sys.executable, "-m", "geouq.cli.main", *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done

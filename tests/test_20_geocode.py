@@ -1,8 +1,6 @@
 """Ground control points: the whole grid of them is met, by pixels that keep their values, or refused in one line."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +13,9 @@ from geouq.errors import SceneError
 from geouq.scenes.geocode import fit_spline, geocode
 from geouq.scenes.open import open_scene
 from geouq.scenes.raster import inspect_raster, scene_geobox
+from tests.shared import SHARED
 
-FRAMES = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "grd-frames"
+FRAMES = SHARED / "grd-frames"
 KERALA = FRAMES / "S1A_IW_GRDH_1SDV_20180716T004042_20180716T004107_022812_02792A_FD5B" / "measurement"
 needs_frames = pytest.mark.skipif(not FRAMES.exists(), reason="no ../shared/data/grd-frames here")
 ROWS, COLUMNS = 300, 400

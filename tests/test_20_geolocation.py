@@ -1,11 +1,9 @@
 """Geocoding through the geolocation grid: every point of it is met, anywhere on Earth, and nodata stays nodata."""
 
 import io
-import os
 import re
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +21,8 @@ from geouq.scenes.rangedoppler import range_doppler
 from geouq.scenes.sample import mean_of_blocks, sample
 from geouq.scenes.warp import GeocodedProduct, geocode_product
 from tests.safe_products import Spec, annotation, geolocate
+from tests.shared import SAFE
 
-SAFE = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data" / "safe"
 LARGE = Spec(lines=1200, pixels=1500, spacing=20.0, grid=(5, 7))
 
 

@@ -1,8 +1,6 @@
 """Every odd raster there is ends in a right result or in one line that names the file and what to do."""
 
-import os
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +9,11 @@ import rasterio
 from geouq.errors import GeouqError
 from geouq.scenes.open import open_scene
 from geouq.scenes.raster import scene_geobox
+from tests.shared import SHARED
 
-FOLDER = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 FOLDERS = [
     path
-    for path in FOLDER.rglob("*")
+    for path in SHARED.rglob("*")
     if path.is_dir() and (path.suffix in (".zarr", ".zr3", ".SAFE") or path.name == "gdal_SAFE_FAKE_WV")
 ]
 INSIDE = {path for folder in FOLDERS for path in folder.rglob("*")}
@@ -23,7 +21,7 @@ FILES = sorted(
     [
         path
         for name in ("odd-rasters", "rtc", "grd-frames", "dem", "s1/terramesh", "s1/stacoverflow", "s1/large")
-        for path in (FOLDER / name).rglob("*")
+        for path in (SHARED / name).rglob("*")
         if path.is_file() and path not in INSIDE
     ]
     + [path for path in FOLDERS if path not in INSIDE]
@@ -49,7 +47,7 @@ def check_line(error, path):
     assert path.name in text and ": " in text
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(FOLDER)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SHARED)))
 def test_a_right_result_or_one_line(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -84,7 +82,7 @@ def compare_with_rasterio(path, scene, geobox, parts):
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in FILES if "single_block_32769" not in p.name], ids=lambda path: str(path.relative_to(FOLDER))
+    "path", [p for p in FILES if "single_block_32769" not in p.name], ids=lambda path: str(path.relative_to(SHARED))
 )
 def test_auto_decides_or_says_what_to_give(path):
     try:
@@ -111,4 +109,4 @@ EXPECTED = {
 
 @pytest.mark.parametrize(("name", "unit"), EXPECTED.items(), ids=lambda value: value[-30:])
 def test_units_of_known_products(name, unit):
-    assert open_scene(FOLDER / name).attrs["units"] == unit
+    assert open_scene(SHARED / name).attrs["units"] == unit

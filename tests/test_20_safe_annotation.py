@@ -15,12 +15,12 @@ SPEC = safe.Spec()
 
 @pytest.fixture(scope="module")
 def annotation():
-    return read_annotation(safe.annotation("VV", SPEC).encode(), "a.xml", "003.31")
+    return read_annotation(safe.annotation("VV", SPEC).encode(), "a.xml")
 
 
 def test_what_the_annotation_says(annotation):
-    assert (annotation.mission, annotation.product_type, annotation.mode) == ("S1A", "GRD", "IW")
-    assert (annotation.polarisation, annotation.pass_direction, annotation.ipf) == ("VV", "Descending", "003.31")
+    assert (annotation.mission, annotation.mode) == ("S1A", "IW")
+    assert (annotation.polarisation, annotation.pass_direction) == ("VV", "Descending")
     assert (annotation.lines, annotation.pixels) == (60, 90)
     assert annotation.start == annotation.first_line_time == safe.START
     assert annotation.line_interval == pytest.approx(SPEC.interval) and annotation.range_spacing == 100
@@ -127,6 +127,7 @@ def test_annotation_of_something_else_is_refused():
     for content, reason in (
         (good.replace("<latitude>", "<lat>").replace("</latitude>", "</lat>"), "has no latitude"),
         (good.replace("<line>59</line>", "<line>58</line>", 1), "form no grid"),
+        (good.replace("<pixel>18</pixel>", "<pixel>17</pixel>", 1), "form no grid"),
         (good.replace("numberOfLines", "numberOfRows"), "has no imageAnnotation/imageInformation/numberOfLines"),
     ):
         with pytest.raises(SceneError, match=reason):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import zipfile
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from geouq.errors import SceneError
+from geouq.scenes import raster
 from geouq.scenes.safe import find_files, is_product
 from geouq.scenes.sentinel1 import calibrate, read_product
 from tests import safe_products as safe
@@ -160,6 +162,17 @@ def test_image_of_another_product(copy):
     assert "has 91 x 60 pixels, its annotation 90 x 60" in refusal(copy)
     safe.write_measurement(files(copy, "measurement", "VV"), np.ones((60, 90), np.complex64))
     assert "complex64" in refusal(copy)
+
+
+def test_blocks_too_large_to_read(product, monkeypatch):
+    """The image alone and the product it is in are refused alike; a file with such blocks would be too large here."""
+    monkeypatch.setattr(raster, "LARGEST_BLOCK", 1)
+    image = files(product, "measurement", "VV")
+    said = f"^{re.escape(str(image))}: is stored in blocks of 90 x .* pixels, too large to read: rewrite it tiled"
+    with pytest.raises(SceneError, match=said):
+        raster.inspect_raster(image)
+    with pytest.raises(SceneError, match=said):
+        read_product(str(product))
 
 
 def test_wrong_polarisation(copy):

@@ -1,9 +1,7 @@
 """Terrain correction: heights move pixels as the geometry says, and relief is flagged or flattened as it should be."""
 
-import os
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +19,9 @@ from geouq.scenes.relief import LAYOVER, SHADOW, STEEP
 from geouq.scenes.terrain import open_elevation
 from geouq.scenes.warp import HIGH, OUTSIDE, geocode_product
 from tests.safe_products import Spec, annotation
+from tests.shared import SAFE, SHARED
 
-SHARED = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-ROME = SHARED / "safe" / "S1B_IW_GRDH_1SDV_20211223T051122_20211223T051147_030148_039993_5371.SAFE"
+ROME = SAFE / "S1B_IW_GRDH_1SDV_20211223T051122_20211223T051147_030148_039993_5371.SAFE"
 ROME_DEM = SHARED / "dem" / "Rome-30m-DEM.tif"
 SPEC = Spec(lines=500, pixels=800, spacing=10.0, grid=(5, 7))
 FOUND = read_annotation(annotation("VV", SPEC).encode(), "made")
@@ -141,6 +139,16 @@ def test_a_wall_throws_layover_and_shadow_as_far_as_its_height_says(tmp_path):
     values = product.read(slice(0, 1), *window)[0]
     np.testing.assert_array_equal(np.isfinite(values), flags == 0)
     assert "layover" in notes[1] and "shadow" in notes[1]
+
+
+@pytest.mark.parametrize("resolution", [40.0, 100.0])
+def test_shares_of_a_small_map_count_each_pixel_once(tmp_path, resolution):
+    dem = write_dem(tmp_path / "dem.tif", lambda line, pixel: np.where(abs(pixel - 300) < 30, 600, 0))
+    product, notes = corrected(dem, resolution=resolution)
+    assert max(product.geobox.shape) < 320
+    flags = product.flags(*everything(product))
+    for number, name in ((LAYOVER, "layover"), (SHADOW, "shadow")):
+        assert f"{name} {100 * (flags == number).sum() / (flags != OUTSIDE).sum():.1f} %" in notes[1]
 
 
 def test_steep_slopes_and_ground_high_above_the_drainage_are_flagged(tmp_path):

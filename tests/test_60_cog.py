@@ -18,10 +18,10 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tiling
 from geouq.maps import cog
 from geouq.maps.cog import Band, MapWriter, halve, map_bands, quantise, vote_bands
+from tests.maps import UTM
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-UTM = Affine(10, 0, 5e5, 0, -10, 5e6)
 GRIDS = {
     "north-up": (UTM, "EPSG:32632"),
     "south-up": (Affine(10, 0, 5e5, 0, 10, 5e6), "EPSG:32632"),

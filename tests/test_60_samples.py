@@ -18,8 +18,8 @@ from geouq.maps.cog import MapWriter, quantise, vote_bands
 from geouq.maps.connected import connected
 from geouq.maps.samples import samples
 from geouq.maps.votes import sums
-from tests.test_60_zonal import UTM, write_map
-from tests.test_80_cli import geouq
+from tests.helpers import geouq
+from tests.maps import UTM, write_map
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -25,16 +25,10 @@ from geouq.maps import features
 from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
 from geouq.maps.regions import polygons, regions
 from geouq.maps.vectorize import FIELDS, vectorize
+from tests.maps import AFFINES, UTM
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-UTM = Affine(10, 0, 5e5, 0, -10, 5e6)
-AFFINES = {
-    "pixels": Affine.identity(),
-    "north-up": UTM,
-    "south-up": Affine(0.1, 0, 3, 0, 0.1, 7),
-    "rotated": Affine(9.9, 1.3, 5e5, 1.3, -9.9, 5e6),
-}
 FORMATS = (".gpkg", ".fgb", ".geojson", ".parquet")
 
 

@@ -13,8 +13,7 @@ from geouq.learning.calibrate import Fit, Part, calibrate, fit_places, fit_tempe
 from geouq.learning.dataset import read_dataset
 from geouq.model import Model
 from geouq.segmentation import segment
-from tests.helpers import as_scene, scene_values, small_model
-from tests.test_70_dataset import pairs, write
+from tests.helpers import as_scene, pairs, scene_values, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -61,8 +60,8 @@ def test_the_logits_are_those_that_segment_sees(tmp_path):
     """The mean of what is collected, at the model's temperature, is the probability that ``segment`` gives."""
     model = small_model().with_spec(temperature=1.3)
     folder, size = tmp_path, 40
-    write(folder / "images" / "a.tif", scene_values(size, size), nodata=np.nan)
-    write(folder / "labels" / "a.png", np.ones((1, size, size), np.uint8))
+    write_raster(folder / "images" / "a.tif", scene_values(size, size), nodata=np.nan)
+    write_raster(folder / "labels" / "a.png", np.ones((1, size, size), np.uint8))
     seen = []
 
     def spy(parts, *_):
@@ -82,10 +81,12 @@ def test_the_command_writes_a_model_that_has_it(tmp_path):
     model.network.head.weight.data *= 10  # sure enough for a temperature to matter
     for i, name in enumerate(("a_1", "b_1", "c_1")):
         values = scene_values(64, 64, seed=i, holes=False)
-        write(data / "images" / f"{name}.tif", values)
+        write_raster(data / "images" / f"{name}.tif", values)
         chosen = segment(as_scene(values), model.with_spec(temperature=1.8), samples=5, layers=("probability",))
         p = chosen.probability.values
-        write(data / "labels" / f"{name}.png", (np.random.default_rng(i).random(p.shape) < p)[None].astype(np.uint8))
+        write_raster(
+            data / "labels" / f"{name}.png", (np.random.default_rng(i).random(p.shape) < p)[None].astype(np.uint8)
+        )
     model.save(tmp_path / "m.safetensors")
     command = [sys.executable, "-m", "geouq.cli.main", "calibrate", "m.safetensors", "data", "-o", "n.safetensors"]
 

@@ -6,35 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rasterio
 
 from geouq.errors import GeouqError, InputError
 from geouq.grid import Roi
 from geouq.learning.chips import read_chips
-from geouq.learning.dataset import LabelledChip, load, place_of, read_dataset, windows
+from geouq.learning.dataset import LabelledChip, place_of, read_dataset
+from geouq.learning.loading import load, windows
 from geouq.learning.splits import split_by_place
-from tests.helpers import scene_values
+from tests.helpers import pairs, scene_values, write_raster
+from tests.shared import SHARED
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
-
-
-def write(path: Path, values: np.ndarray, **profile) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = {"count": len(values), "height": values.shape[1], "width": values.shape[2], "dtype": values.dtype}
-    kind = "PNG" if path.suffix == ".png" else "GTiff"
-    with rasterio.open(path, "w", driver=kind, **shape, **profile) as file:
-        file.write(values)
-    return path
-
-
-def pairs(folder: Path, names: list[str], size: int = 20) -> Path:
-    for i, name in enumerate(names):
-        write(folder / "images" / f"{name}.tif", scene_values(size, size, seed=i), nodata=np.nan)
-        label = np.random.default_rng(i).integers(0, 2, (1, size, size)).astype(np.uint8)
-        label[0, 0, :3] = 255
-        write(folder / "labels" / f"{name}.png", label)
-    return folder
+DATA = SHARED / "s1"
 
 
 def manifest(folder: Path, rows: list[dict]) -> Path:
@@ -73,10 +56,10 @@ def test_a_manifest_says_it_all(tmp_path):
     values = scene_values(12, 15, holes=False)
     for band, name in enumerate(("vv", "vh")):
         power = np.round(10 ** (values[band : band + 1] / 10) * 1e4).astype(np.int16)
-        write(tmp_path / "x" / f"{name}.tif", power)
+        write_raster(tmp_path / "x" / f"{name}.tif", power)
     label = np.full((1, 12, 15), 7, np.uint8)
     label[0, 0], label[0, 1] = 0, 9
-    write(tmp_path / "truth.tif", label)
+    write_raster(tmp_path / "truth.tif", label)
     row = {"image": "x/vv.tif; x/vh.tif", "label": "truth.tif", "name": "n", "place": "Ulm", "split": "Val"}
     row |= {"bands": "VV;VH", "units": "power", "factor": "1e-4", "ignore": "9", "classes": "0;7"}
     for kind in ("csv", "json"):
@@ -97,8 +80,8 @@ def test_a_manifest_says_it_all(tmp_path):
 def test_factor_and_offset_may_differ_from_band_to_band(tmp_path):
     grey = np.random.default_rng(1).integers(1, 255, (1, 8, 9)).astype(np.uint8)
     for name in ("vv.png", "vh.png"):
-        write(tmp_path / name, grey)
-    write(tmp_path / "truth.png", np.ones((1, 8, 9), np.uint8))
+        write_raster(tmp_path / name, grey)
+    write_raster(tmp_path / "truth.png", np.ones((1, 8, 9), np.uint8))
     row = {"image": "vv.png;vh.png", "label": "truth.png", "bands": "VV;VH", "units": "db"}
     manifest(tmp_path, [row | {"factor": "0.1;0.05", "offset": "-20"}])
     (chip,) = read_dataset(tmp_path)
@@ -119,8 +102,8 @@ def test_a_band_that_is_not_there_is_nan_and_does_not_make_pixels_invalid(tmp_pa
 
 def test_a_picture_is_rgb(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (3, 9, 11)).astype(np.uint8)
-    write(tmp_path / "images" / "p.png", image)
-    write(tmp_path / "masks" / "p.png", np.ones((1, 9, 11), np.uint8))
+    write_raster(tmp_path / "images" / "p.png", image)
+    write_raster(tmp_path / "masks" / "p.png", np.ones((1, 9, 11), np.uint8))
     (chip,) = read_dataset(tmp_path)
     pixels, _, valid = load(chip, ("red", "green", "blue"), "rgb")
     np.testing.assert_array_equal(pixels, image)
@@ -168,13 +151,13 @@ def test_mistakes_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     fails(tmp_path / "empty", "images/ and labels/")
     lonely = pairs(tmp_path / "lonely", ["a"])
-    write(lonely / "images" / "b.tif", scene_values(5, 5))
+    write_raster(lonely / "images" / "b.tif", scene_values(5, 5))
     fails(lonely, "'b' has an image or a label")
     other = pairs(tmp_path / "size", ["a"])
-    write(other / "labels" / "a.png", np.ones((1, 7, 7), np.uint8))
+    write_raster(other / "labels" / "a.png", np.ones((1, 7, 7), np.uint8))
     fails(other, "7 x 7")
     masks = pairs(tmp_path / "masks", ["a"])
-    write(masks / "labels" / "a.png", np.full((1, 20, 20), 255, np.uint8))
+    write_raster(masks / "labels" / "a.png", np.full((1, 20, 20), 255, np.uint8))
     fails(masks, "classes: 0;255")
     folder = pairs(tmp_path / "rows", ["a"])
     row = {"image": "images/a.tif", "label": "labels/a.png"}

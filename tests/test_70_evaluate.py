@@ -15,8 +15,9 @@ from geouq.cli.evaluate import command as evaluate_command
 from geouq.errors import GeouqError, InputError, OutputError
 from geouq.learning.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.classical import BOXCARS, ThresholdCounts, maps
-from geouq.learning.dataset import load, read_dataset
+from geouq.learning.dataset import read_dataset
 from geouq.learning.evaluate import chessboard, corrupt, evaluate
+from geouq.learning.loading import load
 from geouq.learning.metrics import (
     ConfusionMatrix,
     ProperScores,
@@ -28,8 +29,7 @@ from geouq.learning.report import page, summary, write_report
 from geouq.learning.tally import Canvas
 from geouq.scenes.simulate import SceneRecipe, simulate_window
 from geouq.segmentation import segment
-from tests.helpers import as_scene, small_model
-from tests.test_70_dataset import write
+from tests.helpers import as_scene, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 ROI = segmentation.Roi
@@ -45,8 +45,8 @@ def data(tmp_path_factory):
         pixels, truth = simulate_window((SIZE, SIZE), whole, i + 3, SceneRecipe())
         pixels[:, 10:14, 20:40] = np.nan
         truth[50:60, :30] = 255
-        write(folder / "images" / f"{name}.tif", pixels, nodata=np.nan)
-        write(folder / "labels" / f"{name}.tif", truth[None])
+        write_raster(folder / "images" / f"{name}.tif", pixels, nodata=np.nan)
+        write_raster(folder / "labels" / f"{name}.tif", truth[None])
     return folder
 
 
@@ -225,8 +225,8 @@ def test_more_classes_and_labels_the_model_has_not(data, tmp_path):
         and "class2" in page(evaluate(model, read_dataset(data), samples=2), "x")
     )
     rng = np.random.default_rng(0)
-    write(tmp_path / "images" / "a.tif", rng.normal(-12, 3, (2, 32, 32)).astype(np.float32))
-    write(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), 7, np.uint8))
+    write_raster(tmp_path / "images" / "a.tif", rng.normal(-12, 3, (2, 32, 32)).astype(np.float32))
+    write_raster(tmp_path / "labels" / "a.tif", np.full((1, 32, 32), 7, np.uint8))
     with pytest.raises(InputError, match="holds class 7"):
         evaluate(model, read_dataset(tmp_path), samples=2)
     with pytest.raises(InputError, match=r"images.a\.tif.* is in dB, the model needs rgb"):

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from geouq.learning.losses import bce, bce_dice, dice
 from geouq.learning.train import TrainConfig, draw_masks, schedule, seed_weights, train
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
+from tests.shared import SHARED
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
+DATA = SHARED / "s1"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="labelled chips (../shared/data/s1) are not here")
 SMALL = Augmentation(size=32)
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import rasterio
 import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
@@ -31,6 +30,7 @@ from geouq.learning.train import Judge, TrainConfig
 from geouq.learning.train import train as train_network
 from geouq.model import Model
 from geouq.segmentation import segment
+from tests.helpers import picture, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 NARROW = {
@@ -45,17 +45,8 @@ FEW = {"s1-water": {"every": 2, "steps": 4}, "ssn": {"every": 2, "steps": 4, "me
 
 
 def write(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    profile = {"driver": "PNG" if path.suffix == ".png" else "GTiff", "dtype": values.dtype, "count": len(values)}
-    if path.suffix == ".tif":
-        profile |= {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_000_000, 10, 10)}
-    with rasterio.open(path, "w", height=values.shape[1], width=values.shape[2], **profile) as file:
-        file.write(values)
-
-
-def picture(rng, rows, columns, classes):
-    label = (np.arange(columns)[None] * classes // columns + np.zeros((rows, 1), int)).astype(np.uint8)
-    return (200 - 50 * label + rng.integers(0, 30, (3, rows, columns))).astype(np.uint8), label[None]
+    placed = {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_000_000, 10, 10)}
+    return write_raster(path, values, **(placed if path.suffix == ".tif" else {}))
 
 
 @pytest.fixture(scope="module")

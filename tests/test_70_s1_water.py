@@ -1,7 +1,5 @@
 """The shipped model: it loads, says what it is, and finds water it must find. Honest scores are in its card."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,9 @@ import torch
 from geouq.learning.chips import read_chips, simulate_chips
 from geouq.learning.metrics import Confusion
 from geouq.model import WEIGHTS, Model
+from tests.shared import SHARED
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "s1"
+DATA = SHARED / "s1"
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from PIL import Image
 from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.learning.agreement import Agreement
-from geouq.learning.dataset import load_label, one_rater, read_dataset
+from geouq.learning.dataset import one_rater, read_dataset
 from geouq.learning.evaluate import evaluate
 from geouq.learning.fit import FitOptions, train_model
+from geouq.learning.loading import load_label
 from geouq.learning.ssn_loss import Integral, draw, log_likelihoods, ssn_nll, usable
 from geouq.learning.train import Judge, TrainConfig, train
 from geouq.model import Model

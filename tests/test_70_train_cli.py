@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from geouq.cli.main import geouq
 from geouq.errors import InputError, OutputError
 from geouq.model import Model
-from tests.test_70_recipes import picture, write
+from tests.helpers import picture, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -24,8 +24,8 @@ def data(tmp_path):
     rng = np.random.default_rng(0)
     for place in "ABC":
         pixels, label = picture(rng, 20, 24, 2)
-        write(tmp_path / "data" / "images" / f"{place}_1.png", pixels)
-        write(tmp_path / "data" / "labels" / f"{place}_1.png", label)
+        write_raster(tmp_path / "data" / "images" / f"{place}_1.png", pixels)
+        write_raster(tmp_path / "data" / "labels" / f"{place}_1.png", label)
     return tmp_path / "data"
 
 

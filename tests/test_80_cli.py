@@ -11,15 +11,7 @@ import pytest
 import rasterio
 
 from geouq.cli import main
-from tests.helpers import scene_values, small_model
-
-
-def geouq(*args, cwd=None, code=0):
-    command = [sys.executable, "-m", "geouq.cli.main", *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+from tests.helpers import geouq, scene_values, small_model
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from geouq.errors import GeouqError, OutputError, UnitsError
 from geouq.maps import backscatter
 from geouq.maps.backscatter import write_backscatter
 from tests import safe_products as safe
-from tests.helpers import as_scene, scene_values
-from tests.test_80_cli import geouq
+from tests.helpers import as_scene, geouq, scene_values
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pyogrio
 import pytest
 import shapely
 
-from tests.test_60_zonal import SHAPES, UTM, on_map, write_map, write_places
-from tests.test_80_cli import geouq
+from tests.helpers import geouq
+from tests.maps import SHAPES, UTM, on_map, write_map, write_places
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,9 @@
 The products come without their images; known DN are written into sparse ones of full size.
 """
 
-import os
 import shutil
 import warnings
 import xml.etree.ElementTree as ET
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,35 +16,9 @@ from rasterio.windows import Window
 
 from geouq.errors import SceneError
 from geouq.scenes.sentinel1 import calibrate, read_product
+from tests.shared import PRODUCTS, SAFE, unpacked
 
-DATA = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data/safe"
-pytestmark = pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/safe")
-
-PRODUCTS = {
-    "2.36": "S1A_IW_GRDH_1SDV_20150203T043109_20150203T043134_004454_00574F_FEC3.SAFE",
-    "2.70": "S1A_IW_GRDH_1SDV_20150203T043109_20150203T043134_004454_00574F_6D00.zip",
-    "3.31": "S1A_IW_GRDH_1SDV_20210119T031653_20210119T031718_036201_043ED0_8255.SAFE",
-    "3.40": "S1B_IW_GRDH_1SDV_20211223T051122_20211223T051147_030148_039993_5371.SAFE",
-    "3.52": "S1A_EW_GRDM_1SDH_20221130T014342_20221130T014446_046117_058549_BB15.aws-layout.zip",
-    "3.90": "S1C_S4_GRDH_1SDH_20250118T171404_20250118T171421_000638_000538_4B8B.SAFE",
-}
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    """A copy of a product that can be written to."""
-    if name.endswith(".zip"):
-        with zipfile.ZipFile(DATA / name) as archive:
-            archive.extractall(folder)
-        (product,) = folder.iterdir()
-    else:
-        product = folder / name
-        for file in (DATA / name).rglob("*"):
-            if file.is_file() and file.suffix != ".tiff":
-                (product / file.relative_to(DATA / name)).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, product / file.relative_to(DATA / name))
-    shutil.rmtree(product / "measurement", ignore_errors=True)
-    (product / "measurement").mkdir()
-    return product
+pytestmark = pytest.mark.skipif(not SAFE.exists(), reason="needs ../shared/data/safe")
 
 
 def with_images(product: Path, seed: int = 0) -> dict[str, dict[int, np.ndarray]]:
@@ -229,6 +201,6 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_grd_product_is_refused_in_one_line(name):
     with pytest.raises(SceneError) as caught:
-        read_product(str(DATA / name))
+        read_product(str(SAFE / name))
     message = str(caught.value)
     assert REFUSED[name] in message and "\n" not in message and name.rpartition("/")[2] in message

@@ -1,6 +1,5 @@
 """Real chips, where the shared data folder lies beside the repository: grids, nodata and water as they must be."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ import geouq
 from geouq.model import Model
 from geouq.run import Outputs, run
 from geouq.segmentation import Settings, prepare
+from tests.shared import SHARED
 
-SHARED = Path(os.environ.get("GEOUQ_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 S1 = SHARED / "s1"
 SINGLE = sorted(S1.glob("sen1floods11/*S1Hand.tif"))
 PAIRS = sorted(S1.glob("stacoverflow/*_vv.tif"))

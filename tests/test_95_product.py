@@ -10,11 +10,11 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from tests.test_90_safe import DATA, PRODUCTS, unpacked
+from tests.shared import PRODUCTS, SAFE, unpacked
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DATA.exists(), reason="needs ../shared/data/safe"),
+    pytest.mark.skipif(not SAFE.exists(), reason="needs ../shared/data/safe"),
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc"),
 ]
 

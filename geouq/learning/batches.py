@@ -13,7 +13,8 @@ import numpy as np
 from geouq.grid import Roi
 from geouq.learning.augment import Augmentation, draw_sample
 from geouq.learning.chips import Chip, simulate_chips
-from geouq.learning.dataset import LabelledChip, load_label, one_rater
+from geouq.learning.dataset import LabelledChip, one_rater
+from geouq.learning.loading import load_label
 from geouq.learning.recipes import Recipe
 from geouq.learning.samples import (
     Census,

@@ -20,7 +20,8 @@ from scipy.optimize import minimize_scalar
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load_label, open_chip
+from geouq.learning.dataset import LabelledChip
+from geouq.learning.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.metrics import Calibration, ProperScores
 from geouq.learning.splits import of_split
 from geouq.model import Model

@@ -28,7 +28,7 @@ SIMULATED = "simulated"
 #: DFC 2024 track 1 stores linear power times this, as int16 (inferred from the levels; clipped at 32765).
 _DFC_POWER = 1e4
 #: DFC chips whose water label is drawn visibly wider than, or beside, the water; kept out of training.
-_DFC_COARSE = ("3", "9")
+DFC_COARSE = ("3", "9")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _stacoverflow(folder: Path) -> Iterator[Chip]:
 def _dfc2024(folder: Path) -> Iterator[Chip]:
     """Yield DFC 2024 track 1 chips; where they lie is not published, each counts as a place of its own."""
     for path in sorted(folder.glob("dfc2024/images/*.tif")):
-        if path.stem not in _DFC_COARSE:
+        if path.stem not in DFC_COARSE:
             power = np.maximum(_read(path)[:2].astype(np.float32), 0.5) / _DFC_POWER
             label = _read(folder / "dfc2024" / "labels" / f"{path.stem}.png")[0]
             yield _chip(f"dfc-{path.stem}", f"dfc-{path.stem}", convert(power, POWER, DB), label, label <= 1)

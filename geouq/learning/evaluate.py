@@ -19,20 +19,20 @@ from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.learning.agreement import Agreement
 from geouq.learning.classical import ThresholdCounts, Yardsticks
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
+from geouq.learning.dataset import LabelledChip
+from geouq.learning.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.learning.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.splits import of_split
 from geouq.learning.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.model import Model
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.segmentation import Job, Settings, prepare, read_window, segment_tile
-from geouq.units import AMPLITUDE, DB, POWER
+from geouq.units import BACKSCATTER, DB, POWER
 
 #: windows that the classical methods see, in pixels a side
 WINDOW = 1024
 #: side in pixels of the squares of the chessboard on whose white squares noise is added, and the looks of that speckle
 SQUARE, LOOKS = 64, 2
-_BACKSCATTER = (DB, POWER, AMPLITUDE)
 _PURPOSE = 0x6E6F6973  # keeps the noise's random numbers apart from any others
 
 
@@ -110,7 +110,7 @@ def corrupt(values: np.ndarray, unit: str, spread: float, corner: tuple[int, int
     y, x = (rows + corner[0])[:, None], columns + corner[1]
     drawn = [noise.uniform(seed, _PURPOSE, bands[:, None, None], y, x, k) for k in range(LOOKS)]
     drawn = [np.maximum(1 - u, 2**-24) for u in drawn]
-    if unit in _BACKSCATTER:
+    if unit in BACKSCATTER:
         gamma = -sum(np.log(u) for u in drawn) / LOOKS
         noisy = values + 10 * np.log10(gamma) if unit == DB else values * (gamma if unit == POWER else np.sqrt(gamma))
     else:
@@ -186,7 +186,7 @@ class _Work:
             "raters": agreement.raters,
             **agreement.scores(),
         }
-        if len(self.model.spec.classes) == 2 and job.units in _BACKSCATTER:
+        if len(self.model.spec.classes) == 2 and job.units in BACKSCATTER:
             row["best_threshold_iou"] = self._measure(chip, scene, job, int(row["pixels"]))
         self.chips.append(row)
         return picture.finish(chip.name, job.units)

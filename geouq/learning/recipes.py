@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.dataset import LabelledChip, load, open_chip, windows
+from geouq.learning.dataset import LabelledChip
+from geouq.learning.loading import load, open_chip, windows
 from geouq.learning.train import TrainConfig
 from geouq.units import AMPLITUDE, DB, POWER, RGB, UNKNOWN, check_convertible
 

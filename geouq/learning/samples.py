@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from geouq.errors import InputError
 from geouq.grid import Roi
-from geouq.learning.dataset import UNLABELLED, LabelledChip, load, load_label, open_chip, windows
+from geouq.learning.dataset import LabelledChip
+from geouq.learning.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.units import RGB
 
 #: pixels (K, size, size) float32 with NaN; label (size, size), class index or share of class 1; valid (size, size) bool
@@ -32,7 +33,7 @@ SMALL = 1 << 19
 class Reading:
     """How chips become samples of ``size``² pixels.
 
-    bands, units : as geouq.learning.dataset.load takes them.
+    bands, units : as geouq.learning.loading.load takes them.
     view : "window" cuts at the chip's own resolution; "fit" resizes a whole chip into the square, aspect kept, the rest
         not valid; "stretch" to the square.
     soft : the label of a resized chip is the share of class 1 (two classes only), else that of the nearest pixel.

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from geouq.grid import Roi
-from geouq.learning.dataset import UNLABELLED
+from geouq.learning.loading import UNLABELLED
 from geouq.learning.metrics import (
     Calibration,
     Confusion,

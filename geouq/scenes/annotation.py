@@ -17,17 +17,14 @@ import numpy as np
 
 from geouq.errors import SceneError
 
-#: No XML file of a product comes near it: EW annotations, the largest, have 3 MB.
-LARGEST_XML = 64 << 20
-
 
 @dataclass(frozen=True, eq=False)
 class GeolocationGrid:
     """Where image points lie on the ground: (n, m) arrays, n rows of equal line by m columns of equal pixel.
 
-    ``latitude`` and ``longitude`` in degrees (WGS 84), ``height`` above the ellipsoid in m, ``incidence_angle``
-    and ``elevation_angle`` in degrees, ``azimuth_time`` datetime64[ns] (UTC, zero Doppler), ``slant_range_time``
-    the two-way travel time in s. ``line`` and ``pixel`` are float64, integers at pixel centres.
+    ``latitude`` and ``longitude`` in degrees (WGS 84), ``height`` above the ellipsoid in m, ``incidence_angle`` in
+    degrees, ``azimuth_time`` datetime64[ns] (UTC, zero Doppler), ``slant_range_time`` the two-way travel time in s.
+    ``line`` and ``pixel`` are float64, integers at pixel centres.
     """
 
     line: np.ndarray
@@ -36,7 +33,6 @@ class GeolocationGrid:
     longitude: np.ndarray
     height: np.ndarray
     incidence_angle: np.ndarray
-    elevation_angle: np.ndarray
     azimuth_time: np.ndarray
     slant_range_time: np.ndarray
 
@@ -56,11 +52,9 @@ class CoordinateConversion:
 
     Ground range = sum of ``srgr[i]`` * (slant range - ``slant_range_origin``)^i, slant range = sum of ``grsr[i]`` *
     (ground range - ``ground_range_origin``)^i, both in m, ground range counted from the centre of pixel 0.
-    ``slant_range_time`` is the two-way time to that pixel in s.
     """
 
     azimuth_time: np.datetime64
-    slant_range_time: float
     slant_range_origin: float
     srgr: np.ndarray
     ground_range_origin: float
@@ -72,20 +66,16 @@ class Annotation:
     """What an annotation file says of one image; see the module for lines and pixels.
 
     ``pass_direction`` is Ascending or Descending, times are datetime64[ns], ``line_interval`` in s, spacings in
-    m, ``radar_frequency`` in Hz, ``slant_range_time`` (two-way, to pixel 0) in s, ``incidence_mid_swath`` in
-    degrees. ``noise_removed``: the processor has already subtracted thermal noise. ``ipf``: version of the
-    processor, which the manifest knows.
+    m, ``slant_range_time`` (two-way, to pixel 0) in s. ``noise_removed``: the processor has already subtracted
+    thermal noise.
     """
 
     mission: str
-    product_type: str
     mode: str
-    swath: str
     polarisation: str
     pass_direction: str
     start: np.datetime64
     stop: np.datetime64
-    ipf: str
     orbit_number: int
     lines: int
     pixels: int
@@ -94,9 +84,7 @@ class Annotation:
     line_interval: float
     range_spacing: float
     azimuth_spacing: float
-    radar_frequency: float
     slant_range_time: float
-    incidence_mid_swath: float
     noise_removed: bool
     grid: GeolocationGrid
     orbit: Orbit
@@ -166,12 +154,12 @@ def _times(elements: list[ET.Element], path: str) -> np.ndarray:
     return np.array([_time(element, path) for element in elements], dtype="datetime64[ns]")
 
 
-def read_annotation(data: bytes, name: str, ipf: str = "") -> Annotation:
+def read_annotation(data: bytes, name: str) -> Annotation:
     """Read an annotation file.
 
     Parameters
     ----------
-    data : the file's content. ``name`` : what to call it in errors. ``ipf`` : version of the processor.
+    data : the file's content. name : what to call it in errors.
 
     Raises
     ------
@@ -181,23 +169,20 @@ def read_annotation(data: bytes, name: str, ipf: str = "") -> Annotation:
         root = parse(data, "product")
         if text(root, "adsHeader/productType") != "GRD":
             raise SceneError(f"{name}: is {text(root, 'adsHeader/productType')}, not GRD: give a GRD product")
-        return _annotation(root, ipf)
+        return _annotation(root)
 
 
-def _annotation(root: ET.Element, ipf: str) -> Annotation:
+def _annotation(root: ET.Element) -> Annotation:
     header, image = "adsHeader/", "imageAnnotation/imageInformation/"
     general = "generalAnnotation/productInformation/"
     removed = root.findtext("imageAnnotation/processingInformation/thermalNoiseCorrectionPerformed") or "false"
     return Annotation(
         mission=text(root, header + "missionId"),
-        product_type=text(root, header + "productType"),
         mode=text(root, header + "mode"),
-        swath=text(root, header + "swath"),
         polarisation=text(root, header + "polarisation").upper(),
         pass_direction=text(root, general + "pass").capitalize(),
         start=_time(root, header + "startTime"),
         stop=_time(root, header + "stopTime"),
-        ipf=ipf,
         orbit_number=int(number(root, header + "absoluteOrbitNumber")),
         lines=int(number(root, image + "numberOfLines")),
         pixels=int(number(root, image + "numberOfSamples")),
@@ -206,9 +191,7 @@ def _annotation(root: ET.Element, ipf: str) -> Annotation:
         line_interval=number(root, image + "azimuthTimeInterval"),
         range_spacing=number(root, image + "rangePixelSpacing"),
         azimuth_spacing=number(root, image + "azimuthPixelSpacing"),
-        radar_frequency=number(root, general + "radarFrequency"),
         slant_range_time=number(root, image + "slantRangeTime"),
-        incidence_mid_swath=number(root, image + "incidenceAngleMidSwath"),
         noise_removed=removed.strip().lower() == "true",
         grid=_grid(root),
         orbit=_orbit(root),
@@ -225,7 +208,7 @@ def _grid(root: ET.Element) -> GeolocationGrid:
     regular = min(shape) > 1 and shape[0] * shape[1] == len(points)
     if regular:
         line, pixel = line[order].reshape(shape), pixel[order].reshape(shape)
-        regular = bool((line == line[:, :1]).all() and (np.diff(pixel, axis=1) > 0).all())
+        regular = bool((line == line[:, :1]).all() and (pixel == pixel[0]).all() and (np.diff(pixel[0]) > 0).all())
     if not regular:
         raise ValueError(f"has {len(points)} geolocation grid points that form no grid")
 
@@ -239,7 +222,6 @@ def _grid(root: ET.Element) -> GeolocationGrid:
         longitude=shaped(_column(points, "longitude")),
         height=shaped(_column(points, "height")),
         incidence_angle=shaped(_column(points, "incidenceAngle")),
-        elevation_angle=shaped(_column(points, "elevationAngle")),
         azimuth_time=shaped(_times(points, "azimuthTime")),
         slant_range_time=shaped(_column(points, "slantRangeTime")),
     )
@@ -259,7 +241,6 @@ def _conversions(root: ET.Element) -> tuple[CoordinateConversion, ...]:
     return tuple(
         CoordinateConversion(
             azimuth_time=_time(one, "azimuthTime"),
-            slant_range_time=number(one, "slantRangeTime"),
             slant_range_origin=number(one, "sr0"),
             srgr=numbers(one, "srgrCoefficients"),
             ground_range_origin=number(one, "gr0"),

@@ -15,7 +15,7 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from geouq.errors import SceneError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, apply, wrap
 from geouq.scenes.raster import Pixels, Raster, read_window
 
 FEWEST_POINTS, MOST_POINTS = 4, 2500
@@ -183,8 +183,8 @@ def geocode(raster: Raster) -> GeocodedPixels:
             f"contradict one another: the one at column {where[0]:.0f}, row {where[1]:.0f} is "
             f"{misfit.max():.0f} pixels from where the others put it",
         )
-    edge = forward(_outline(height, width))
-    if not np.abs(spline(edge) - _outline(height, width)).max() < max(5.0, WORST_MISFIT * spacing):
+    edge = forward(outline(height, width))
+    if not np.abs(spline(edge) - outline(height, width)).max() < max(5.0, WORST_MISFIT * spacing):
         raise _refusal(raster, "fold the image over itself")
     return GeocodedPixels(raster, _grid(edge, height * width, crs), spline)
 
@@ -229,7 +229,7 @@ def _to_map(degrees: np.ndarray, crs: CRS) -> tuple[np.ndarray, CRS]:
 def unwrap(longitude: np.ndarray) -> np.ndarray:
     """Longitudes in degrees that run on across the antimeridian: none is more than 180 from the first."""
     first = longitude.flat[0]
-    return np.asarray((longitude - first + 180) % 360 - 180 + first)
+    return np.asarray(wrap(longitude - first) + first)
 
 
 def suited_map(longitude: np.ndarray, latitude: np.ndarray) -> int | None:
@@ -247,7 +247,7 @@ def suited_map(longitude: np.ndarray, latitude: np.ndarray) -> int | None:
     return (32600 if middle >= 0 else 32700) + int((centre + 180) % 360 // 6) + 1
 
 
-def _outline(height: int, width: int) -> np.ndarray:
+def outline(height: int, width: int) -> np.ndarray:
     """Points (column, row) along the edge of an image, (n, 2)."""
     along = np.linspace(0, 1, 33)
     zero, one = np.zeros_like(along), np.ones_like(along)

@@ -58,25 +58,24 @@ class GridSurface:
         height = np.full(nodes.shape[2:], self.levels[1])
         for _ in range(_ROUNDS):
             image = self._correct(at_height(nodes, self.levels, height))
-            height = between(self.height, self._rows(image[0]), self._columns(image[1]))
+            height = between(self.height, index(image[0], self.line), index(image[1], self.pixel))
         slope = at_height(nodes[:, 1], self.levels, height + 0.5) - at_height(nodes[:, 1], self.levels, height - 0.5)
         line, first, guess, slope = spread(np.stack([*image, height, slope]))
-        rows, pixel = self._rows(line), first
+        rows, pixel = index(line, self.line), first
         for _ in range(2):
-            height = between(self.height, rows, self._columns(pixel))
+            height = between(self.height, rows, index(pixel, self.pixel))
             pixel = first + slope * (height - guess)
         return np.stack([line, pixel])
 
     def _correct(self, image: np.ndarray) -> np.ndarray:
         """Add to positions (2, …) what the geometry leaves at the grid points."""
-        rows, columns = self._rows(image[0]), self._columns(image[1])
+        rows, columns = index(image[0], self.line), index(image[1], self.pixel)
         return image + np.stack([between(misfit, rows, columns) for misfit in self.misfit])
 
-    def _rows(self, line: np.ndarray) -> np.ndarray:
-        return np.interp(line, self.line, np.arange(len(self.line)))
 
-    def _columns(self, pixel: np.ndarray) -> np.ndarray:
-        return np.interp(pixel, self.pixel, np.arange(len(self.pixel)))
+def index(values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Fractional index of values among rising ``nodes``, from the first to the last."""
+    return np.interp(values, nodes, np.arange(len(nodes)))
 
 
 def between(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -105,9 +104,8 @@ def grid_surface(annotation: Annotation, geometry: RangeDoppler, name: str) -> G
     """
     grid = annotation.grid
     line, pixel = grid.line[:, 0], grid.pixel[0]
-    even = (grid.pixel == pixel).all() and (np.diff(line) > 0).all() and (np.diff(pixel) > 0).all()
     covered = line[0] <= 0 and pixel[0] <= 0 and line[-1] >= annotation.lines - 2 and pixel[-1] >= annotation.pixels - 2
-    if not even or not covered:
+    if not covered:
         raise SceneError(f"{name}: its geolocation grid does not cover the image: download the product again")
     misfit = np.stack([grid.line, grid.pixel]) - geometry.image(grid.longitude, grid.latitude, grid.height)
     if not np.abs(misfit).max() <= WORST_MISFIT:

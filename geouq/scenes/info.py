@@ -101,7 +101,7 @@ def _product(pixels: ProductPixels) -> dict[str, Any]:
         "polarisations": list(product.polarisations),
         "footprint": [list(corner) for corner in product.manifest.footprint],
         "image": {"lines": annotation.lines, "pixels": annotation.pixels, "spacing_m": annotation.range_spacing},
-        "processor": f"IPF {annotation.ipf}",
+        "processor": f"IPF {product.manifest.ipf}",
         "calibration": "not calibrated (digital numbers, with tables)",
         "noise": noise if removed or empty else f"{noise} (tables {blocks})",
         "bands": list(pixels.image.polarisations),

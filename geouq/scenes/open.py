@@ -14,13 +14,14 @@ import xarray as xr
 from dask.base import tokenize
 
 from geouq.errors import InputError, SceneError, UnitsError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, corners_apart
 from geouq.scenes.geocode import geocode
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.product import ProductPixels, product_pixels
 from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape, grid_coords, inspect_raster, read_window
 from geouq.scenes.safe import is_product, zip_members
 from geouq.scenes.sentinel1 import POLARISATIONS
+from geouq.scenes.windowed import spread_out
 from geouq.units import DB, SCALES, Clues, decide_units
 
 Path = str | os.PathLike[str]
@@ -225,11 +226,8 @@ def _check_same_grid(first: Pixels, other: Pixels) -> None:
         why = f"{a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels"
     elif a.crs != b.crs:
         why = f"their CRS are {a.crs} and {b.crs}"
-    else:
-        corners = np.array([(0, 0), (a.shape[1], 0), (0, a.shape[0])], float).T
-        column, row = apply(~a.affine, *apply(b.affine, *corners))
-        if np.hypot(column - corners[0], row - corners[1]).max() > 0.01:
-            why = "their transforms differ"
+    elif corners_apart(a, b) > 0.01:
+        why = "their transforms differ"
     if why:
         raise SceneError(
             f"{first.path} and {other.path}: are not on one grid ({why}): warp one onto the other's grid first"
@@ -311,21 +309,13 @@ def probe(raster: Raster, most_bands: int = 8) -> np.ndarray:
     for per_side, size in ((4, 128), (16, 32)):
         windows = [
             read_window(raster, bands, rows, columns).reshape(len(bands), -1)
-            for rows in _spread(raster.shape[0], per_side, size)
-            for columns in _spread(raster.shape[1], per_side, size)
+            for rows in spread_out(raster.shape[0], per_side, size)
+            for columns in spread_out(raster.shape[1], per_side, size)
         ]
         values = np.concatenate(windows, axis=1)
         if np.isfinite(values).any():
             break
     return values
-
-
-def _spread(length: int, pieces: int, size: int) -> list[slice]:
-    """At most ``pieces`` stretches of ``size``, centred in equal parts of ``length``; all of it if that is less."""
-    if length <= pieces * size:
-        return [slice(0, length)]
-    starts = [(2 * i + 1) * length // (2 * pieces) - size // 2 for i in range(pieces)]
-    return [slice(start, start + size) for start in starts]
 
 
 def _is_colour(bands: Sequence[Band]) -> bool:

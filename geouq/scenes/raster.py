@@ -97,12 +97,7 @@ def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, n
             raise SceneError(_no_bands(name, dataset))
         bands = _bands(name, dataset, bidx, nodata)
         block = dataset.block_shapes[bands[0].index - 1]
-        if block[0] * block[1] > LARGEST_BLOCK:
-            size = f"{block[1]} x {block[0]}"
-            raise SceneError(
-                f"{name}: is stored in blocks of {size} pixels, too large to read: "
-                "rewrite it tiled first (gdal_translate -co TILED=YES)"
-            )
+        refuse_large_blocks(name, block)
         grd = _is_grd(name, dataset, bands[0])
         raster = Raster(
             key=file_key(name),
@@ -118,6 +113,15 @@ def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, n
     if raster.zero_missing:
         raster = replace(raster, notes=(*raster.notes, "0 is not valid, as in every Sentinel-1 GRD image"))
     return raster
+
+
+def refuse_large_blocks(name: str, block: tuple[int, int]) -> None:
+    """Raise SceneError for a file whose blocks (rows, columns) are too large to be read whole."""
+    if block[0] * block[1] > LARGEST_BLOCK:
+        raise SceneError(
+            f"{name}: is stored in blocks of {block[1]} x {block[0]} pixels, too large to read: "
+            "rewrite it tiled first (gdal_translate -co TILED=YES)"
+        )
 
 
 def chunk_shape(shape: tuple[int, int], block: tuple[int, int], chunk: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from scipy.ndimage import maximum_filter1d
 
 from geouq.scenes.annotation import Annotation
 from geouq.scenes.geocode import lattice, spread, unwrap
-from geouq.scenes.geolocation import at_height, between
+from geouq.scenes.geolocation import at_height, between, index
 from geouq.scenes.rangedoppler import RangeDoppler
 from geouq.scenes.sample import sample
 from geouq.scenes.terrain import Elevation
@@ -145,8 +145,7 @@ class Relief:
     def _guess(self, line: np.ndarray, pixel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longitude and latitude about where lines and pixels are, from the geolocation grid."""
         grid = self.annotation.grid
-        rows = np.interp(line, grid.line[:, 0], np.arange(len(grid.line)))
-        columns = np.interp(pixel, grid.pixel[0], np.arange(grid.pixel.shape[1]))
+        rows, columns = index(line, grid.line[:, 0]), index(pixel, grid.pixel[0])
         return between(unwrap(grid.longitude), rows, columns), between(grid.latitude, rows, columns)
 
 

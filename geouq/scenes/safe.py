@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from geouq.errors import SceneError
-from geouq.scenes.annotation import LARGEST_XML, parse, xml_errors
+from geouq.scenes.annotation import parse, xml_errors
 from geouq.scenes.gdal import FileKey, file_key, gdal_errors, is_remote, open_dataset
 
 MANIFEST = "manifest.safe"
+#: No XML file of a product comes near it: EW annotations, the largest, have 3 MB.
+_LARGEST_XML = 64 << 20
 _AGAIN = "copy or download the product again"
 #: folders in a product that are looked into
 _FOLDERS = ("annotation", "annotation/calibration", "measurement")
@@ -43,7 +45,7 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a product: ``names`` within it with their sizes; ``prefix`` is its folder in a zip, with a slash."""
+    """The files of a product: ``sizes`` by name within it; ``prefix`` is its folder in a zip, with a slash."""
 
     path: str
     prefix: str
@@ -73,12 +75,12 @@ class Files:
         size = self.sizes[name]
         if not size:
             raise SceneError(f"{shown}: is empty (0 bytes): {_AGAIN}")
-        if size > LARGEST_XML:
+        if size > _LARGEST_XML:
             raise SceneError(f"{shown}: has {size >> 20} MB, which is no file of a Sentinel-1 product: {_AGAIN}")
         with _read_errors(shown):
             if not self.zipped:
                 with open(shown, "rb") as file:
-                    return file.read(LARGEST_XML)
+                    return file.read(_LARGEST_XML)
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.prefix + name)
 

@@ -6,8 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-#: power of valid pixels that average to exactly 0 (noise was subtracted): 0 would read as not measured
-_NOTHING = np.finfo(np.float32).tiny
+from geouq.units import LEAST_POWER
 
 
 class Image(Protocol):
@@ -21,6 +20,12 @@ class Image(Protocol):
         """Read a window, float32."""
 
 
+def inside(image: Image, where: np.ndarray) -> np.ndarray:
+    """Return which positions (2, h, w), lines and pixels, lie on a pixel of the image, (h, w) bool; NaN does not."""
+    _, lines, pixels = image.shape
+    return np.asarray((where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5))
+
+
 def sample(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
     """Interpolate an image bilinearly at positions ``where`` (2, h, w): lines and pixels, integers at pixel centres.
 
@@ -30,11 +35,11 @@ def sample(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
     is NaN where the nearest one is not valid, or lies outside the image.
     """
     count, lines, pixels = image.shape
-    inside = (where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5)
-    out = np.full((len(range(count)[bands]), *inside.shape), np.nan, np.float32)
-    if not inside.any():
+    seen = inside(image, where)
+    out = np.full((len(range(count)[bands]), *seen.shape), np.nan, np.float32)
+    if not seen.any():
         return out
-    line, pixel = where[:, inside]
+    line, pixel = where[:, seen]
     (top, down, bottom), (left, right, end) = _neighbours(line, lines), _neighbours(pixel, pixels)
     source = image.read(bands, slice(int(top.min()), int(bottom.max()) + 1), slice(int(left.min()), int(end.max()) + 1))
     corner = top.min(), left.min()
@@ -53,8 +58,8 @@ def sample(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
             total += np.where(measured, picked, 0) * weight
             weights += measured * weight
         power = total / np.maximum(weights, 1e-6)
-        power[power == 0] = _NOTHING
-        layer[inside] = np.where(np.isfinite(values[nearest]), power, np.nan)
+        power[power == 0] = LEAST_POWER  # valid pixels that average to exactly 0: noise was subtracted
+        layer[seen] = np.where(np.isfinite(values[nearest]), power, np.nan)
     return out
 
 

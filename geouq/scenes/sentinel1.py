@@ -22,9 +22,10 @@ from geouq.errors import InputError, SceneError
 from geouq.scenes.annotation import Annotation, read_annotation
 from geouq.scenes.gdal import FileKey, gdal_errors, handle, open_dataset
 from geouq.scenes.luts import QUANTITIES, Calibration, Noise, read_calibration, read_noise
-from geouq.scenes.raster import LARGEST_BLOCK
+from geouq.scenes.raster import refuse_large_blocks
 from geouq.scenes.safe import Files, Manifest, find_files, read_manifest
 from geouq.scenes.speckle import HALO, check_filter, despeckle
+from geouq.units import LEAST_POWER
 
 #: in the order that bands have
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -35,8 +36,6 @@ _LOOKS: dict[str, dict[float, float]] = {
     "IW": {10: 4.4, 40: 81.8},
     "EW": {25: 2.7, 40: 10.7},
 }
-#: power of a pixel whose DN² is exactly its noise: 0 would read as not measured
-_NOTHING = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +103,7 @@ def read_product(path: str) -> Product:
             if polarisation not in names:
                 raise SceneError(f"{path}: has no {kind} file for {polarisation}: download the whole product again")
         names = {kind: found[polarisation] for kind, found in kinds.items()}
-        channel, said = _channel(files, names, images[polarisation], manifest.ipf)
+        channel, said = _channel(files, names, images[polarisation])
         if channel.annotation.polarisation != polarisation:
             raise SceneError(
                 f"{files.gdal_name(names['annotation'])}: is named {polarisation}, but says "
@@ -124,13 +123,13 @@ def _version(ipf: str) -> float:
     return float(ipf) if re.fullmatch(r"\d+\.\d+", ipf) else float("inf")
 
 
-def _channel(files: Files, names: dict[str, str], image: str, ipf: str) -> tuple[Channel, list[str]]:
+def _channel(files: Files, names: dict[str, str], image: str) -> tuple[Channel, list[str]]:
     """One polarisation's files, read and checked against one another, and notes on them."""
 
     def content(kind: str) -> tuple[bytes, str]:
         return files.read(names[kind]), files.gdal_name(names[kind])
 
-    annotation = read_annotation(*content("annotation"), ipf)
+    annotation = read_annotation(*content("annotation"))
     key = files.key(image)
     if not files.sizes[image]:
         raise SceneError(f"{key[0]}: is empty (0 bytes): copy or download the product again")
@@ -161,9 +160,7 @@ def _check_image(name: str, dataset: rasterio.DatasetReader, annotation: Annotat
             f"{name}: has {dataset.width} x {dataset.height} pixels, its annotation {pixels} x {lines}: "
             "they do not belong together, download the product again"
         )
-    rows, columns = dataset.block_shapes[0]
-    if rows * columns > LARGEST_BLOCK:
-        raise SceneError(f"{name}: is stored in blocks too large to read: rewrite it tiled (gdal_translate)")
+    refuse_large_blocks(name, dataset.block_shapes[0])
     _check_length(name, dataset, size)
 
 
@@ -195,9 +192,9 @@ class Calibrated:
 
     product: Product
     polarisations: tuple[str, ...]
-    quantity: str = "sigma0"
-    noise: bool = True
-    speckle: str | None = None
+    quantity: str
+    noise: bool
+    speckle: str | None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -222,7 +219,7 @@ class Calibrated:
         ------
         SceneError : if the file cannot be read there.
         """
-        halo = HALO[self.speckle] if self.speckle else 0
+        halo = HALO if self.speckle else 0
         wide = tuple(slice(span.start - halo, span.stop + halo) for span in (rows, columns))
         out = np.empty(
             (len(self.polarisations[bands]), rows.stop - rows.start, columns.stop - columns.start), np.float32
@@ -247,7 +244,7 @@ class Calibrated:
         if self.noise and not channel.annotation.noise_removed and not channel.noise.empty:
             power -= channel.noise.at(inner_rows, inner_columns)
         power /= np.square(channel.calibration.tables[self.quantity].at(inner_rows, inner_columns))
-        power[power == 0] = _NOTHING
+        power[power == 0] = LEAST_POWER  # DN² is exactly its noise
         power[dn == 0] = np.nan
         if channel.nodata is not None:
             power[dn == channel.nodata] = np.nan
@@ -270,7 +267,7 @@ class Calibrated:
         if all(one.annotation.noise_removed for one in channels):
             return "thermal noise removed by the processor already"
         if all(one.noise.empty for one in channels):
-            return f"thermal noise left in: processor version {self.product.annotation.ipf} wrote none down"
+            return f"thermal noise left in: processor version {self.product.manifest.ipf} wrote none down"
         return "thermal noise removed"
 
 

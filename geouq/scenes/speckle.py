@@ -2,7 +2,7 @@
 
 Speckle multiplies the power of a homogeneous area by a random number of mean 1 and variance 1 / looks. All filters
 take means and variances over the measured pixels of a small window; NaN stays NaN and weighs nothing. A filtered
-pixel depends on those within ``HALO[name]`` pixels of it and on nothing else: with that halo around a tile, the
+pixel depends on those within ``HALO`` pixels of it and on nothing else: with that halo around a tile, the
 result is the same bit by bit whatever the tiles are.
 """
 
@@ -19,13 +19,13 @@ from geouq.errors import InputError
 _SIDE = 7
 _SUB = 3
 #: Pixels on each side that a filtered pixel depends on. The refined Lee filter's 3 x 3 means reach no further.
-HALO = {"boxcar": 3, "lee": 3, "refined-lee": 3, "gamma-map": 3}
+HALO = _SIDE // 2
 
 
 def check_filter(name: str) -> None:
     """Raise InputError unless there is such a filter."""
-    if name not in HALO:
-        raise InputError(f"speckle filter {name!r} is none of {', '.join(HALO)}")
+    if name not in FILTERS:
+        raise InputError(f"speckle filter {name!r} is none of {', '.join(FILTERS)}")
 
 
 def despeckle(power: np.ndarray, name: str, looks: float) -> np.ndarray:
@@ -34,7 +34,7 @@ def despeckle(power: np.ndarray, name: str, looks: float) -> np.ndarray:
     Parameters
     ----------
     power : (rows + 2·halo, columns + 2·halo) float32, linear power, NaN where not measured.
-    name : one of ``HALO``. looks : equivalent number of looks.
+    name : one of ``FILTERS``. looks : equivalent number of looks.
 
     Returns
     -------
@@ -43,8 +43,7 @@ def despeckle(power: np.ndarray, name: str, looks: float) -> np.ndarray:
     values = np.where(np.isfinite(power), power, 0).astype(np.float64)
     valid = np.isfinite(power).astype(np.float64)
     filtered = FILTERS[name](values, valid, looks)
-    halo = HALO[name]
-    inner = (slice(halo, -halo),) * 2
+    inner = (slice(HALO, -HALO),) * 2
     return np.where(np.isfinite(power), filtered, np.nan)[inner].astype(np.float32)
 
 

@@ -19,7 +19,8 @@ from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
 
 from geouq.errors import SceneError
-from geouq.grid import apply
+from geouq.grid import apply, wrap
+from geouq.scenes.geocode import unwrap
 from geouq.scenes.geolocation import Spread, at_height
 from geouq.scenes.raster import Raster, inspect_raster, read_window
 from geouq.scenes.sample import sample
@@ -31,14 +32,13 @@ _GEOID = "EPSG:3855"
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """A raster of one quantity on the ground, read at any points.
+    """A raster of heights on the ground, read at any points.
 
-    ``crs`` is its two-dimensional one; values outside ``limits`` are none, such as nodata that was not declared.
+    ``crs`` is its two-dimensional one; values that are no height are none, such as nodata that was not declared.
     """
 
     raster: Raster
     crs: CRS
-    limits: tuple[float, float]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -48,7 +48,7 @@ class Field:
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window."""
         values = read_window(self.raster, self.raster.bands[:1], rows, columns)
-        values[(values < self.limits[0]) | (values > self.limits[1])] = np.nan
+        values[(values < _HEIGHTS[0]) | (values > _HEIGHTS[1])] = np.nan
         return values
 
     def at(self, degrees: np.ndarray, spread: Spread) -> np.ndarray:
@@ -63,8 +63,7 @@ class Field:
         if self.crs.is_geographic:
             # Turned into the raster's own round of longitudes, wherever that starts, without a cut inside.
             middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0]
-            x, y = (longitude - middle + 180) % 360 - 180 + middle, latitude
-            x = x.flat[0] + (x - x.flat[0] + 180) % 360 - 180
+            x, y = unwrap(wrap(longitude - middle) + middle), latitude
         else:
             x, y = Transformer.from_crs(4326, self.crs, always_xy=True).transform(longitude, latitude)
         column, row = apply(~Affine(*self.raster.transform), x, y)
@@ -101,7 +100,7 @@ class Elevation:
 
 
 def open_field(path: str, what: str) -> Field:
-    """Open a raster of one quantity; ``what`` it is, for errors.
+    """Open a raster of heights; ``what`` it is, for errors.
 
     Raises
     ------
@@ -116,7 +115,7 @@ def open_field(path: str, what: str) -> Field:
     flat = crs.sub_crs_list[0] if crs.is_compound else crs.to_2d()
     if not (flat.is_geographic or flat.is_projected):
         raise SceneError(f"{path}: its CRS is neither geographic nor projected: warp it first")
-    return Field(raster, flat, _HEIGHTS)
+    return Field(raster, flat)
 
 
 def open_elevation(path: str) -> Elevation:

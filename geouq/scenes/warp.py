@@ -22,16 +22,16 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from geouq.errors import InputError, SceneError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, apply, wrap
 from geouq.scenes.annotation import Annotation
-from geouq.scenes.geocode import STEP, lattice_nodes, spread, suited_map, unwrap
+from geouq.scenes.geocode import STEP, lattice_nodes, outline, spread, suited_map, unwrap
 from geouq.scenes.geolocation import Spread, at_height, expected_error, grid_surface
 from geouq.scenes.preprocessing import Preprocessing
 from geouq.scenes.rangedoppler import RangeDoppler, range_doppler
 from geouq.scenes.relief import STEEPEST, Relief
-from geouq.scenes.sample import Image, mean_of_blocks, sample
+from geouq.scenes.sample import Image, inside, mean_of_blocks, sample
 from geouq.scenes.terrain import Field, open_elevation, open_field
-from geouq.scenes.windowed import Windowed
+from geouq.scenes.windowed import Windowed, spread_out
 
 #: The grid reaches this many pixels beyond the geolocation grid's outline, which is straight between its points.
 MARGIN = 8
@@ -126,13 +126,11 @@ class GeocodedProduct(Windowed):
         return where, fill(at_height(nodes, levels, zero)) if self.relief else where
 
     def _flags(self, where: np.ndarray, flat: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
-        _, lines, pixels = self.image.shape
-        inside = (where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5)
-        out = np.zeros(inside.shape, np.uint8) if self.relief is None else self.relief.flags(flat)
+        out = np.zeros(where.shape[1:], np.uint8) if self.relief is None else self.relief.flags(flat)
         if self.hand is not None:
             fill = partial(spread, rows=rows, columns=columns)
             out[self.hand.at(_degrees(self.geobox, rows, columns), fill) >= HIGHEST_FLOOD] = HIGH
-        out[~inside] = OUTSIDE
+        out[~inside(self.image, where)] = OUTSIDE
         return out
 
 
@@ -201,21 +199,17 @@ def geocode_product(
 
 
 def _shares(product: GeocodedProduct) -> str:
-    """Say what share of the image's pixels is not valid and why, from 25 windows of 64² spread over the map."""
+    """Say what share of the image's pixels is not valid and why, from 25 windows of 64² spread over the map, or all."""
     counts = np.zeros(len(REASONS) + 1)
-    for top in _spread_out(product.geobox.shape[0]):
-        for left in _spread_out(product.geobox.shape[1]):
+    rows, columns = (spread_out(length, 5, 64) for length in product.geobox.shape)
+    for top in rows:
+        for left in columns:
             counts += np.bincount(product.flags(top, left).ravel(), minlength=len(counts))
     inside = max(counts[:OUTSIDE].sum(), 1)
     said = [
         f"{reason} {100 * n / inside:.1f} %" for reason, n in zip(REASONS[:-1], counts[1:OUTSIDE], strict=True) if n
     ]
     return f"not valid within the image, about: {', '.join(said) or 'nothing'}"
-
-
-def _spread_out(length: int, pieces: int = 5, size: int = 64) -> list[slice]:
-    starts = [max(0, (2 * i + 1) * length // (2 * pieces) - size // 2) for i in range(pieces)]
-    return [slice(start, min(start + size, length)) for start in starts]
 
 
 def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoBox:
@@ -226,11 +220,7 @@ def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoB
     SceneError : if they do not meet.
     """
     assert dem.raster.transform is not None
-    along = np.linspace(0, 1, 33)
-    zero, one = np.zeros_like(along), np.ones_like(along)
-    column = np.concatenate([along, along, zero, one]) * dem.raster.shape[1]
-    row = np.concatenate([zero, one, along, along]) * dem.raster.shape[0]
-    x, y = apply(Affine(*dem.raster.transform), column, row)
+    x, y = apply(Affine(*dem.raster.transform), *outline(*dem.raster.shape).T)
     longitude, latitude = Transformer.from_crs(dem.crs, 4326, always_xy=True).transform(x, y)
     x, y = Transformer.from_crs(4326, str(geobox.crs), always_xy=True).transform(longitude, latitude)
     right, down = apply(~geobox.affine, x, y)
@@ -248,7 +238,7 @@ def _apart(annotation: Annotation, longitude: np.ndarray, latitude: np.ndarray) 
     """True if points, in degrees, lie around another place than the product: maps may fold far from their middle."""
     grid = annotation.grid
     middle = float(unwrap(grid.longitude).mean())
-    ours, theirs = ((degrees - middle + 180) % 360 - 180 for degrees in (grid.longitude, longitude))
+    ours, theirs = (wrap(degrees - middle) for degrees in (grid.longitude, longitude))
     besides = np.ptp(longitude) < 180 and (theirs.max() < ours.min() or theirs.min() > ours.max())
     return bool(besides or latitude.max() < grid.latitude.min() or latitude.min() > grid.latitude.max())
 
@@ -290,7 +280,7 @@ def map_grid(annotation: Annotation, crs: CRS, resolution: float, name: str) -> 
     transform = Transformer.from_crs(4326, crs, always_xy=True)
     x, y = (longitude, latitude) if crs.is_geographic else transform.transform(longitude, latitude)
     back = np.stack(transform.transform(x, y, direction="INVERSE")) if not crs.is_geographic else np.stack([x, y])
-    apart = np.abs((back - [longitude, latitude] + 180) % 360 - 180)
+    apart = np.abs(wrap(back - [longitude, latitude]))
     if not apart.max() < 1e-6 or (crs.is_geographic and np.ptp(longitude) > 180):
         raise InputError(f"{name}: does not lie within {crs.name}: give another --crs, or none")
     low = np.floor(np.array([x.min(), y.min()]) / resolution) - MARGIN

@@ -1,10 +1,18 @@
-"""Arrays that are read by windows, dressed for dask, which slices them."""
+"""Arrays that are read by windows, dressed for dask, which slices them; and which windows to look at first."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+
+def spread_out(length: int, pieces: int, size: int) -> list[slice]:
+    """At most ``pieces`` stretches of ``size``, centred in equal parts of ``length``; all of it if that is less."""
+    if length <= pieces * size:
+        return [slice(0, length)]
+    starts = [(2 * i + 1) * length // (2 * pieces) - size // 2 for i in range(pieces)]
+    return [slice(start, start + size) for start in starts]
 
 
 class Windowed:
