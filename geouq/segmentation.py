@@ -168,6 +168,8 @@ def segment(
     chosen = None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
     closed = samples == math.inf
+    if not (closed or float(samples).is_integer()):
+        raise InputError(f"samples={samples}: give a whole number, or math.inf")
     settings = Settings(
         1 if closed else int(samples),
         seed,

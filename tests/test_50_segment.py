@@ -1,5 +1,7 @@
 """The lazy step: one function of the scene, whatever the tiles, batches, threads and schedulers."""
 
+import math
+
 import dask
 import numpy as np
 import pytest
@@ -249,3 +251,9 @@ def test_approximate_seams_are_said_so():
     model = geouq.Model(Pools(), MODEL.with_spec(architecture="custom").spec)
     out = geouq.segment(as_scene(scene_values(40, 40)), model, samples=3)
     assert out.attrs["seams"].startswith("approximate")
+
+
+@pytest.mark.parametrize("samples", [2.5, math.nan, -math.inf])
+def test_a_number_of_samples_is_whole_or_infinite(samples):
+    with pytest.raises(InputError, match="whole number"):
+        geouq.segment(as_scene(scene_values(60, 50)), MODEL, samples=samples)

@@ -22,12 +22,11 @@ from rasterio.errors import RasterioError
 from geouq.errors import SceneError
 from geouq.maps.figure import Panel, Place, area_text, draw, save
 from geouq.maps.styles import class_colours
-from geouq.units import AMPLITUDE, DB, DN, POWER, REFLECTANCE, RGB, convert
+from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
 
 NOT_CLASSIFIED = 255
 _LONGEST = 800  # pixels of a panel's longer side, at most
 _BLOCK = 1024  # pixels a side of the scene in memory at a time, about
-_BACKSCATTER = (DB, POWER, AMPLITUDE)
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _reduce(scene: xr.DataArray, bands: Sequence[int], unit: str) -> np.ndarray:
             block = scene[list(bands), y : y + step, x : x + step].data
             block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
             values = np.asarray(block, dtype=np.float32)
-            values = convert(values, unit, POWER) if unit in _BACKSCATTER else values
+            values = convert(values, unit, POWER) if unit in BACKSCATTER else values
             small = _average(np.where(np.isfinite(values), values, np.nan), factor)
             top, left = y // factor, x // factor
             out[:, top : top + small.shape[1], left : left + small.shape[2]] = small
@@ -170,12 +169,12 @@ def _scene_panel(scene: xr.DataArray) -> Panel:
             image = _colours(_reduce(scene, colour, unit), unit)
             return Panel("Scene", image, _reach(scene), "natural colour" if unit == REFLECTANCE else "")
     plane = _reduce(scene, [0], unit)[0]
-    if unit in _BACKSCATTER:
+    if unit in BACKSCATTER:
         plane = convert(plane, POWER, DB)
-    limits = _stretch(plane, step=1.0 if unit in _BACKSCATTER else 0.0)
+    limits = _stretch(plane, step=1.0 if unit in BACKSCATTER else 0.0)
     name = names[0] if names and not names[0].isdigit() else "band 1"
     measure = {DN: "digital numbers, not calibrated", REFLECTANCE: "reflectance", RGB: "8-bit value"}
-    legend = "backscatter in dB" if unit in _BACKSCATTER else measure.get(unit, "")
+    legend = "backscatter in dB" if unit in BACKSCATTER else measure.get(unit, "")
     return Panel(f"Scene, {name}", plane, _reach(scene), legend, "gray", limits, extend="both")
 
 

@@ -54,8 +54,10 @@ class Sampler:
             raise ModelError(f"no precision {self.precision!r}: choose among {', '.join(PRECISIONS)}")
         if self.precision == "float16" and torch.device(self.device).type == "cpu":
             raise ModelError("float16 is for GPUs: take bfloat16 or float32 on a CPU")
-        if self.samples < 0 or self.batch < 1:
-            raise ModelError(f"samples={self.samples}, batch={self.batch}: samples must be 0 or more, batch 1 or more")
+        if not isinstance(self.samples, int) or self.samples < 0:
+            raise ModelError(f"samples={self.samples}: give a whole number, 0 or more")
+        if self.batch < 1:
+            raise ModelError(f"batch={self.batch}: give 1 or more")
         if self.kind == "auto":
             object.__setattr__(self, "kind", "ensemble" if self.others else self.model.spec.sampler)
         if self.kind not in (*KINDS, CLOSED):
