@@ -109,14 +109,15 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
         assert torch.equal(before[:, 0], after[:, 0])
 
 
-@pytest.mark.parametrize("block", [1, 7, 16, 40])
+@pytest.mark.parametrize("block, piece", [(1, 1), (7, 3), (16, 0), (40, 16), (0, 5)])
 @pytest.mark.parametrize("network", [{}, {"stem": 2, "dropout": {"decoder.0": 0.5}}, {"up": "nearest", "classes": 3}])
-def test_blocks_do_not_show(monkeypatch, block, network):
+def test_blocks_and_pieces_do_not_show(monkeypatch, block, piece, network):
     sampler = Sampler(small_model(**network), samples=3, batch=2)
     x, core = torch.randn(1, 2, 48, 64), Roi(3, 41, 0, 64)
     with torch.inference_mode():
         whole = torch.stack(list(sample_logits(sampler, x, core)))
-        cut = replace(sampler.plan(), block=block)
+        plan = sampler.plan()
+        cut = replace(plan, block=block, tail=replace(plan.tail, block=piece))
         monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: cut)
         ours = torch.stack(list(sample_logits(sampler, x, core)))
     assert ours.shape == whole.shape and (probabilities(ours) - probabilities(whole)).abs().max() <= 2e-6
@@ -125,7 +126,8 @@ def test_blocks_do_not_show(monkeypatch, block, network):
 def test_doubling_and_convolution_become_one():
     for up in ("transpose", "nearest"):
         plan = make_plan(small_model(up=up).network, 2, 4, {"bottleneck": 0.3})
-        layers = [m for m in plan.suffix.modules() if isinstance(m, nn.ConvTranspose2d)]
+        modules = [*plan.suffix.modules(), *plan.tail.suffix.modules()]
+        layers = [m for m in modules if isinstance(m, nn.ConvTranspose2d)]
         assert [m.kernel_size for m in layers] == [(4, 4), (4, 4)], up
 
 

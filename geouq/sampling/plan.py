@@ -8,7 +8,8 @@ A plan is made from the network's own graph (torch.fx), not by hand for each arc
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
 4. What is left of it, a convolution over a doubled image, becomes one transposed convolution with the doubling.
 5. The suffix is cropped, level by level, to what the core needs (geouq.sampling.crops).
-6. In-place operations become out-of-place, so that no sample can change what the next one starts from.
+6. From its last doubling on it is a plan of its own, the *tail*, which can run in smaller pieces.
+7. In-place operations become out-of-place, so that no sample can change what the next one starts from.
 
 A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
 """
@@ -16,7 +17,7 @@ A network that cannot be traced is run whole for each sample (``suffix`` = the n
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +25,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from geouq.networks.sites import DropoutSite
-from geouq.sampling.crops import Crops, plan_crops
+from geouq.sampling.crops import FULL, Crops, plan_crops
 from geouq.sampling.rewrites import (
     CONVOLUTIONS,
     fold_batch_norm,
@@ -40,6 +41,10 @@ from geouq.sampling.rewrites import (
 
 #: Pixels that a block's coarse levels need around it, roughly.
 BLOCK_MARGIN = 48
+#: Sides that blocks on a CPU may have, in pixels, and the most bytes of one tensor in a block, and in a piece of its
+#: tail: some 10 MiB stay in the cache, but smaller blocks would compute too much of the coarse levels twice.
+SIDES = (768, 512, 384, 256, 192, 128)
+BLOCK_BYTES, PIECE_BYTES = 20 << 20, 10 << 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,9 @@ class Plan:
     held_bytes, sample_bytes : then: what all samples share, per window pixel, and what each sample in a batch adds
         in the pixels that are in work, those of a block.
     block : side of the blocks that samples are computed in (geouq.sampling.blocks), in pixels; 0: whole cores.
+    largest_bytes : those of the suffix's largest tensor, per pixel in work.
+    tail : None, or the plan of what is left after ``suffix``: its own suffix takes the result of this one, then the
+        kept tensors and the masks, of ``sites`` too, that this one leaves over; its blocks are pieces of this one's.
     splits : names of the convolutions whose skip half is computed once.
     crops : how the suffix shrinks to the core, level by level; None if it runs on whole windows.
     traced : False if the network is run whole for each sample.
@@ -67,6 +75,8 @@ class Plan:
     held_bytes: float = 0.0
     sample_bytes: float = 0.0
     block: int = 0
+    largest_bytes: float = 0.0
+    tail: Plan | None = None
     splits: tuple[str, ...] = ()
     crops: Crops | None = None
     prefix_nodes: tuple[str, ...] = field(default=(), repr=False)
@@ -79,6 +89,15 @@ class Plan:
         working = pixels if whole else min(pixels, (self.block + 2 * BLOCK_MARGIN) ** 2)
         sampling = pixels * self.held_bytes + batch * working * self.sample_bytes
         return int(max(pixels * self.bytes_per_pixel, sampling))
+
+    def in_blocks(self) -> Plan:
+        """Return the plan with blocks, and pieces for its tail, that stay in a processor's cache."""
+        tail = self.tail and replace(self.tail, block=_side(self.tail.largest_bytes, PIECE_BYTES))
+        return replace(self, block=_side(self.largest_bytes, BLOCK_BYTES), tail=tail)
+
+
+def _side(bytes_per_pixel: float, most: int) -> int:
+    return next((side for side in SIDES if side**2 * bytes_per_pixel <= most), SIDES[-1])
 
 
 class _Tracer(fx.Tracer):
@@ -137,28 +156,87 @@ def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[s
     tainted = tainted_nodes(module)
     nodes = [n for n in module.graph.nodes if n.op != "output"]
     result = next(n for n in module.graph.nodes if n.op == "output").args[0]
-    late = [n for n in nodes if n in tainted]
-    early = [n for n in nodes if n not in tainted]
-    kept = [n for n in early if n is result or any(u in tainted for u in n.users)]
-    names = {n: layer.name for n in late if isinstance(layer := module_of(module, n), DropoutSite)}
+    late, early = [n for n in nodes if n in tainted], [n for n in nodes if n not in tainted]
+    parts = _Parts(module, active, early, result, side)
+    plan, kept = parts.in_two(late) or (parts.plan(late, parts.kept(late), result), parts.kept(late))
     prefix = _subgraph(module, early, [], kept, {})
-    suffix = _subgraph(module, late, kept, [result], names)
-    masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder" and n.name.startswith("mask_")}
-    held, first, sample = sum(map(_floats, kept)), _peak(prefix), _peak(suffix)
-    scale = torch.finfo(torch.float32).bits / 8 / side**2
-    return Plan(
-        prefix,
-        suffix,
-        sites={name: active[name] for name in names.values()},
-        channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
-        bytes_per_pixel=scale * max(first, 2.25 * held),  # kept tensors are copied into blocks that overlap a little
+    held, scale = sum(map(_floats, kept)), parts.scale
+    return replace(
+        plan,
+        prefix=prefix,
+        bytes_per_pixel=scale * max(_peak(prefix), 2.25 * held),  # kept tensors are copied into blocks that overlap
         held_bytes=scale * (1.25 * held + 2 * _floats(result)),  # 2: the core's logits, and those of the batch's next
-        sample_bytes=scale * sample,
         splits=splits,
-        crops=plan_crops(suffix, masks, side),
         prefix_nodes=tuple(map(str, early)),
-        suffix_nodes=tuple(map(str, late)),
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What parts of the suffix are made from: the rewritten network, active sites, what comes early, and the result."""
+
+    module: fx.GraphModule
+    active: dict[str, float]
+    early: list[fx.Node]
+    result: fx.Node
+    side: int
+
+    @property
+    def scale(self) -> float:
+        """Bytes a pixel of a float in the example that shapes are of."""
+        return torch.finfo(torch.float32).bits / 8 / self.side**2
+
+    def kept(self, nodes: list[fx.Node]) -> list[fx.Node]:
+        """Return what ``nodes`` read of the prefix; the network's result if that is all."""
+        return [n for n in self.early if n is self.result or any(u in nodes for u in n.users)]
+
+    def plan(self, nodes: list[fx.Node], inputs: list[fx.Node], result: fx.Node, margin: int = 0) -> Plan:
+        """Return the plan, but for its prefix, of ``nodes`` that make ``result`` from ``inputs``."""
+        names = {n: layer.name for n in nodes if isinstance(layer := module_of(self.module, n), DropoutSite)}
+        suffix = _subgraph(self.module, nodes, inputs, [result], names)
+        masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder" and n.name.startswith("mask_")}
+        return Plan(
+            nn.Identity(),
+            suffix,
+            sites={name: self.active[name] for name in names.values()},
+            channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
+            sample_bytes=self.scale * _peak(suffix),
+            largest_bytes=self.scale * max(map(_floats, nodes), default=0),
+            crops=plan_crops(suffix, masks, self.side, margin),
+            suffix_nodes=tuple(map(str, nodes)),
+        )
+
+    def in_two(self, late: list[fx.Node]) -> tuple[Plan, list[fx.Node]] | None:
+        """Return a plan with a tail, and what both keep of the prefix; None if no doubling is a bottleneck."""
+        at = _last_doubling(self.module, late)
+        if not at:
+            return None
+        between, kept, left = late[at - 1], self.kept(late[:at]), self.kept(late[at:])
+        tail = self.plan(late[at:], [between, *left], self.result)
+        if tail.crops is None or tail.crops.kept[0].margin >= FULL:
+            return None
+        plan = self.plan(late[:at], kept, between, tail.crops.kept[0].margin)
+        if plan.crops is None:
+            return None
+        both = replace(
+            plan,
+            sites=plan.sites | tail.sites,
+            channels=plan.channels | tail.channels,
+            sample_bytes=max(plan.sample_bytes, self.scale * _floats(between) + tail.sample_bytes),
+            suffix_nodes=plan.suffix_nodes + tail.suffix_nodes,
+            tail=tail,
+        )
+        return both, kept + left
+
+
+def _last_doubling(module: fx.GraphModule, late: list[fx.Node]) -> int:
+    """Return the index of the last layer in ``late`` that doubles and alone reads all that comes before; 0 if none."""
+    for at in range(len(late) - 1, 0, -1):
+        if isinstance(module_of(module, late[at]), nn.ConvTranspose2d | nn.Upsample):
+            before, after = set(late[:at]), set(late[at:])
+            if [n for n in before if after & set(n.users)] == [late[at - 1]]:
+                return at
+    return 0
 
 
 def _subgraph(

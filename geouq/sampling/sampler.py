@@ -10,7 +10,6 @@ import torch
 from geouq.errors import ModelError
 from geouq.model import Model
 from geouq.networks.ssn import SSN
-from geouq.sampling.blocks import BLOCK_SIDE
 from geouq.sampling.field import check_correlation
 from geouq.sampling.plan import Plan, make_plan
 from geouq.sampling.ssn import TOGETHER, Weights
@@ -164,9 +163,9 @@ def _compiled(sampler: Sampler) -> Plan:
     with _LOCK:
         if key not in _PLANS:
             plan = make_plan(sampler.model.network, len(spec.bands), spec.stride, active)
-            for half in (plan.prefix, plan.suffix):
+            for half in (plan.prefix, plan.suffix, *([plan.tail.suffix] if plan.tail else [])):
                 half.to(sampler.device, PRECISIONS[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
-            _PLANS[key] = replace(plan, block=BLOCK_SIDE if torch.device(sampler.device).type == "cpu" else 0)
+            _PLANS[key] = plan.in_blocks() if torch.device(sampler.device).type == "cpu" else plan
             if len(_PLANS) > KEPT_PLANS:
                 del _PLANS[next(iter(_PLANS))]  # the oldest
         return _PLANS[key]
