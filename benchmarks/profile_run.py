@@ -48,7 +48,7 @@ STEPS = {
     (geouq.run, "quantise"): "· quantising",
     (geouq.run, "write_part"): "· writing the part",
     (geouq.run, "enter"): "· receipt",
-    (geouq.run, "_assemble"): "a map from parts to COG",
+    (geouq.run, "_assemble"): "all rasters from parts to COG",
     (geouq.run, "read_part"): "· reading parts",
     (cog, "MapWriter.write"): "· base level",
     (cog, "MapWriter._overviews"): "· overviews",

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,7 @@ from geouq.grid import Roi, Tile, geobox_roi, pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, read_part, write_part
 from geouq.maps.cog import Band, MapWriter, check_options, map_bands, quantise, vote_bands
 from geouq.maps.features import check_vector_path
-from geouq.maps.preview import preview
+from geouq.maps.preview import Squares, preview
 from geouq.maps.styles import write_qml
 from geouq.maps.vectorize import vectorize
 from geouq.maps.votes import beside
@@ -204,6 +205,7 @@ class _Work:
     def __init__(self, scene: xr.DataArray, job: Job, outputs: Outputs, on_event: OnEvent) -> None:
         self.scene, self.outputs, self.on_event = scene, outputs, on_event
         self.bands, self.votes = _map_bands(job, outputs), _keeps_votes(job, outputs)
+        self.squares = None if outputs.preview is None else Squares(_region(scene, job.region))
         layers = dict.fromkeys((*job.question.layers, "mask", *(["votes"] if self.votes else [])))
         self.job = replace(job, question=replace(job.question, layers=tuple(layers)))
 
@@ -212,14 +214,15 @@ class _Work:
         values = read_window(self.scene, tile)
         if hasattr(values, "dask"):
             values = values.compute(scheduler="synchronous")
-        result = segment_tile(self.job, np.asarray(values), tile)
+        values = np.asarray(values)
+        result = segment_tile(self.job, values, tile)
         mask = result.layers["mask"]
         area = np.broadcast_to(pixel_areas(self.job.geobox, tile.core), mask.shape)
         name = f"{tile.index:06d}.part"
         receipt = Receipt(
             tile.index,
             name,
-            write_part(self.outputs.work / name, self._arrays(result.layers)),
+            write_part(self.outputs.work / name, self._arrays(result.layers) | self._picture(values, tile)),
             result.valid,
             float(area[mask == self.job.question.positive].sum()),
             float(area[mask != NOT_CLASSIFIED].sum()),
@@ -239,6 +242,16 @@ class _Work:
         if self.votes:
             arrays["votes"] = quantise(layers, vote_bands(self.job.sampler.samples))
         return arrays
+
+    def _picture(self, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
+        """Return what a picture shows of the scene in a tile, so that the scene is read (or geocoded) only once."""
+        if self.squares is None:
+            return {}
+        corner = tile.core.within(self.job.region)
+        shown = values[self.squares.bands][..., *tile.core.within(tile.window).slices]
+        if self.job.nodata is not None:
+            shown = np.where(shown == self.job.nodata, np.nan, shown)
+        return {"picture": self.squares.part(shown, corner.y0, corner.x0)}
 
 
 def _compute(work: _Work, tiles: list[Tile]) -> None:
@@ -263,6 +276,7 @@ def _identity(scene: xr.DataArray, job: Job, outputs: Outputs) -> dict[str, Any]
         **run_attrs(job),
         "float32": outputs.float32,
         "votes": _keeps_votes(job, outputs),
+        "picture": outputs.preview is not None,
         "version": version("geouq"),
     }
     return dict(json.loads(json.dumps(values)))
@@ -308,43 +322,50 @@ def _make_outputs(
     tags = {f"GEOUQ_{k.upper()}": v for k, v in run_attrs(job).items()} | {"GEOUQ_VERSION": version("geouq")}
     if scene.attrs.get("notes"):
         tags["GEOUQ_SCENE"] = scene.attrs["notes"]
-    bands = _map_bands(job, outputs)
-    finished = outputs.work / outputs.path.name
-    votes = outputs.work / outputs.samples.name
-    if bands:
-        on_event(Finishing(outputs.path.name))
-        _assemble(finished, "map", job, outputs, receipts, bands, tags)
+    finished, votes = outputs.work / outputs.path.name, outputs.work / outputs.samples.name
+    rasters = {"map": (finished, _map_bands(job, outputs))} if _map_bands(job, outputs) else {}
+    if _keeps_votes(job, outputs):
+        rasters["votes"] = (votes, vote_bands(job.sampler.samples))
+    squares = None if outputs.preview is None else Squares(_region(scene, job.region))
+    on_event(Finishing(" and ".join(path.name for path, _ in rasters.values())))
+    _assemble(job, outputs, receipts, rasters, tags, squares)
+    if bands := _map_bands(job, outputs):
         spec = job.sampler.model.spec
         names = [band.name for band in bands]
         write_qml(made[outputs.style], names, outputs.float32, spec.classes, spec.classes.index(spec.positive))
-    if _keeps_votes(job, outputs):
-        on_event(Finishing(votes.name))
-        _assemble(votes, "votes", job, outputs, receipts, vote_bands(job.sampler.samples), tags)
     if outputs.vector is not None:
         on_event(Finishing(outputs.vector.name))
-        samples = votes if _keeps_votes(job, outputs) else None
+        samples = votes if "votes" in rasters else None
         vectorize(finished, made[outputs.vector], samples_path=samples, min_area=outputs.min_area)
-    if outputs.preview is not None:
+    if squares is not None and outputs.preview is not None:
         on_event(Finishing(outputs.preview.name))
-        preview(_region(scene, job.region), finished, made[outputs.preview], title=outputs.path.stem, summary=summary)
+        preview(squares, finished, made[outputs.preview], title=outputs.path.stem, summary=summary)
     return [(path, final) for final, path in made.items()]
 
 
 def _assemble(
-    path: Path,
-    what: str,
     job: Job,
     outputs: Outputs,
     receipts: Mapping[int, Receipt],
-    bands: tuple[Band, ...],
+    rasters: Mapping[str, tuple[Path, tuple[Band, ...]]],
     tags: Mapping[str, object],
+    squares: Squares | None,
 ) -> None:
+    """Make rasters, and the scene's averages for a picture, in one pass over the parts."""
     geobox = geobox_roi(job.geobox, job.region)
-    with MapWriter(path, geobox, bands, tags, outputs.options) as writer:
+    with ExitStack() as stack:
+        writers = {
+            what: stack.enter_context(MapWriter(path, geobox, bands, tags, outputs.options))
+            for what, (path, bands) in rasters.items()
+        }
         for tile in job.tiling:
-            part = read_part(outputs.work / receipts[tile.index].part)
-            writer.write(tile.core.within(job.region), part[what])
-        writer.finish()
+            part, roi = read_part(outputs.work / receipts[tile.index].part), tile.core.within(job.region)
+            for what, writer in writers.items():
+                writer.write(roi, part[what])
+            if squares is not None:
+                squares.add(part["picture"], roi.y0, roi.x0)
+        for writer in writers.values():
+            writer.finish()
 
 
 def _region(scene: xr.DataArray, region: Roi) -> xr.DataArray:

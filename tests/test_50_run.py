@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+from matplotlib.image import imread
 from rasterio.vrt import WarpedVRT
 from rio_cogeo.cogeo import cog_validate
 
@@ -22,6 +23,7 @@ import geouq
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.ledger import Ledger, Receipt, enter, write_part
+from geouq.maps.preview import preview
 from geouq.run import Outputs, TileDone, run
 from geouq.sampling.engine import plain_logits
 from geouq.segmentation import Settings, prepare
@@ -305,6 +307,21 @@ def test_bounds_and_deterministic_pass(tmp_path):
         assert (summary["rows"], summary["columns"]) == b.shape == (110, 90)
     one, _ = map_scene(tmp_path / "one.tif", outputs=Outputs(tmp_path / "one.tif"), layers=layers, samples=0)
     assert one["area_m2_p05"] is None and one["samples"] == 0
+
+
+def test_the_picture_is_made_from_what_the_tiles_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("geouq.maps.preview._LONGEST", 30)
+    values, outputs = scene_values(96, 80), Outputs(tmp_path / "map.tif", preview=tmp_path / "map.png")
+    bounds = (500_080, 4_999_100, 500_700, 4_999_970)
+    scene = as_scene(values)
+    job = prepare(scene, small_model(), Settings(samples=2, tile=32, bounds=bounds))
+    with monkeypatch.context() as patch:
+        patch.setattr("geouq.maps.preview.Squares.read", lambda *args: pytest.fail("the scene is read again"))
+        summary = run(scene, job, outputs)
+    rows, columns = job.region.slices
+    preview(scene[:, rows, columns], outputs.path, tmp_path / "again.png", title="map", summary=summary)
+    made, again = imread(outputs.preview), imread(tmp_path / "again.png")
+    assert made.shape == again.shape and np.abs(made - again).mean() < 1e-4
 
 
 def test_a_scene_without_a_valid_pixel(tmp_path):

@@ -130,7 +130,9 @@ def test_a_colour_table_is_used(tmp_path):
 def test_every_unit_is_shown(tmp_path, units):
     scene, _ = make(tmp_path, (60, 60), bands=("B02", "B03", "B04"))
     scene = (scene * 0 + 120 if units == "rgb" else abs(scene)).assign_attrs(units=units)
-    panel = module._scene_panel(scene)
+    squares = module.Squares(scene)
+    squares.read(scene)
+    panel = module._scene_panel(squares)
     assert panel.image.ndim == (3 if units in ("rgb", "reflectance") else 2)
     assert np.isfinite(panel.image[:, :-1]).all()
 
@@ -140,10 +142,31 @@ def test_backscatter_is_averaged_as_power_and_without_nan(monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", 4)
     scene = xr.DataArray(np.full((1, 6, 7), -10, np.float32), dims=("band", "y", "x"), attrs={"units": "dB"})
     scene[0, 0, 0], scene[0, 0, 1], scene[0, 2:4, 2:4] = 0, np.nan, np.nan
-    panel = module._scene_panel(scene)
+    squares = module.Squares(scene)
+    squares.read(scene)
+    panel = module._scene_panel(squares)
     assert panel.image.shape == (3, 4) and panel.reach == (6, 8)
     assert panel.image[0, 0] == pytest.approx(10 * np.log10((1 + 0.1 + 0.1) / 3), abs=1e-4)
     assert np.isnan(panel.image[1, 1]) and panel.image[2, 3] == pytest.approx(-10, abs=1e-4)
+
+
+@pytest.mark.parametrize("units, bands", [("dB", ("VV", "VH")), ("reflectance", ("B02", "B03", "B04"))])
+def test_a_scene_is_averaged_from_any_blocks(monkeypatch, units, bands):
+    monkeypatch.setattr(module, "_LONGEST", 5)
+    rng = np.random.default_rng(3)
+    values = rng.normal(2, 1, (len(bands), 17, 23)).astype(np.float32)
+    values[:, rng.random((17, 23)) < 0.3] = np.nan
+    scene = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": list(bands)}, attrs={"units": units})
+    whole, tiled = module.Squares(scene), module.Squares(scene)
+    whole.read(scene)
+    corners = [(y, x) for y in range(0, 17, 7) for x in range(0, 23, 6)]
+    for y, x in rng.permutation(corners):
+        tiled.add(tiled.part(values[tiled.bands, y : y + 7, x : x + 6], y, x), y, x)
+    assert whole.factor == 5 and whole.mean.shape == (len(whole.bands), 4, 5)
+    np.testing.assert_allclose(tiled.mean, whole.mean, rtol=1e-5)
+    square = values[whole.bands, 5:10, 20:23].astype(np.float64)
+    square = 10 ** (square / 10) if units == "dB" else square
+    np.testing.assert_allclose(tiled.mean[:, 1, 4], np.nanmean(square, (1, 2)), rtol=1e-5)
 
 
 def test_a_large_scene_takes_little_memory(tmp_path):
@@ -151,8 +174,9 @@ def test_a_large_scene_takes_little_memory(tmp_path):
     data = da.random.default_rng(0).normal(size=(2, side, side), chunks=(1, 500, 500)).astype("float32")
     scene = xr.DataArray(data, dims=("band", "y", "x"), attrs={"units": "dB"})
     tracemalloc.start()
-    image = module._reduce(scene, [0], "dB")
-    peak = tracemalloc.get_traced_memory()[1]
+    squares = module.Squares(scene)
+    squares.read(scene)
+    image, peak = squares.mean, tracemalloc.get_traced_memory()[1]
     assert image.shape == (1, 750, 750)
     assert peak < 150e6 < 0.55 * data.nbytes
 

@@ -1,7 +1,7 @@
 """A picture of a map for a report: scene, mask, uncertainty and confidence side by side.
 
-The map is read through its overviews, the scene block by block and averaged (backscatter in power), so that
-memory is that of a few blocks however large the scene is.
+The map is read through its overviews. The scene is averaged over squares (backscatter in power), block by block or tile
+by tile, in any order (``Squares``), so that memory is that of a few blocks however large the scene is.
 """
 
 from __future__ import annotations
@@ -39,8 +39,65 @@ class _Map:
     positive: str
 
 
+class Squares:
+    """A scene averaged over the squares of a picture, from blocks of it that come in any order and need not fit them.
+
+    Bands that are shown: the first, or three for red, green and blue.
+    """
+
+    def __init__(self, scene: xr.DataArray) -> None:
+        """Start with nothing of ``scene`` (band, y, x); no pixel of it is read."""
+        names = [str(n) for n in scene[scene.dims[0]].values] if scene.dims[0] in scene.coords else []
+        self.unit = str(scene.attrs.get("units", ""))
+        colour = _colour_bands(names, scene.shape[0]) if self.unit in (RGB, REFLECTANCE) else []
+        self.bands = colour or [0]
+        self.name = names[0] if names and not names[0].isdigit() else "band 1"
+        self.shape: tuple[int, int] = (scene.shape[1], scene.shape[2])
+        self.factor = _factor(self.shape)
+        rows, columns = (-(-n // self.factor) for n in self.shape)
+        self._sums = np.zeros((2, len(self.bands), rows, columns), np.float32)
+
+    def part(self, values: np.ndarray, y: int, x: int) -> np.ndarray:
+        """Return sums and counts (2, bands, …) of a block of the bands shown, (bands, h, w), that begins at (y, x)."""
+        values = np.asarray(values, dtype=np.float32)
+        values = convert(values, self.unit, POWER) if self.unit in BACKSCATTER else values
+        valid = np.isfinite(values)
+        both = np.stack([np.where(valid, values, 0), valid])
+        for axis, start in ((2, y), (3, x)):
+            first = -(start % self.factor)
+            edges = np.maximum(np.arange(first, both.shape[axis], self.factor), 0)
+            both = np.add.reduceat(both, edges, axis, dtype=np.float64)
+        return both.astype(np.float32)
+
+    def add(self, part: np.ndarray, y: int, x: int) -> None:
+        """Take what ``part`` gave for a block at (y, x)."""
+        top, left = y // self.factor, x // self.factor
+        self._sums[:, :, top : top + part.shape[2], left : left + part.shape[3]] += part
+
+    def read(self, scene: xr.DataArray) -> None:
+        """Take the whole scene, block by block."""
+        step = max(1, _BLOCK // self.factor) * self.factor
+        for y in range(0, self.shape[0], step):
+            for x in range(0, self.shape[1], step):
+                block = scene[self.bands, y : y + step, x : x + step].data
+                block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
+                self.add(self.part(np.asarray(block), y, x), y, x)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The averages (bands shown, rows, columns), NaN where no pixel is valid."""
+        total, count = self._sums
+        return np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Rows and columns of the scene that the averages cover: whole squares."""
+        rows, columns = self._sums.shape[2:]
+        return rows * self.factor, columns * self.factor
+
+
 def preview(
-    scene: xr.DataArray,
+    scene: xr.DataArray | Squares,
     map_path: str | os.PathLike[str],
     out_png: str | os.PathLike[str],
     *,
@@ -52,7 +109,8 @@ def preview(
     Parameters
     ----------
     scene : (band, y, x), numpy- or dask-backed, on the grid of the map; ``attrs["units"]``; NaN = not valid.
-        Backscatter is shown as the first band in dB, RGB and reflectance in colour where there are three bands.
+        Backscatter is shown as the first band in dB, RGB and reflectance in colour where there are three bands. Or
+        its averages, where they have been taken already.
     map_path : a map whose bands are described as ``mask``, ``uncertainty``, ``confidence``; those it has are drawn.
     out_png : the picture; an existing one is replaced in one step.
     title : default: the name of the map file.
@@ -65,10 +123,13 @@ def preview(
     OutputError : if the picture cannot be written.
     """
     found = _read_map(Path(map_path))
-    if scene.shape[-2:] != found.place.shape:
-        shapes = " and ".join(f"{h} x {w}" for h, w in (scene.shape[-2:], found.place.shape))
+    squares = scene if isinstance(scene, Squares) else Squares(scene)
+    if squares.shape != found.place.shape:
+        shapes = " and ".join(f"{h} x {w}" for h, w in (squares.shape, found.place.shape))
         raise SceneError(f"{map_path}: scene and map differ in size ({shapes}): give the scene the map was made of")
-    panels = [_scene_panel(scene), *_map_panels(found)]
+    if not isinstance(scene, Squares):
+        squares.read(scene)
+    panels = [_scene_panel(squares), *_map_panels(found)]
     figure = draw(panels, found.place, title or Path(map_path).stem, _facts(found, summary or {}))
     save(figure, Path(out_png))
 
@@ -124,58 +185,21 @@ def _classes(
     return tuple(zip(labels, colours, strict=True)), labels[positive]
 
 
-def _reduce(scene: xr.DataArray, bands: Sequence[int], unit: str) -> np.ndarray:
-    """Return some bands, averaged over squares of ``_factor`` pixels; backscatter as power, NaN left out."""
-    rows, columns = scene.shape[-2:]
-    factor = _factor((rows, columns))
-    step = max(1, _BLOCK // factor) * factor
-    out = np.empty((len(bands), -(-rows // factor), -(-columns // factor)), dtype=np.float32)
-    for y in range(0, rows, step):
-        for x in range(0, columns, step):
-            block = scene[list(bands), y : y + step, x : x + step].data
-            block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
-            values = np.asarray(block, dtype=np.float32)
-            values = convert(values, unit, POWER) if unit in BACKSCATTER else values
-            small = _average(np.where(np.isfinite(values), values, np.nan), factor)
-            top, left = y // factor, x // factor
-            out[:, top : top + small.shape[1], left : left + small.shape[2]] = small
-    return out
-
-
-def _average(values: np.ndarray, factor: int) -> np.ndarray:
-    """Mean of the finite values in squares of ``factor``, NaN where there is none."""
-    if factor == 1:
-        return values
-    bands, rows, columns = values.shape
-    pad = [(0, 0), (0, -rows % factor), (0, -columns % factor)]
-    padded = np.pad(values, pad, constant_values=np.nan)
-    squares = padded.reshape(bands, -(-rows // factor), factor, -(-columns // factor), factor)
-    valid = np.isfinite(squares)
-    count = valid.sum(axis=(2, 4))
-    total = np.where(valid, squares, 0).sum(axis=(2, 4), dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
-
-
 # ---------------------------------------------------------------- panels
 
 
-def _scene_panel(scene: xr.DataArray) -> Panel:
-    unit = str(scene.attrs.get("units", ""))
-    first = scene.dims[0]
-    names = [str(n) for n in scene[first].values] if first in scene.coords else []
-    if unit in (RGB, REFLECTANCE):
-        colour = _colour_bands(names, scene.shape[0])
-        if colour:
-            image = _colours(_reduce(scene, colour, unit), unit)
-            return Panel("Scene", image, _reach(scene), "natural colour" if unit == REFLECTANCE else "")
-    plane = _reduce(scene, [0], unit)[0]
+def _scene_panel(squares: Squares) -> Panel:
+    unit = squares.unit
+    if len(squares.bands) == 3:
+        image = _colours(squares.mean, unit)
+        return Panel("Scene", image, squares.reach, "natural colour" if unit == REFLECTANCE else "")
+    plane = squares.mean[0]
     if unit in BACKSCATTER:
         plane = convert(plane, POWER, DB)
     limits = _stretch(plane, step=1.0 if unit in BACKSCATTER else 0.0)
-    name = names[0] if names and not names[0].isdigit() else "band 1"
     measure = {DN: "digital numbers, not calibrated", REFLECTANCE: "reflectance", RGB: "8-bit value"}
     legend = "backscatter in dB" if unit in BACKSCATTER else measure.get(unit, "")
-    return Panel(f"Scene, {name}", plane, _reach(scene), legend, "gray", limits, extend="both")
+    return Panel(f"Scene, {squares.name}", plane, squares.reach, legend, "gray", limits, extend="both")
 
 
 def _colour_bands(names: Sequence[str], count: int) -> list[int]:
@@ -185,13 +209,6 @@ def _colour_bands(names: Sequence[str], count: int) -> list[int]:
         if all(w in lowered for w in wanted):
             return [lowered.index(w) for w in wanted]
     return [0, 1, 2] if count == 3 else []
-
-
-def _reach(scene: xr.DataArray) -> tuple[int, int]:
-    """Rows and columns that the averaged scene covers: whole squares."""
-    rows, columns = scene.shape[-2:]
-    factor = _factor((rows, columns))
-    return -(-rows // factor) * factor, -(-columns // factor) * factor
 
 
 def _colours(values: np.ndarray, unit: str) -> np.ndarray:
