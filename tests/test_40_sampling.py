@@ -18,6 +18,7 @@ from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.engine import plain_logits, predict_tile, sample_logits
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
 from geouq.sampling.plan import make_plan
+from geouq.sampling.rewrites import AddConstant, Doubling
 from geouq.sampling.sampler import Sampler
 from tests.helpers import scene_values, small_model
 
@@ -129,6 +130,19 @@ def test_doubling_and_convolution_become_one():
         modules = [*plan.suffix.modules(), *plan.tail.suffix.modules()]
         layers = [m for m in modules if isinstance(m, nn.ConvTranspose2d)]
         assert [m.kernel_size for m in layers] == [(4, 4), (4, 4)], up
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (2, 5), (3, 3), (9, 7), (97, 97), (8, 5)])
+def test_rewritten_layers_are_what_they_replace_at_any_size(sides):
+    x = torch.randn(2, 4, *sides)
+    merged, ones = Doubling(4, 3, bias=True), AddConstant(torch.randn(4, 1, 3, 3))
+    plain = nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1)
+    plain.load_state_dict(merged.state_dict())
+    before = x.clone()
+    with torch.inference_mode():
+        assert (merged(x) - plain(x)).abs().max() < 1e-6
+        assert (ones(x[:1]) - x[:1] - ones.conv(torch.ones(1, 1, *sides))).abs().max() < 1e-5
+    assert torch.equal(x, before), "the cached prefix stays as it is"
 
 
 def test_what_is_cached():

@@ -19,7 +19,7 @@ from geouq.grid import Roi
 from geouq.sampling.crops import Crops, crop
 from geouq.sampling.plan import Plan
 
-#: Blocks begin at multiples of this many pixels, so that their sides are even at every level (geouq.sampling.crops).
+#: Blocks begin at multiples of this many pixels, so that hardly a level has a side of an odd number of cells.
 _UNIT = 64
 
 

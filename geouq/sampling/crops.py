@@ -70,19 +70,11 @@ class Region:
         return self.margin * self.factor >= other.margin * other.factor + other.factor - 1
 
     def box(self, core: Roi, window: tuple[int, int]) -> Roi:
-        """Return the region of ``core`` (window pixels) in this level's cells.
-
-        What a side lacks at the window's edge is added to the other: with a side of an odd number of cells (97, 193)
-        some transposed convolutions of oneDNN take seven times as long.
-        """
+        """Return the region of ``core`` (window pixels) in this level's cells."""
 
         def reach(start: int, stop: int, size: int) -> tuple[int, int]:
-            low, high, limit = (
-                start // self.scale - self.margin,
-                -(-stop // self.scale) + self.margin,
-                size // self.scale,
-            )
-            low, high = max(low - max(high - limit, 0), 0), min(high + max(-low, 0), limit)
+            low = max(start // self.scale - self.margin, 0)
+            high = min(-(-stop // self.scale) + self.margin, size // self.scale)
             return low * self.factor, high * self.factor
 
         return Roi(*reach(core.y0, core.y1, window[0]), *reach(core.x0, core.x1, window[1]))

@@ -57,7 +57,7 @@ class Plan:
     channels : channels of each of those sites.
     bytes_per_pixel : peak of live float32 tensors until the first sample, per window pixel.
     held_bytes, sample_bytes : then: what all samples share, per window pixel, and what each sample in a batch adds
-        in the pixels that are in work, those of a block.
+        in the pixels that are in work, those of a block; its tail adds its own.
     block : side of the blocks that samples are computed in (geouq.sampling.blocks), in pixels; 0: whole cores.
     largest_bytes : those of the suffix's largest tensor, per pixel in work.
     tail : None, or the plan of what is left after ``suffix``: its own suffix takes the result of this one, then the
@@ -85,10 +85,13 @@ class Plan:
 
     def bytes_for(self, pixels: int, batch: int) -> int:
         """Return the promised bytes of live tensors for a window of ``pixels``, ``batch`` samples at once."""
+        return int(max(pixels * self.bytes_per_pixel, pixels * self.held_bytes + batch * self._bytes_in_work(pixels)))
+
+    def _bytes_in_work(self, pixels: int) -> float:
+        """Return the bytes of one sample's tensors in a window of ``pixels``."""
         whole = not self.block or self.crops is None
         working = pixels if whole else min(pixels, (self.block + 2 * BLOCK_MARGIN) ** 2)
-        sampling = pixels * self.held_bytes + batch * working * self.sample_bytes
-        return int(max(pixels * self.bytes_per_pixel, sampling))
+        return working * self.sample_bytes + (self.tail._bytes_in_work(pixels) if self.tail else 0)
 
     def in_blocks(self) -> Plan:
         """Return the plan with blocks, and pieces for its tail, that stay in a processor's cache."""
@@ -222,7 +225,6 @@ class _Parts:
             plan,
             sites=plan.sites | tail.sites,
             channels=plan.channels | tail.channels,
-            sample_bytes=max(plan.sample_bytes, self.scale * _floats(between) + tail.sample_bytes),
             suffix_nodes=plan.suffix_nodes + tail.suffix_nodes,
             tail=tail,
         )
