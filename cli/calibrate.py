@@ -38,6 +38,8 @@ def command(model: str, data: Path, **options: Any) -> None:
         raise OutputError(f"{output} exists: give another name, or --overwrite")
     if not output.resolve().parent.is_dir():
         raise OutputError(f"{output}: its folder does not exist: make it first")
+    if output.exists() and Path(model).exists() and output.samefile(model):
+        raise OutputError(f"{output} is the model itself: give the output another name")
 
     settings = {key: options[key] for key in ("samples", "seed", "device")}
     calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=each_chip(options["quiet"]))

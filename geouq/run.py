@@ -248,7 +248,7 @@ class _Work:
         if self.squares is None:
             return {}
         corner = tile.core.within(self.job.region)
-        shown = values[self.squares.bands][..., *tile.core.within(tile.window).slices]
+        shown = values[:, *tile.core.within(tile.window).slices][self.squares.bands]
         if self.job.nodata is not None:
             shown = np.where(shown == self.job.nodata, np.nan, shown)
         return {"picture": self.squares.part(shown, corner.y0, corner.x0)}
@@ -323,13 +323,14 @@ def _make_outputs(
     if scene.attrs.get("notes"):
         tags["GEOUQ_SCENE"] = scene.attrs["notes"]
     finished, votes = outputs.work / outputs.path.name, outputs.work / outputs.samples.name
-    rasters = {"map": (finished, _map_bands(job, outputs))} if _map_bands(job, outputs) else {}
+    bands = _map_bands(job, outputs)
+    rasters = {"map": (finished, bands)} if bands else {}
     if _keeps_votes(job, outputs):
         rasters["votes"] = (votes, vote_bands(job.sampler.samples))
     squares = None if outputs.preview is None else Squares(_region(scene, job.region))
     on_event(Finishing(" and ".join(path.name for path, _ in rasters.values())))
     _assemble(job, outputs, receipts, rasters, tags, squares)
-    if bands := _map_bands(job, outputs):
+    if bands:
         spec = job.sampler.model.spec
         names = [band.name for band in bands]
         write_qml(made[outputs.style], names, outputs.float32, spec.classes, spec.classes.index(spec.positive))
@@ -337,7 +338,7 @@ def _make_outputs(
         on_event(Finishing(outputs.vector.name))
         samples = votes if "votes" in rasters else None
         vectorize(finished, made[outputs.vector], samples_path=samples, min_area=outputs.min_area)
-    if squares is not None and outputs.preview is not None:
+    if squares and outputs.preview:
         on_event(Finishing(outputs.preview.name))
         preview(squares, finished, made[outputs.preview], title=outputs.path.stem, summary=summary)
     return [(path, final) for final, path in made.items()]

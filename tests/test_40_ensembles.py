@@ -13,7 +13,7 @@ from geouq.sampling.engine import predict_tile, sample_logits
 from geouq.sampling.estimators import Question
 from geouq.sampling.sampler import Sampler
 from geouq.segmentation import Settings, prepare, run_attrs
-from tests.helpers import as_scene, scene_values, small_model
+from tests.helpers import as_scene, scene_values, small_model, small_ssn
 
 CORE = Roi(3, 30, 0, 32)
 
@@ -96,6 +96,30 @@ def test_a_map_names_all_members():
     attrs = run_attrs(prepare(as_scene(scene_values(20, 20)), models, Settings()))
     assert attrs["model_hash"] == f"{models[0].hash}+{models[1].hash}" and attrs["sampler"] == "ensemble"
     assert attrs["model"] == "small+small"
+
+
+def test_each_member_draws_as_it_is_made_to():
+    x, models = torch.randn(1, 2, 32, 32), [member(1), small_ssn(), member(3, dropout={})]
+    for order in (models, models[::-1], [models[1], models[0]]):
+        sampler = Sampler(order[0], 7, batch=2, others=tuple(order[1:]))
+        assert [m.kind for m in sampler.members()] == ["ssn" if m is models[1] else "dropout" for m in order]
+        for number, one in enumerate(sampler.members()):
+            with torch.inference_mode():
+                drawn = list(sample_logits(one, x, CORE, (0, 0), sampler.numbers(number)))
+            assert len(drawn) == len(sampler.numbers(number))
+            spread = torch.stack(drawn)[..., 10:20, 10:20].std(0).max()
+            assert spread == 0 if one.model is models[2] else spread > 0.01
+
+
+def test_a_tolerance_reports_the_areas_of_the_samples_it_drew():
+    models, values = [member(1), member(2)], scene_values(32, 32, holes=False)
+    found = []
+    for tolerance in (0.0, 0.3):
+        ask = Question(("probability",), 2, 1, 0.5, 1.0, tolerance)
+        sampler = Sampler(models[0], 20, others=(models[1],))
+        found.append(predict_tile(sampler, ask, values, np.ones((32, 32), bool), CORE, np.ones((1, 1))))
+    drawn = sorted([*range(0, 20, 2), *range(1, 20, 2)][: found[1].drawn])
+    assert 10 < found[1].drawn < 20 and found[1].areas.tolist() == found[0].areas[drawn].tolist()
 
 
 def test_one_pass_is_that_of_the_first_member():

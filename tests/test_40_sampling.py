@@ -225,6 +225,49 @@ def test_a_users_dropout_samples_even_if_the_network_cannot_be_traced():
     assert (probabilities(ours) - probabilities(plain)).abs().max() <= 2e-6
 
 
+class DropsTwice(nn.Module):
+    """One dropout layer called at two places, as users write it, and a layer named like a mask."""
+
+    def __init__(self, mode="nearest"):
+        super().__init__()
+        self.mask_first, self.drop, self.pool = nn.Conv2d(2, 6, 3, padding=1), nn.Dropout2d(0.5), nn.MaxPool2d(2)
+        self.second, self.up, self.last = nn.Conv2d(6, 6, 3, padding=1), nn.Upsample(None, 2, mode), nn.Conv2d(6, 1, 1)
+
+    def forward(self, x):
+        y = self.pool(self.drop(torch.relu(self.mask_first(x))))
+        return self.last(self.drop(self.second(self.up(y))))
+
+
+def test_a_layer_called_twice_has_one_mask_and_weights_alone_do_not_make_a_plan():
+    torch.manual_seed(0)
+    networks = [with_sites(DropsTwice(mode)) for mode in ("nearest", "bilinear")]
+    networks[1].load_state_dict(networks[0].state_dict())
+    x = torch.randn(1, 2, 16, 24)
+    for network in networks:
+        sampler = Sampler(custom(network), samples=5, batch=2)
+        plain = torch.stack(list(plain_logits(sampler, x)))
+        with torch.inference_mode():
+            ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 16, 0, 24))))
+        assert sampler.plan().traced and (probabilities(ours) - probabilities(plain)).abs().max() <= 2e-6
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_place_effect_alone_makes_samples(batch):
+    sampler = Sampler(small_model(dropout={}).with_spec(place_effect=1.5), 6, seed=2, batch=batch)
+    x = torch.randn(1, 2, 32, 32)
+    plain = torch.stack(list(plain_logits(sampler, x)))
+    with torch.inference_mode():
+        ours = torch.stack([logits.clone() for logits in sample_logits(sampler, x, Roi(0, 32, 0, 32))])
+    assert ours.shape == plain.shape and (ours - plain).abs().max() < 1e-5 and plain.std(0).min() > 0.5
+
+
+def test_what_is_pooled_again_is_one_block():
+    plan = Sampler(small_model(dropout={"encoder": 0.3}), 4).plan()
+    assert plan.block == 0 and Sampler(small_model(dropout={"decoder": 0.3}), 4).plan().block > 0
+    head = Sampler(small_model(dropout={"head": 0.3}, classes=12), 4).plan()
+    assert head.bytes_for(1000, 8) - head.bytes_for(1000, 1) >= 7 * 2 * 12 * 4 * 1000, "each sample has its logits"
+
+
 def test_statistics_and_weights_are_bit_identical_after_a_run():
     model = small_model(dropout={"all": 0.3})
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
@@ -335,7 +378,9 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
             assert np.isnan(layer[~inside]).all()
     if not near.any():
         votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)
-        np.testing.assert_allclose(torch.stack(sums.areas), (votes * valid * area).sum((1, 2)), rtol=1e-6)
+        np.testing.assert_allclose(
+            [float(sums.areas[s]) for s in range(samples)], (votes * valid * area).sum((1, 2)), rtol=1e-6
+        )
 
 
 def test_vote_width_and_limit():

@@ -72,9 +72,11 @@ def test_areas_and_masks_are_those_of_each_sample(tmp_path, count):
     assert samples(tmp_path / "m_samples.tif").areas.tolist() == found.areas.tolist()
 
 
-@pytest.mark.parametrize("name", ["m.tif", "m_samples.tif"])
+@pytest.mark.parametrize("name", ["m.tif", "m.tiff", "m_samples.tif"])
 def test_map_and_votes_are_never_replaced_by_one_sample(tmp_path, name):
     path, *_ = write_map(tmp_path)
+    if name == "m.tiff":
+        path = path.rename(tmp_path / name)
     before = (tmp_path / name).read_bytes()
     with pytest.raises(OutputError, match="is what is to be read"):
         samples(path).export("most", tmp_path / name, overwrite=True)

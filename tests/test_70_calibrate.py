@@ -102,6 +102,11 @@ def test_the_command_writes_a_model_that_has_it(tmp_path):
     assert found["pixels"] == 3 * 64 * 64 and found["held_out"]
     again = run()
     assert again.returncode == 2 and again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
+    before = (tmp_path / "n.safetensors").read_bytes()
+    own = [*command[: command.index("calibrate") + 1], "n.safetensors", *command[command.index("calibrate") + 2 :]]
+    own = subprocess.run([*own, "--overwrite"], capture_output=True, text=True, cwd=tmp_path)
+    assert own.returncode == 2 and "is the model itself" in own.stderr
+    assert (tmp_path / "n.safetensors").read_bytes() == before
     plain = found | {"fold_temperatures": tuple(found["fold_temperatures"])}
     assert f"temperature 1 -> {found['temperature']:.4g}" in describe(Fit(**plain))
 

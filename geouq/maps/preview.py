@@ -59,15 +59,19 @@ class Squares:
 
     def part(self, values: np.ndarray, y: int, x: int) -> np.ndarray:
         """Return sums and counts (2, bands, …) of a block of the bands shown, (bands, h, w), that begins at (y, x)."""
-        values = np.asarray(values, dtype=np.float32)
-        values = convert(values, self.unit, POWER) if self.unit in BACKSCATTER else values
-        valid = np.isfinite(values)
-        both = np.stack([np.where(valid, values, 0), valid])
-        for axis, start in ((2, y), (3, x)):
-            first = -(start % self.factor)
-            edges = np.maximum(np.arange(first, both.shape[axis], self.factor), 0)
-            both = np.add.reduceat(both, edges, axis, dtype=np.float64)
-        return both.astype(np.float32)
+        rows, columns = (
+            np.maximum(np.arange(-(start % self.factor), size, self.factor), 0)
+            for start, size in ((y, values.shape[1]), (x, values.shape[2]))
+        )
+        out = np.empty((2, len(values), len(rows), len(columns)), np.float32)
+        for i, band in enumerate(values):
+            band = np.asarray(band, dtype=np.float32)
+            band = convert(band, self.unit, POWER) if self.unit in BACKSCATTER else band
+            valid = np.isfinite(band)
+            for j, plane in enumerate((np.where(valid, band, 0), valid)):
+                sums = np.add.reduceat(plane, rows, 0, dtype=np.float64)
+                out[j, i] = np.add.reduceat(sums, columns, 1)
+        return out
 
     def add(self, part: np.ndarray, y: int, x: int) -> None:
         """Take what ``part`` gave for a block at (y, x)."""

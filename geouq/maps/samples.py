@@ -88,7 +88,8 @@ class Samples:
 
     def _refuse_own(self, out: Path) -> None:
         """Raise OutputError if ``out`` is the votes, or the map that they belong to."""
-        own = (self.path, self.path.with_name(self.path.name.replace("_samples.tif", ".tif")))
+        stem = self.path.name.removesuffix("_samples.tif")
+        own = (self.path, *(self.path.with_name(stem + suffix) for suffix in _RASTERS))
         if out.exists() and any(path.exists() and out.samefile(path) for path in own):
             raise OutputError(f"{out} is what is to be read: give the output another name")
 

@@ -19,7 +19,7 @@ from geouq.grid import Roi
 from geouq.sampling.crops import Crops, crop
 from geouq.sampling.plan import Plan
 
-#: Blocks begin at multiples of this many pixels, so that hardly a level has a side of an odd number of cells.
+#: Blocks begin at multiples of this many pixels of the core, so that hardly a level has an odd number of cells a side.
 _UNIT = 64
 
 

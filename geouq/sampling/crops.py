@@ -105,7 +105,7 @@ def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int, margin: int
     nodes = [n for n in suffix.graph.nodes if n.name not in masks and n.op != "output"]
     known = {n: _effect(suffix, n) for n in nodes}
     effects = {n: effect for n, effect in known.items() if effect is not None}
-    if len(effects) < len(nodes) or any(_side(n) == 0 for n in nodes):
+    if len(effects) < len(nodes) or any(_side(n) == 0 or pixels % _side(n) for n in nodes):
         return None
     need = _needs(nodes, effects, margin)
     regions: dict[fx.Node, Region] = {}

@@ -83,8 +83,8 @@ def predict_tile(
             sums.add(logits, number)
             if sums.settled(count):
                 break
-    areas = torch.stack(sums.areas[: sums.samples]).cpu().numpy()
-    return TileResult(sums.layers(), areas, int(inside.sum()), sums.samples, batch_that_fits(sampler))
+    areas = [float(sums.areas[number]) for number in sorted(sums.areas)]
+    return TileResult(sums.layers(), np.array(areas), int(inside.sum()), sums.samples, batch_that_fits(sampler))
 
 
 def _on_cpu(valid: np.ndarray, area: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -147,6 +147,8 @@ def sample_logits(
             if batch == 0:
                 raise TileError(f"a {window} window does not fit {sampler.device}: take a smaller --tile") from None
             continue
+        if not plan.sites:  # the same for all samples so far, and perhaps a view of what the prefix made
+            logits = logits.expand(len(now), -1, -1, -1).clone()
         yield from _checked(logits, sampler, now)
         numbers = numbers[len(now) :]
 

@@ -75,7 +75,7 @@ class RunningSums:
         """
         self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
-        self.areas: list[Tensor] = [torch.zeros((), dtype=torch.float64)] * max(samples, 1)
+        self.areas: dict[int, Tensor] = {}
         asked, shape, device = set(question.layers), valid.shape, valid.device
         self.mean = torch.zeros(0, device=device)
         self.entropy = torch.zeros(shape, device=device) if asked & {"aleatoric", "epistemic"} else None

@@ -52,16 +52,17 @@ class Plan:
     """What is computed once (``prefix``), what per sample (``suffix``), and the bytes it takes.
 
     prefix : x (1, K, H, W) → the tensors kept for all samples, each (1, …).
-    suffix : (kept tensors…, masks…) → logits (S, classes, H, W).
+    suffix : (kept tensors…, masks…) → logits (S, classes, H, W), or what the tail takes.
     sites : active sites in the order in which ``suffix`` takes their masks, with rates.
     channels : channels of each of those sites.
     bytes_per_pixel : peak of live float32 tensors until the first sample, per window pixel.
-    held_bytes, sample_bytes : then: what all samples share, per window pixel, and what each sample in a batch adds
-        in the pixels that are in work, those of a block; its tail adds its own.
+    held_bytes, logit_bytes : then, per window pixel: what all samples share, and the logits of each in a batch.
+    sample_bytes : what each sample in a batch adds in the pixels that are in work, those of a block; its tail adds its
+        own.
     block : side of the blocks that samples are computed in (geouq.sampling.blocks), in pixels; 0: whole cores.
     largest_bytes : those of the suffix's largest tensor, per pixel in work.
-    tail : None, or the plan of what is left after ``suffix``: its own suffix takes the result of this one, then the
-        kept tensors and the masks, of ``sites`` too, that this one leaves over; its blocks are pieces of this one's.
+    tail : None, or the plan of the end of a network: its own suffix takes the result of this one, then the kept
+        tensors and the masks, those of ``sites`` too, that this one leaves over; its blocks are pieces of this one's.
     splits : names of the convolutions whose skip half is computed once.
     crops : how the suffix shrinks to the core, level by level; None if it runs on whole windows.
     traced : False if the network is run whole for each sample.
@@ -73,6 +74,7 @@ class Plan:
     channels: dict[str, int]
     bytes_per_pixel: float = 0.0
     held_bytes: float = 0.0
+    logit_bytes: float = 0.0
     sample_bytes: float = 0.0
     block: int = 0
     largest_bytes: float = 0.0
@@ -85,7 +87,8 @@ class Plan:
 
     def bytes_for(self, pixels: int, batch: int) -> int:
         """Return the promised bytes of live tensors for a window of ``pixels``, ``batch`` samples at once."""
-        return int(max(pixels * self.bytes_per_pixel, pixels * self.held_bytes + batch * self._bytes_in_work(pixels)))
+        sampling = pixels * self.held_bytes + batch * (pixels * self.logit_bytes + self._bytes_in_work(pixels))
+        return int(max(pixels * self.bytes_per_pixel, sampling))
 
     def _bytes_in_work(self, pixels: int) -> float:
         """Return the bytes of one sample's tensors in a window of ``pixels``."""
@@ -94,12 +97,16 @@ class Plan:
         return working * self.sample_bytes + (self.tail._bytes_in_work(pixels) if self.tail else 0)
 
     def in_blocks(self) -> Plan:
-        """Return the plan with blocks, and pieces for its tail, that stay in a processor's cache."""
-        tail = self.tail and replace(self.tail, block=_side(self.tail.largest_bytes, PIECE_BYTES))
-        return replace(self, block=_side(self.largest_bytes, BLOCK_BYTES), tail=tail)
+        """Return the plan with blocks, and pieces for its tail, that stay in a processor's cache.
+
+        What is pooled again is kept whole: each block would compute it anew, so that there is but one.
+        """
+        pools = self.crops is not None and any(region.margin >= FULL for region in self.crops.kept)
+        tail = self.tail and replace(self.tail, block=_block_side(self.tail.largest_bytes, PIECE_BYTES))
+        return replace(self, block=0 if pools else _block_side(self.largest_bytes, BLOCK_BYTES), tail=tail)
 
 
-def _side(bytes_per_pixel: float, most: int) -> int:
+def _block_side(bytes_per_pixel: float, most: int) -> int:
     return next((side for side in SIDES if side**2 * bytes_per_pixel <= most), SIDES[-1])
 
 
@@ -168,7 +175,8 @@ def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[s
         plan,
         prefix=prefix,
         bytes_per_pixel=scale * max(_peak(prefix), 2.25 * held),  # kept tensors are copied into blocks that overlap
-        held_bytes=scale * (1.25 * held + 2 * _floats(result)),  # 2: the core's logits, and those of the batch's next
+        held_bytes=scale * 1.25 * held,
+        logit_bytes=scale * 2 * _floats(result),  # 2: the core's, and those of the next batch
         splits=splits,
         prefix_nodes=tuple(map(str, early)),
     )
@@ -197,7 +205,7 @@ class _Parts:
         """Return the plan, but for its prefix, of ``nodes`` that make ``result`` from ``inputs``."""
         names = {n: layer.name for n in nodes if isinstance(layer := module_of(self.module, n), DropoutSite)}
         suffix = _subgraph(self.module, nodes, inputs, [result], names)
-        masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder" and n.name.startswith("mask_")}
+        masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder"} - {n.name for n in inputs}
         return Plan(
             nn.Identity(),
             suffix,
@@ -219,7 +227,7 @@ class _Parts:
         if tail.crops is None or tail.crops.kept[0].margin >= FULL:
             return None
         plan = self.plan(late[:at], kept, between, tail.crops.kept[0].margin)
-        if plan.crops is None:
+        if plan.crops is None or set(plan.sites) & set(tail.sites):
             return None
         both = replace(
             plan,
@@ -253,7 +261,10 @@ def _subgraph(
     new: dict[fx.Node, fx.Node] = {n: graph.placeholder(n.name) for n in inputs}
     for old, node in new.items():
         node.meta = dict(old.meta)
-    masks = {n: graph.placeholder(f"mask_{n.name}") for n in sites}
+    by_name: dict[str, fx.Node] = {}  # a layer that is called twice has one mask
+    for n, name in sites.items():
+        by_name[name] = by_name.get(name) or graph.placeholder(f"mask_{n.name}")
+    masks = {n: by_name[name] for n, name in sites.items()}
     for node in nodes:
         if node in masks:
             new[node] = graph.call_function(torch.mul, (new[node.args[0]], masks[node]))  # type: ignore[index]

@@ -99,8 +99,8 @@ class Sampler:
         if self.kind != "ensemble":
             return (self,)
         chosen = self.models if self.samples else self.models[:1]
-        alone = replace(self, kind="auto", others=(), samples=min(self.samples, 1))
-        return tuple(replace(alone, model=model) for model in chosen)
+        few = min(self.samples, 1)
+        return tuple(replace(self, model=model, kind="auto", others=(), samples=few) for model in chosen)
 
     def numbers(self, member: int) -> range:
         """Return the numbers of the samples that a member draws."""
@@ -122,7 +122,7 @@ class Sampler:
 
 KEPT_PLANS = 32  # members of an ensemble take turns, tile by tile
 _LOCK = threading.Lock()
-_PLANS: dict[tuple[str, tuple[str, ...], str, str], Plan] = {}
+_PLANS: dict[tuple[str, str, tuple[str, ...], str, str], Plan] = {}
 
 
 def _check_alike(first: Model, other: Model) -> None:
@@ -159,7 +159,9 @@ def _bytes_for(sampler: Sampler, pixels: int) -> int:
 
 def _compiled(sampler: Sampler) -> Plan:
     spec, active = sampler.model.spec, sampler.active
-    key = (sampler.model.hash, tuple(active), sampler.device, sampler.precision)
+    # two networks by a user's own code may have the same weights
+    own = f"{type(sampler.model.network)} {sampler.model.network}" if spec.architecture == "custom" else ""
+    key = (sampler.model.hash, own, tuple(active), sampler.device, sampler.precision)
     with _LOCK:
         if key not in _PLANS:
             plan = make_plan(sampler.model.network, len(spec.bands), spec.stride, active)
