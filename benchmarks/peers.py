@@ -41,7 +41,8 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 import geouq  # noqa: E402
 from geouq.grid import Tiling  # noqa: E402
 from geouq.model import Model  # noqa: E402
-from geouq.sampling.engine import Sampler, plain_logits  # noqa: E402
+from geouq.sampling.engine import plain_logits  # noqa: E402
+from geouq.sampling.sampler import Sampler  # noqa: E402
 
 Way = Callable[[np.ndarray, Sampler, int], np.ndarray]
 
@@ -97,7 +98,7 @@ def ours_default(scene: np.ndarray, sampler: Sampler, tile: int) -> np.ndarray:
     return ours(scene, sampler, None)
 
 
-#: name → (function, sites, precision); sites None: all the model has
+#: name → (function, sites, precision); sites None: bottleneck and decoder
 WAYS: dict[str, tuple[Way, tuple[str, ...] | None, str]] = {
     "naive": (naive, None, "float32"),
     "dask": (dask_overlap, None, "float32"),
@@ -193,6 +194,8 @@ def compare(model: Model, args: argparse.Namespace) -> None:
 def sweep(model: Model, args: argparse.Namespace) -> None:
     scene, useful = make_scene(args.size), args.size**2 / 1e6
     ways = ("naive", "geouq, its own tile")
+    for way in ways:  # plans and halos are made once a process
+        WAYS[way][0](make_scene(3 * model.halo), sampler_of(way, model, 2), args.tile)
     print(f"{args.model}, {args.size}² pixels, tile {args.tile}, {torch.get_num_threads()} threads\n")
     print("| S | naive, s/Mpx | geouq, s/Mpx | ratio |\n|---|---|---|---|")
     for samples in args.sweep:

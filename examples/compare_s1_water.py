@@ -38,7 +38,8 @@ from geouq.grid import Roi
 from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.model import Model
-from geouq.sampling.engine import Sampler, sample_logits
+from geouq.sampling.engine import sample_logits
+from geouq.sampling.sampler import Sampler
 
 #: side in pixels of the tile that is timed, without its halo
 TIMED = 1024
