@@ -11,9 +11,9 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
-from geouq.errors import OutputError
 from geouq.learning.calibrate import Fit, calibrate
 from geouq.learning.dataset import read_dataset
+from geouq.maps.whole import check_free, refuse_own
 from geouq.model import Model
 
 
@@ -34,12 +34,8 @@ def command(model: str, data: Path, **options: Any) -> None:
     taken if there are any, else all but those of the split train.
     """
     output = options["output"]
-    if output.exists() and not options["overwrite"]:
-        raise OutputError(f"{output} exists: give another name, or --overwrite")
-    if not output.resolve().parent.is_dir():
-        raise OutputError(f"{output}: its folder does not exist: make it first")
-    if output.exists() and Path(model).exists() and output.samefile(model):
-        raise OutputError(f"{output} is the model itself: give the output another name")
+    refuse_own(output, [model], "the model itself")
+    check_free(output, options["overwrite"])
 
     settings = {key: options[key] for key in ("samples", "seed", "device")}
     calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=each_chip(options["quiet"]))

@@ -310,7 +310,7 @@ def test_bounds_and_deterministic_pass(tmp_path):
 
 
 def test_the_picture_is_made_from_what_the_tiles_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("geouq.maps.preview._LONGEST", 30)
+    monkeypatch.setattr("geouq.maps.figure._LONGEST", 30)
     values, outputs = scene_values(96, 80), Outputs(tmp_path / "map.tif", preview=tmp_path / "map.png")
     bounds = (500_080, 4_999_100, 500_700, 4_999_970)
     scene = as_scene(values)

@@ -138,7 +138,7 @@ def test_every_unit_is_shown(tmp_path, units):
 
 
 def test_backscatter_is_averaged_as_power_and_without_nan(monkeypatch):
-    monkeypatch.setattr(module, "_LONGEST", 4)
+    monkeypatch.setattr(figure, "_LONGEST", 4)
     monkeypatch.setattr(module, "_BLOCK", 4)
     scene = xr.DataArray(np.full((1, 6, 7), -10, np.float32), dims=("band", "y", "x"), attrs={"units": "dB"})
     scene[0, 0, 0], scene[0, 0, 1], scene[0, 2:4, 2:4] = 0, np.nan, np.nan
@@ -152,7 +152,7 @@ def test_backscatter_is_averaged_as_power_and_without_nan(monkeypatch):
 
 @pytest.mark.parametrize("units, bands", [("dB", ("VV", "VH")), ("reflectance", ("B02", "B03", "B04"))])
 def test_a_scene_is_averaged_from_any_blocks(monkeypatch, units, bands):
-    monkeypatch.setattr(module, "_LONGEST", 5)
+    monkeypatch.setattr(figure, "_LONGEST", 5)
     rng = np.random.default_rng(3)
     values = rng.normal(2, 1, (len(bands), 17, 23)).astype(np.float32)
     values[:, rng.random((17, 23)) < 0.3] = np.nan

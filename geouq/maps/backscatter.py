@@ -16,7 +16,7 @@ import xarray as xr
 from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.maps.cog import Band, MapWriter, check_options
-from geouq.maps.whole import check_free, check_place, refuse_own_scene
+from geouq.maps.whole import check_free, refuse_own_scene
 from geouq.scenes.raster import scene_geobox
 from geouq.units import DB, check_convertible, convert
 
@@ -85,7 +85,6 @@ def write_backscatter(
 def _check_path(path: Path, scene: xr.DataArray, overwrite: bool) -> None:
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"{path} is not called .tif: give a GeoTIFF's name")
-    check_place(path)
     refuse_own_scene(scene, [path])
     check_free(path, overwrite)
 

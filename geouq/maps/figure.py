@@ -31,8 +31,14 @@ _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
 _LINES = "/////"
 _BAR, _BAND = "#1f78b4", "#dbe9f3"
 _DPI = 160
+_LONGEST = 800  # pixels of a panel's longer side, at most
 _SMALL, _TEXT, _TITLE = 7.5, 9.0, 12.0  # points
 _MARGIN, _GAP, _HEAD, _NAME, _LEGEND = 0.3, 0.25, 0.5, 0.26, 0.68  # inches; title, above and below a panel
+
+
+def reduction(shape: tuple[int, int]) -> int:
+    """Return how many pixels of a scene's side become one of its panel's."""
+    return max(1, -(-max(shape) // _LONGEST))
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,11 @@ from pyproj import CRS
 from rasterio.errors import RasterioError
 
 from geouq.errors import SceneError
-from geouq.maps.figure import Panel, Place, area_text, draw, save
+from geouq.maps.cog import NOT_CLASSIFIED
+from geouq.maps.figure import Panel, Place, area_text, draw, reduction, save
 from geouq.maps.styles import class_colours
 from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
 
-NOT_CLASSIFIED = 255
-_LONGEST = 800  # pixels of a panel's longer side, at most
 _BLOCK = 1024  # pixels a side of the scene in memory at a time, about
 
 
@@ -53,7 +52,7 @@ class Squares:
         self.bands = colour or [0]
         self.name = names[0] if names and not names[0].isdigit() else "band 1"
         self.shape: tuple[int, int] = (scene.shape[1], scene.shape[2])
-        self.factor = _factor(self.shape)
+        self.factor = reduction(self.shape)
         rows, columns = (-(-n // self.factor) for n in self.shape)
         self._sums = np.zeros((2, len(self.bands), rows, columns), np.float32)
 
@@ -141,15 +140,10 @@ def preview(
 # ---------------------------------------------------------------- reading
 
 
-def _factor(shape: tuple[int, int]) -> int:
-    """How many pixels of a scene's side become one of the picture's."""
-    return max(1, -(-max(shape) // _LONGEST))
-
-
 def _read_map(path: Path) -> _Map:
     try:
         with rasterio.open(path) as file:
-            factor = _factor(file.shape)
+            factor = reduction(file.shape)
             rows, columns = (-(-n // factor) for n in file.shape)
             names = [d or "" for d in file.descriptions]
             layers = {}

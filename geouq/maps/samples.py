@@ -21,14 +21,13 @@ from geouq.grid import pixel_areas
 from geouq.maps.cog import NOT_CLASSIFIED, MapWriter, map_bands, quantise
 from geouq.maps.connected import connected
 from geouq.maps.features import check_vector_path
-from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, save
+from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
 from geouq.maps.styles import LAND, WATER
 from geouq.maps.vectorize import vectorize
-from geouq.maps.votes import Votes, open_votes, says, strips, sums
-from geouq.maps.whole import check_free, discard, scratch
+from geouq.maps.votes import Votes, maps_beside, open_votes, says, strips, sums
+from geouq.maps.whole import check_free, discard, refuse_own, scratch
 
 _RASTERS = (".tif", ".tiff")
-_LONGEST = 800  # pixels of a picture's longer side, at most
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Samples:
         OutputError : if the file exists and is not to be replaced, or cannot be written.
         """
         sample, out = self.number(which), Path(out_path)
-        self._refuse_own(out)
+        refuse_own(out, (self.path, *maps_beside(self.path)), "what is to be read")
         if out.suffix.lower() in _RASTERS:
             self._mask(sample, check_free(out, overwrite))
             return sample
@@ -85,13 +84,6 @@ class Samples:
         finally:
             discard(folder)
         return sample
-
-    def _refuse_own(self, out: Path) -> None:
-        """Raise OutputError if ``out`` is the votes, or the map that they belong to."""
-        stem = self.path.name.removesuffix("_samples.tif")
-        own = (self.path, *(self.path.with_name(stem + suffix) for suffix in _RASTERS))
-        if out.exists() and any(path.exists() and out.samefile(path) for path in own):
-            raise OutputError(f"{out} is what is to be read: give the output another name")
 
     def _mask(self, sample: int, out: Path) -> None:
         with Votes(self.path) as votes:
@@ -181,7 +173,7 @@ def _panels(found: Samples, votes: Votes, place: Place) -> list[Panel]:
 def _pictures(votes: Votes, chosen: Sequence[int]) -> list[np.ndarray]:
     """Return RGBA pictures of some samples: each of their pixels the mean colour of the classified ones it covers."""
     rows, columns = votes.geobox.shape
-    factor = max(1, -(-max(rows, columns) // _LONGEST))
+    factor = reduction((rows, columns))
     shape = (-(-rows // factor), -(-columns // factor))
     wet, known = np.zeros((len(chosen), *shape)), np.zeros(shape)
     edges = np.arange(0, columns, factor)

@@ -24,6 +24,7 @@ from geouq.grid import Roi
 #: tags that a map and its votes must share
 _RUN = tuple(f"GEOUQ_{name}" for name in ("MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
 MAX_SAMPLES = 64
+_ENDING = "_samples.tif"
 
 
 class Raster:
@@ -134,7 +135,13 @@ def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, Raster | None]:
 
 def beside(map_path: Path) -> Path:
     """Return the name of the samples file of a map."""
-    return map_path.with_name(f"{map_path.stem}_samples.tif")
+    return map_path.with_name(f"{map_path.stem}{_ENDING}")
+
+
+def maps_beside(votes_path: Path) -> tuple[Path, ...]:
+    """Return the names that the map of a samples file may have."""
+    stem = votes_path.name.removesuffix(_ENDING)
+    return tuple(votes_path.with_name(stem + suffix) for suffix in (".tif", ".tiff"))
 
 
 def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:

@@ -35,12 +35,17 @@ def check_free(path: Path, overwrite: bool) -> Path:
     return path
 
 
+def refuse_own(path: Path, sources: Iterable[str | os.PathLike[str]], what: str) -> None:
+    """Raise OutputError if ``path`` is one of the files that it is to be made from; ``what`` they are."""
+    if path.exists() and any(os.path.exists(source) and path.samefile(source) for source in sources):
+        raise OutputError(f"{path} is {what}: give the output another name")
+
+
 def refuse_own_scene(scene: xr.DataArray, wanted: Iterable[Path]) -> None:
     """Raise OutputError if an output would take the place of a file that the scene is read from."""
     files = scene_files(scene)
     for path in wanted:
-        if path.exists() and any(path.samefile(file) for file in files):
-            raise OutputError(f"{path} is the scene itself: give the output another name")
+        refuse_own(path, files, "the scene itself")
 
 
 def scene_files(scene: xr.DataArray) -> list[str]:
