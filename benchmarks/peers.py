@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 import geouq  # noqa: E402
 from geouq.grid import Tiling  # noqa: E402
-from geouq.model import Model  # noqa: E402
+from geouq.networks.model import Model  # noqa: E402
 from geouq.sampling.engine import plain_logits  # noqa: E402
 from geouq.sampling.sampler import Sampler  # noqa: E402
 

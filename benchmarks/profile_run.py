@@ -25,37 +25,37 @@ import geouq.cli.main  # noqa: E402
 
 geouq.cli.main.prepare_process()
 
-import geouq.model  # noqa: E402
-import geouq.run  # noqa: E402
+import geouq.networks.model  # noqa: E402
 import geouq.sampling.engine  # noqa: E402
 import geouq.sampling.sampler  # noqa: E402
-import geouq.segmentation  # noqa: E402
+import geouq.segmentation.job  # noqa: E402
+import geouq.segmentation.run  # noqa: E402
 from geouq.maps import cog  # noqa: E402
 from geouq.sampling import estimators, plan  # noqa: E402
 
 #: step → what it is called in the table
 STEPS = {
-    (geouq.run, "_Work.do"): "a tile, from reading to its receipt",
-    (geouq.run, "read_window"): "· lazy window",
-    (geouq.segmentation, "tile_pixels"): "· units and validity",
-    (geouq.segmentation, "pixel_areas"): "· pixel areas",
-    (geouq.model, "Model.normalise"): "· normalising",
-    (geouq.segmentation, "predict_tile"): "· predicting, waiting for the device included",
+    (geouq.segmentation.run, "_Work.do"): "a tile, from reading to its receipt",
+    (geouq.segmentation.run, "read_window"): "· lazy window",
+    (geouq.segmentation.job, "tile_pixels"): "· units and validity",
+    (geouq.segmentation.job, "pixel_areas"): "· pixel areas",
+    (geouq.networks.model, "Model.normalise"): "· normalising",
+    (geouq.segmentation.job, "predict_tile"): "· predicting, waiting for the device included",
     (geouq.sampling.engine, "cut"): "·· blocks",
     (geouq.sampling.engine, "block_logits"): "·· suffix, all samples",
     (estimators, "RunningSums.add"): "·· running sums",
     (estimators, "RunningSums.layers"): "·· layers",
-    (geouq.run, "quantise"): "· quantising",
-    (geouq.run, "write_part"): "· writing the part",
-    (geouq.run, "enter"): "· receipt",
-    (geouq.run, "_assemble"): "all rasters from parts to COG",
-    (geouq.run, "read_part"): "· reading parts",
+    (geouq.segmentation.run, "quantise"): "· quantising",
+    (geouq.segmentation.run, "write_part"): "· writing the part",
+    (geouq.segmentation.run, "enter"): "· receipt",
+    (geouq.segmentation.run, "_assemble"): "all rasters from parts to COG",
+    (geouq.segmentation.run, "read_part"): "· reading parts",
     (cog, "MapWriter.write"): "· base level",
     (cog, "MapWriter._overviews"): "· overviews",
     (cog.rasterio.shutil, "copy"): "· COG driver",
     (cog, "MapWriter._check"): "· check",
-    (geouq.run, "vectorize"): "polygons",
-    (geouq.run, "preview"): "picture",
+    (geouq.segmentation.run, "vectorize"): "polygons",
+    (geouq.segmentation.run, "preview"): "picture",
 }
 
 

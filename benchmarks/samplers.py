@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from geouq.grid import Roi
-from geouq.learning.train import seed_weights
-from geouq.model import ARCHITECTURES, Model
+from geouq.learning.training.train import seed_weights
+from geouq.networks.model import ARCHITECTURES, Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
 from geouq.sampling.sampler import Sampler

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from geouq.grid import Roi  # noqa: E402
-from geouq.model import Model, ModelSpec  # noqa: E402
+from geouq.networks.model import Model, ModelSpec  # noqa: E402
 from geouq.networks.unet import UNet, UNetConfig  # noqa: E402
 from geouq.sampling.engine import plain_logits, predict_tile  # noqa: E402
 from geouq.sampling.estimators import Question  # noqa: E402

@@ -11,10 +11,10 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
-from geouq.learning.calibrate import Fit, calibrate
-from geouq.learning.dataset import read_dataset
-from geouq.maps.whole import check_free, refuse_own
-from geouq.model import Model
+from geouq.files import check_free, refuse_own
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.judging.calibrate import Fit, calibrate
+from geouq.networks.model import Model
 
 
 @click.command("calibrate")

@@ -11,8 +11,8 @@ import click
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
 from geouq.errors import InputError
-from geouq.learning.dataset import read_dataset
-from geouq.model import Model
+from geouq.learning.data.dataset import read_dataset
+from geouq.networks.model import Model
 from geouq.sampling.sampler import KINDS
 
 
@@ -35,12 +35,12 @@ def command(model: str, data: Path, **options: Any) -> None:
     if there are any, else all but those of the split train.
     """
     try:
-        from geouq.learning.evaluate import evaluate
+        from geouq.learning.judging.evaluate import evaluate
     except ModuleNotFoundError as error:
         if str(error.name).partition(".")[0] not in ("skimage", "sklearn"):
             raise
         raise InputError("evaluate needs scikit-image and scikit-learn: pip install 'geouq[train]'") from None
-    from geouq.learning.report import check_folder, summary, write_report
+    from geouq.learning.judging.report import check_folder, summary, write_report
 
     if options["output"]:
         check_folder(options["output"], options["overwrite"])

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from geouq.cli.show import table
-from geouq.model import read_spec, shipped_models
+from geouq.networks.model import read_spec, shipped_models
 
 
 @click.group("models", invoke_without_command=True)
@@ -32,7 +32,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Show one model: what it expects, how its samples are drawn and computed, its scores."""
-    from geouq.model import Model
+    from geouq.networks.model import Model
     from geouq.sampling.sampler import Sampler
 
     model = Model.load(name)

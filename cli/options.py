@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from geouq.errors import InputError
-from geouq.scenes.preprocessing import Preprocessing
+from geouq.sentinel1.preprocessing import Preprocessing
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)

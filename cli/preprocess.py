@@ -15,7 +15,7 @@ from geouq.cli.options import FILE, band_numbers, creation_options, preprocessin
 from geouq.errors import InputError
 from geouq.maps.backscatter import write_backscatter
 from geouq.scenes.open import open_scene
-from geouq.scenes.safe import is_product
+from geouq.sentinel1.safe import is_product
 
 
 @click.command("preprocess")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from geouq.run import BatchHalved, Event, Finishing, Started, TileDone
+from geouq.segmentation.run import BatchHalved, Event, Finishing, Started, TileDone
 
 
 def each_chip(quiet: bool) -> Callable[[str, int, int], None]:

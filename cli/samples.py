@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
+from geouq.answers.samples import Samples, samples
 from geouq.cli.options import FILE
 from geouq.errors import InputError
-from geouq.maps.samples import Samples, samples
 
 
 @click.command("samples")

@@ -22,13 +22,13 @@ from geouq.cli.options import (
     voice_options,
 )
 from geouq.cli.progress import Progress
-from geouq.run import Outputs, run
+from geouq.files import MANIFEST
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import KINDS, PRECISIONS
 from geouq.sampling.ssn import Weights
 from geouq.scenes.open import open_scene
-from geouq.scenes.safe import MANIFEST
-from geouq.segmentation import DEFAULT_LAYERS, Settings, load_models, prepare
+from geouq.segmentation.job import DEFAULT_LAYERS, Settings, load_models, prepare
+from geouq.segmentation.run import Outputs, run
 
 
 class Samples(click.ParamType):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from geouq.cli.options import FILE
-from geouq.scenes.simulate import simulate_scene
+from geouq.simulation.simulate import simulate_scene
 
 
 @click.command("simulate")

@@ -10,8 +10,8 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.errors import InputError
-from geouq.learning.fit import Event, FitOptions, Judged, Prepared, train_model
-from geouq.learning.recipes import RECIPES
+from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.training.recipes import RECIPES
 
 
 @click.command("train")

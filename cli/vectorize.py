@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from geouq.cli.options import FILE
-from geouq.maps.vectorize import vectorize
+from geouq.polygons.vectorize import vectorize
 
 
 @click.command("vectorize")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from geouq.answers.places import Places
+from geouq.answers.zonal import zonal
 from geouq.cli.options import FILE
-from geouq.maps.places import Places
-from geouq.maps.zonal import zonal
 
 
 @click.command("zonal")

@@ -35,9 +35,9 @@ from train_s1_water import (
 )
 
 from geouq.grid import Roi
-from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
-from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
-from geouq.model import Model
+from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.networks.model import Model
 from geouq.sampling.engine import sample_logits
 from geouq.sampling.sampler import Sampler
 

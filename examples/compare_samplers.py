@@ -24,10 +24,10 @@ from rasterio.transform import Affine
 from train_s1_water import FOLDS, WET, area_offset, fit_place_effect
 
 from geouq.grid import Roi
-from geouq.learning.agreement import Agreement
-from geouq.learning.chips import Chip, leave_out, read_chips
-from geouq.learning.metrics import Calibration, Confusion
-from geouq.model import Model
+from geouq.learning.data.chips import Chip, leave_out, read_chips
+from geouq.learning.judging.agreement import Agreement
+from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.networks.model import Model
 from geouq.sampling.engine import sample_logits
 from geouq.sampling.sampler import Sampler
 

@@ -16,8 +16,8 @@ from compare_samplers import stack
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from geouq.learning.chips import read_chips
-from geouq.model import Model
+from geouq.learning.data.chips import read_chips
+from geouq.networks.model import Model
 from geouq.sampling.sampler import Sampler
 
 SAMPLES = 100

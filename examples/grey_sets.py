@@ -23,7 +23,7 @@ import numpy as np
 import rasterio
 from scipy import ndimage
 
-from geouq.learning.chips import read_chips
+from geouq.learning.data.chips import read_chips
 
 #: EMSR795 was enlarged about so many times before it was handed on (nearest neighbour); undone here
 CEMS_ENLARGED = 3.5

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from geouq.learning.agreement import Agreement
-from geouq.learning.ssn_loss import Integral, draw, log_likelihoods, ssn_nll
-from geouq.learning.train import TrainConfig, seed_weights, train
+from geouq.learning.judging.agreement import Agreement
+from geouq.learning.training.ssn_loss import Integral, draw, log_likelihoods, ssn_nll
+from geouq.learning.training.train import TrainConfig, seed_weights, train
 from geouq.networks.ssn import SSN, Distribution
 from geouq.networks.unet import UNet, UNetConfig
 

@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python examples/train_s1_water.py DATA --out geouq/weights --work build/s1-water
 
-DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` (see geouq.learning.chips). For each
+DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` (geouq.learning.data.chips). For each
 fold a model is trained without the fold's places and scored on them; then the shipped model is trained on
 everything with the same recipe and seed. Both are trained with dropout in bottleneck and decoder, and sample it in the
 last two stages alone, which scores the same as sampling all (compare_s1_water.py) at a fraction of the cost. One seed,
@@ -25,13 +25,13 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from geouq.grid import Roi
-from geouq.learning.augment import Augmentation, Sample, batch_source, draw_sample
-from geouq.learning.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
-from geouq.learning.batches import prepared_ahead
-from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
-from geouq.learning.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
-from geouq.learning.train import TrainConfig, seed_weights, train
-from geouq.model import Model, ModelSpec
+from geouq.learning.data.augment import Augmentation, Sample, batch_source, draw_sample
+from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.judging.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
+from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.training.batches import prepared_ahead
+from geouq.learning.training.train import TrainConfig, seed_weights, train
+from geouq.networks.model import Model, ModelSpec
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.draws import place_effects
 from geouq.sampling.engine import sample_logits

@@ -34,12 +34,12 @@ from compare_samplers import (
 from train_s1_water import FOLDS, train_fold, write_scores
 from train_s1_water import VH_THERE as AUGMENTATION
 
-from geouq.learning.augment import Sample, draw_sample
-from geouq.learning.baselines import boxcar, otsu
-from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
-from geouq.learning.metrics import Calibration, Confusion
-from geouq.learning.train import TrainConfig, seed_weights
-from geouq.model import Model
+from geouq.learning.data.augment import Sample, draw_sample
+from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.judging.baselines import boxcar, otsu
+from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.learning.training.train import TrainConfig, seed_weights
+from geouq.networks.model import Model
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.sampler import Sampler

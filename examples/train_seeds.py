@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from geouq.learning.fit import Event, FitOptions, Judged, Prepared, train_model
-from geouq.learning.recipes import RECIPES
+from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.training.recipes import RECIPES
 
 #: recipe → batch, steps a round, steps in all: three to five minutes of one core
 BUDGETS = {"mc-dropout-unet": (4, 25, 75), "unet-16": (8, 100, 400), "unet-34m": (4, 30, 60)}

@@ -14,7 +14,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from torch import nn
 
-from geouq.model import Model, ModelSpec
+from geouq.networks.model import Model, ModelSpec
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 

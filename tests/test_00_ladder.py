@@ -8,18 +8,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "noise"],
-    ["units", "grid", "ledger"],
-    ["scenes"],
+    ["units", "grid"],
+    ["gdal"],
+    ["files"],
+    ["rasters"],
+    ["sentinel1"],
+    ["scenes", "simulation"],
+    ["maps"],
+    ["polygons"],
+    ["answers"],
     ["networks"],
-    ["model"],
-    ["matching"],
+    ["compiling"],
     ["sampling"],
     ["segmentation"],
-    ["maps"],
-    ["run"],
     ["learning"],
 ]
-TORCH_FREE = ("errors", "noise", "units", "grid", "ledger", "scenes", "maps")
+TORCH_FREE = tuple(first for row in RUNGS[: RUNGS.index(["networks"])] for first in row)
 
 
 def modules() -> dict[str, Path]:

@@ -10,9 +10,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.warp import Resampling, reproject
 
 from geouq.errors import SceneError
-from geouq.scenes.geocode import fit_spline, geocode
+from geouq.rasters.geocode import fit_spline, geocode
+from geouq.rasters.raster import inspect_raster, scene_geobox
 from geouq.scenes.open import open_scene
-from geouq.scenes.raster import inspect_raster, scene_geobox
 from tests.shared import SHARED
 
 FRAMES = SHARED / "grd-frames"

@@ -13,13 +13,13 @@ from pyproj import Transformer
 
 from geouq.errors import InputError, SceneError
 from geouq.grid import apply
-from geouq.scenes.annotation import Annotation, read_annotation
-from geouq.scenes.geocode import unwrap
-from geouq.scenes.geolocation import expected_error
-from geouq.scenes.preprocessing import Preprocessing
-from geouq.scenes.rangedoppler import range_doppler
-from geouq.scenes.sample import mean_of_blocks, sample
-from geouq.scenes.warp import GeocodedProduct, geocode_product
+from geouq.rasters.geocode import unwrap
+from geouq.rasters.resample import mean_of_blocks, sample
+from geouq.sentinel1.annotation import Annotation, read_annotation
+from geouq.sentinel1.geolocation import expected_error
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.rangedoppler import range_doppler
+from geouq.sentinel1.warp import GeocodedProduct, geocode_product
 from tests.safe_products import Spec, annotation, geolocate
 from tests.shared import SAFE
 

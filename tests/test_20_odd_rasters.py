@@ -7,8 +7,8 @@ import pytest
 import rasterio
 
 from geouq.errors import GeouqError
+from geouq.rasters.raster import scene_geobox
 from geouq.scenes.open import open_scene
-from geouq.scenes.raster import scene_geobox
 from tests.shared import SHARED
 
 FOLDERS = [

@@ -18,10 +18,10 @@ from rasterio.windows import Window
 
 from geouq import units
 from geouq.errors import InputError, SceneError, UnitsError
-from geouq.scenes import raster as raster_module
+from geouq.rasters import raster as raster_module
+from geouq.rasters.raster import chunk_shape, inspect_raster, scene_geobox
 from geouq.scenes.info import scene_info
 from geouq.scenes.open import open_scene
-from geouq.scenes.raster import chunk_shape, inspect_raster, scene_geobox
 
 NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 VRT = (

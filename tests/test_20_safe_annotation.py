@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from geouq.errors import SceneError
-from geouq.scenes.annotation import read_annotation
-from geouq.scenes.luts import read_calibration, read_noise
+from geouq.sentinel1.annotation import read_annotation
+from geouq.sentinel1.luts import read_calibration, read_noise
 from tests import safe_products as safe
 
 SPEC = safe.Spec()

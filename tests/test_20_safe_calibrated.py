@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geouq.errors import InputError, SceneError
-from geouq.scenes.sentinel1 import calibrate, read_product
-from geouq.scenes.speckle import FILTERS, HALO, despeckle
+from geouq.sentinel1.grd import calibrate, read_product
+from geouq.sentinel1.speckle import FILTERS, HALO, despeckle
 from geouq.units import DB, FLOOR_DB, POWER, convert
 from tests import safe_products as safe
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from geouq.errors import SceneError
-from geouq.scenes import raster
-from geouq.scenes.safe import find_files, is_product
-from geouq.scenes.sentinel1 import calibrate, read_product
+from geouq.rasters import raster
+from geouq.sentinel1.grd import calibrate, read_product
+from geouq.sentinel1.safe import find_files, is_product
 from tests import safe_products as safe
 
 WHOLE = (slice(0, 2), slice(0, 60), slice(0, 90))

@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 
 from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
-from geouq.scenes.simulate import SceneRecipe, random_recipe, simulate_scene, simulate_window
+from geouq.simulation.simulate import SceneRecipe, random_recipe, simulate_scene, simulate_window
 
 SHAPE = (600, 700)
 PLAIN = SceneRecipe(

@@ -11,13 +11,13 @@ from pyproj import Transformer
 
 from geouq.errors import SceneError
 from geouq.grid import GeoBox, apply
-from geouq.scenes import terrain
-from geouq.scenes.annotation import read_annotation
-from geouq.scenes.preprocessing import Preprocessing
-from geouq.scenes.rangedoppler import range_doppler
-from geouq.scenes.relief import LAYOVER, SHADOW, STEEP
-from geouq.scenes.terrain import open_elevation
-from geouq.scenes.warp import HIGH, OUTSIDE, geocode_product
+from geouq.sentinel1 import terrain
+from geouq.sentinel1.annotation import read_annotation
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.rangedoppler import range_doppler
+from geouq.sentinel1.relief import LAYOVER, SHADOW, STEEP
+from geouq.sentinel1.terrain import open_elevation
+from geouq.sentinel1.warp import HIGH, OUTSIDE, geocode_product
 from tests.safe_products import Spec, annotation
 from tests.shared import SAFE, SHARED
 

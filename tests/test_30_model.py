@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from geouq.errors import ModelError
-from geouq.model import Model, ModelSpec, read_spec, shipped_models
+from geouq.networks.model import Model, ModelSpec, read_spec, shipped_models
 from geouq.networks.unet import UNet, UNetConfig
 from tests.helpers import small_model
 

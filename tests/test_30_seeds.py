@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from geouq.grid import Roi
-from geouq.model import Model, ModelSpec
+from geouq.networks.model import Model, ModelSpec
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig

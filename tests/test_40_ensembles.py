@@ -7,12 +7,12 @@ import torch
 import geouq
 from geouq.errors import ModelError
 from geouq.grid import Roi
-from geouq.model import Model
+from geouq.networks.model import Model
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.engine import predict_tile, sample_logits
 from geouq.sampling.estimators import Question
 from geouq.sampling.sampler import Sampler
-from geouq.segmentation import Settings, prepare, run_attrs
+from geouq.segmentation.job import Settings, prepare, run_attrs
 from tests.helpers import as_scene, scene_values, small_model, small_ssn
 
 CORE = Roi(3, 30, 0, 32)

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from geouq.compiling.plan import make_plan
+from geouq.compiling.rewrites import AddConstant, Doubling
 from geouq.errors import InputError, ModelError, TileError
 from geouq.grid import Roi
-from geouq.model import Model
+from geouq.networks.model import Model
 from geouq.networks.sites import DropoutSite, find_sites, with_sites
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.engine import plain_logits, predict_tile, sample_logits
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
-from geouq.sampling.plan import make_plan
-from geouq.sampling.rewrites import AddConstant, Doubling
 from geouq.sampling.sampler import Sampler
 from tests.helpers import scene_values, small_model
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 import geouq
 from geouq.errors import ModelError
 from geouq.grid import Roi
-from geouq.model import Model
+from geouq.networks.model import Model
 from geouq.networks.ssn import SSN
 from geouq.sampling.engine import sample_logits
 from geouq.sampling.field import add_deviations, blend, field, pixel_noise, spacing
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.ssn import Weights
-from geouq.segmentation import Settings, prepare, run_attrs
+from geouq.segmentation.job import Settings, prepare, run_attrs
 from tests.helpers import as_scene, scene_values, small_model, small_ssn
 
 # --- the field

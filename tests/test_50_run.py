@@ -22,11 +22,11 @@ from rio_cogeo.cogeo import cog_validate
 import geouq
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
-from geouq.ledger import Ledger, Receipt, enter, write_part
 from geouq.maps.preview import preview
-from geouq.run import Outputs, TileDone, run
 from geouq.sampling.engine import plain_logits
-from geouq.segmentation import Settings, prepare
+from geouq.segmentation.job import Settings, prepare
+from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
+from geouq.segmentation.run import Outputs, TileDone, run
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()
@@ -265,7 +265,7 @@ def test_a_failed_tile_fails_the_run_and_leaves_no_map(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise TileError("no luck")
 
-    monkeypatch.setattr("geouq.segmentation.predict_tile", fail)
+    monkeypatch.setattr("geouq.segmentation.job.predict_tile", fail)
     with pytest.raises(TileError, match="no luck"):
         map_scene(tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()

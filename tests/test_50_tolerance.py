@@ -9,9 +9,9 @@ import rasterio
 
 import geouq
 from geouq.errors import InputError
-from geouq.run import BatchHalved, Outputs, run
 from geouq.sampling import engine
-from geouq.segmentation import Settings, prepare, segment_tile
+from geouq.segmentation.job import Settings, prepare, segment_tile
+from geouq.segmentation.run import BatchHalved, Outputs, run
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import label
 
+from geouq.answers.connected import connected
+from geouq.answers.samples import samples
 from geouq.errors import InputError, OutputError, SceneError
 from geouq.grid import Roi
 from geouq.maps.cog import MapWriter, quantise, vote_bands
-from geouq.maps.connected import connected
-from geouq.maps.samples import samples
 from geouq.maps.votes import sums
 from tests.helpers import geouq
 from tests.maps import UTM, write_map

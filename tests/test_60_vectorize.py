@@ -21,10 +21,10 @@ from pyproj import Geod
 
 from geouq.errors import OutputError, SceneError
 from geouq.grid import Roi, pixel_areas
-from geouq.maps import features
 from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
-from geouq.maps.regions import polygons, regions
-from geouq.maps.vectorize import FIELDS, vectorize
+from geouq.polygons import features
+from geouq.polygons.regions import polygons, regions
+from geouq.polygons.vectorize import FIELDS, vectorize
 from tests.maps import AFFINES, UTM
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

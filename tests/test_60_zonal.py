@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Geod, Transformer
 
+from geouq.answers import coverage as cover
+from geouq.answers import layercopy as layer
+from geouq.answers import zonal as module
+from geouq.answers.places import Places
+from geouq.answers.zonal import zonal
 from geouq.errors import InputError, OutputError, SceneError
-from geouq.maps import coverage as cover
-from geouq.maps import layer
-from geouq.maps import zonal as module
-from geouq.maps.places import Places
-from geouq.maps.zonal import zonal
 from tests.maps import AFFINES, SHAPES, UTM, on_map, polygon, write_map, write_places
 
 pytestmark = [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("skimage", reason="baselines need the [train] extra")
-from geouq.learning.baselines import (  # noqa: E402
+from geouq.learning.judging.baselines import (  # noqa: E402
     CANDIDATES,
     best_global_threshold,
     best_smoothed_iou,

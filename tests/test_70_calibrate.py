@@ -9,10 +9,10 @@ import pytest
 
 from geouq.cli.calibrate import describe
 from geouq.errors import InputError
-from geouq.learning.calibrate import Fit, Part, calibrate, fit_places, fit_temperature, mean_probabilities
-from geouq.learning.dataset import read_dataset
-from geouq.model import Model
-from geouq.segmentation import segment
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.judging.calibrate import Fit, Part, calibrate, fit_places, fit_temperature, mean_probabilities
+from geouq.networks.model import Model
+from geouq.segmentation.job import segment
 from tests.helpers import as_scene, pairs, scene_values, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -69,7 +69,7 @@ def test_the_logits_are_those_that_segment_sees(tmp_path):
         raise InputError("enough")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geouq.learning.calibrate.fit_places", spy)
+        patch.setattr("geouq.learning.judging.calibrate.fit_places", spy)
         with pytest.raises(InputError, match="enough"):
             calibrate(model, read_dataset(folder), samples=4, most_pixels=10**9)
     p = segment(as_scene(scene_values(size, size)), model, samples=4, layers=("probability",)).probability.values

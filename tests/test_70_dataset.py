@@ -9,10 +9,10 @@ import pytest
 
 from geouq.errors import GeouqError, InputError
 from geouq.grid import Roi
-from geouq.learning.chips import read_chips
-from geouq.learning.dataset import LabelledChip, place_of, read_dataset
-from geouq.learning.loading import load, windows
-from geouq.learning.splits import split_by_place
+from geouq.learning.data.chips import read_chips
+from geouq.learning.data.dataset import LabelledChip, place_of, read_dataset
+from geouq.learning.data.loading import load, windows
+from geouq.learning.data.splits import split_by_place
 from tests.helpers import pairs, scene_values, write_raster
 from tests.shared import SHARED
 

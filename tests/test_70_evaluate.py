@@ -10,25 +10,25 @@ import pytest
 from click.testing import CliRunner
 from sklearn import metrics as sk
 
-from geouq import segmentation
 from geouq.cli.evaluate import command as evaluate_command
 from geouq.errors import GeouqError, InputError, OutputError
-from geouq.learning.baselines import CANDIDATES, boxcar, otsu
-from geouq.learning.classical import BOXCARS, ThresholdCounts, maps
-from geouq.learning.dataset import read_dataset
-from geouq.learning.evaluate import chessboard, corrupt, evaluate
-from geouq.learning.loading import load
-from geouq.learning.metrics import (
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.loading import load
+from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
+from geouq.learning.judging.classical import BOXCARS, ThresholdCounts, maps
+from geouq.learning.judging.evaluate import chessboard, corrupt, evaluate
+from geouq.learning.judging.metrics import (
     ConfusionMatrix,
     ProperScores,
     RiskCoverage,
     auroc,
     average_precision,
 )
-from geouq.learning.report import page, summary, write_report
-from geouq.learning.tally import Canvas
-from geouq.scenes.simulate import SceneRecipe, simulate_window
-from geouq.segmentation import segment
+from geouq.learning.judging.report import page, summary, write_report
+from geouq.learning.judging.tally import Canvas
+from geouq.segmentation import job as segmentation
+from geouq.segmentation.job import segment
+from geouq.simulation.simulate import SceneRecipe, simulate_window
 from tests.helpers import as_scene, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

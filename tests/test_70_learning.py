@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from geouq.errors import InputError
-from geouq.learning.augment import Augmentation, batch_source, draw_fields, draw_sample, draw_shape, paint_water
-from geouq.learning.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
-from geouq.learning.losses import bce, bce_dice, dice
-from geouq.learning.train import TrainConfig, draw_masks, schedule, seed_weights, train
+from geouq.learning.data.augment import Augmentation, batch_source, draw_fields, draw_sample, draw_shape, paint_water
+from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.training.losses import bce, bce_dice, dice
+from geouq.learning.training.train import TrainConfig, draw_masks, schedule, seed_weights, train
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
 from tests.shared import SHARED

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from geouq.learning.losses import LOSSES, border_cross_entropy, border_weights, cross_entropy, focal
+from geouq.learning.training.losses import LOSSES, border_cross_entropy, border_weights, cross_entropy, focal
 
 
 @pytest.fixture

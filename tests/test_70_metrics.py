@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from geouq.learning.metrics import CELLS, Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.judging.metrics import CELLS, Calibration, Confusion, RiskCoverage, binary_entropy
 
 
 @pytest.fixture

@@ -13,10 +13,8 @@ from rasterio.transform import from_origin
 
 from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
-from geouq.learning.dataset import read_dataset
-from geouq.learning.fit import FitOptions, Judged, Prepared, Stepped, score, train_model
-from geouq.learning.recipes import RECIPES, class_names, find_recipe, settle
-from geouq.learning.samples import (
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.samples import (
     Reading,
     black_border,
     draw_window,
@@ -26,10 +24,12 @@ from geouq.learning.samples import (
     take_census,
     turn,
 )
-from geouq.learning.train import Judge, TrainConfig
-from geouq.learning.train import train as train_network
-from geouq.model import Model
-from geouq.segmentation import segment
+from geouq.learning.training.fit import FitOptions, Judged, Prepared, Stepped, score, train_model
+from geouq.learning.training.recipes import RECIPES, class_names, find_recipe, settle
+from geouq.learning.training.train import Judge, TrainConfig
+from geouq.learning.training.train import train as train_network
+from geouq.networks.model import Model
+from geouq.segmentation.job import segment
 from tests.helpers import picture, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

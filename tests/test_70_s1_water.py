@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from geouq.learning.chips import read_chips, simulate_chips
-from geouq.learning.metrics import Confusion
-from geouq.model import WEIGHTS, Model
+from geouq.learning.data.chips import read_chips, simulate_chips
+from geouq.learning.judging.metrics import Confusion
+from geouq.networks.model import WEIGHTS, Model
 from tests.shared import SHARED
 
 DATA = SHARED / "s1"

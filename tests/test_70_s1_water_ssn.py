@@ -5,9 +5,9 @@ import pytest
 
 import geouq
 from geouq.grid import Roi
-from geouq.learning.metrics import Confusion
-from geouq.model import WEIGHTS, Model, shipped_models
-from geouq.scenes.simulate import random_recipe, simulate_window
+from geouq.learning.judging.metrics import Confusion
+from geouq.networks.model import WEIGHTS, Model, shipped_models
+from geouq.simulation.simulate import random_recipe, simulate_window
 from tests.helpers import as_scene
 
 SIZE = 256

@@ -9,14 +9,14 @@ from PIL import Image
 
 from geouq.errors import InputError
 from geouq.grid import Roi
-from geouq.learning.agreement import Agreement
-from geouq.learning.dataset import one_rater, read_dataset
-from geouq.learning.evaluate import evaluate
-from geouq.learning.fit import FitOptions, train_model
-from geouq.learning.loading import load_label
-from geouq.learning.ssn_loss import Integral, draw, log_likelihoods, ssn_nll, usable
-from geouq.learning.train import Judge, TrainConfig, train
-from geouq.model import Model
+from geouq.learning.data.dataset import one_rater, read_dataset
+from geouq.learning.data.loading import load_label
+from geouq.learning.judging.agreement import Agreement
+from geouq.learning.judging.evaluate import evaluate
+from geouq.learning.training.fit import FitOptions, train_model
+from geouq.learning.training.ssn_loss import Integral, draw, log_likelihoods, ssn_nll, usable
+from geouq.learning.training.train import Judge, TrainConfig, train
+from geouq.networks.model import Model
 from geouq.networks.ssn import SSN, Distribution
 from geouq.networks.unet import UNet, UNetConfig
 from tests.helpers import small_ssn

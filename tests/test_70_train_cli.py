@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from geouq.cli.main import geouq
 from geouq.errors import InputError, OutputError
-from geouq.model import Model
+from geouq.networks.model import Model
 from tests.helpers import picture, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

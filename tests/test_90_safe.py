@@ -15,7 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
 
 from geouq.errors import SceneError
-from geouq.scenes.sentinel1 import calibrate, read_product
+from geouq.sentinel1.grd import calibrate, read_product
 from tests.shared import PRODUCTS, SAFE, unpacked
 
 pytestmark = pytest.mark.skipif(not SAFE.exists(), reason="needs ../shared/data/safe")

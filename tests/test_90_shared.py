@@ -7,9 +7,9 @@ import pytest
 import rasterio
 
 import geouq
-from geouq.model import Model
-from geouq.run import Outputs, run
-from geouq.segmentation import Settings, prepare
+from geouq.networks.model import Model
+from geouq.segmentation.job import Settings, prepare
+from geouq.segmentation.run import Outputs, run
 from tests.shared import SHARED
 
 S1 = SHARED / "s1"

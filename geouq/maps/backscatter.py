@@ -14,10 +14,10 @@ import numpy as np
 import xarray as xr
 
 from geouq.errors import InputError
+from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi
 from geouq.maps.cog import Band, MapWriter, check_options
-from geouq.maps.whole import check_free, refuse_own_scene
-from geouq.scenes.raster import scene_geobox
+from geouq.rasters.raster import scene_geobox
 from geouq.units import DB, check_convertible, convert
 
 #: chunks computed at once: memory is that of so many, whatever the scene's size

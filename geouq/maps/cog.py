@@ -45,8 +45,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geouq.errors import InputError
+from geouq.files import discard, publish, scratch, writing
 from geouq.grid import GeoBox, Roi
-from geouq.maps.whole import discard, publish, scratch, writing
 
 NOT_CLASSIFIED = 255
 BLOCK = 512

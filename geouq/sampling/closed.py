@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from geouq.compiling.blocks import block_logits, cut
+from geouq.compiling.crops import crop, pixel_shuffle
+from geouq.compiling.plan import Plan
 from geouq.errors import ModelError
 from geouq.grid import Roi
-from geouq.sampling.blocks import block_logits, cut
-from geouq.sampling.crops import crop, pixel_shuffle
 from geouq.sampling.estimators import RunningSums
-from geouq.sampling.plan import Plan
 from geouq.sampling.sampler import PRECISIONS, Sampler
 
 NODES = 32

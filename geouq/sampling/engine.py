@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from geouq.compiling.blocks import block_logits, cut
 from geouq.errors import TileError
 from geouq.grid import Roi
-from geouq.model import Model
+from geouq.networks.model import Model
 from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import SSN, Distribution, mean_of
-from geouq.sampling.blocks import block_logits, cut
 from geouq.sampling.closed import add_expectation, logit_moments
 from geouq.sampling.devices import batch_that_fits, device_lock, did_not_fit, upload
 from geouq.sampling.draws import dropout_masks, place_effects

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from geouq.compiling.plan import Plan, make_plan
 from geouq.errors import ModelError
-from geouq.model import Model
+from geouq.networks.model import Model
 from geouq.networks.ssn import SSN
 from geouq.sampling.field import check_correlation
-from geouq.sampling.plan import Plan, make_plan
 from geouq.sampling.ssn import TOGETHER, Weights
 
 #: "bfloat16" is about twice as fast where the processor has it, slower where not, and rounds to 2 or 3 digits: with it

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import UnitsError
+from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
 from geouq.scenes.open import Scene, Source, describe_scene, probe
-from geouq.scenes.preprocessing import Preprocessing
-from geouq.scenes.product import ProductPixels
-from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.product import ProductPixels
 from geouq.units import DB, UNKNOWN
 
 _OTHER = {"VV": "VH", "VH": "VV", "HH": "HV", "HV": "HH"}

@@ -15,13 +15,13 @@ from dask.base import tokenize
 
 from geouq.errors import InputError, SceneError, UnitsError
 from geouq.grid import GeoBox, corners_apart
-from geouq.scenes.geocode import geocode
-from geouq.scenes.preprocessing import Preprocessing
-from geouq.scenes.product import ProductPixels, product_pixels
-from geouq.scenes.raster import Band, Pixels, Raster, chunk_shape, grid_coords, inspect_raster, read_window
-from geouq.scenes.safe import is_product, zip_members
-from geouq.scenes.sentinel1 import POLARISATIONS
-from geouq.scenes.windowed import spread_out
+from geouq.rasters.geocode import geocode
+from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape, grid_coords, inspect_raster, read_window
+from geouq.rasters.windowed import spread_out
+from geouq.sentinel1.grd import POLARISATIONS
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.product import ProductPixels, product_pixels
+from geouq.sentinel1.safe import is_product, zip_members
 from geouq.units import DB, SCALES, Clues, decide_units
 
 Path = str | os.PathLike[str]

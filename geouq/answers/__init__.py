@@ -1,0 +1,1 @@
+"""Answers: what a map and its samples say about places."""

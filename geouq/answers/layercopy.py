@@ -1,0 +1,169 @@
+"""A layer of features with attributes, to which columns are added: all else in it comes out as it went in.
+
+GDAL copies the layer into a GeoPackage beside the output, a stream in and a stream out. That is an SQLite file, so
+columns are added and filled in place; GDAL then streams it into its final format (geouq.polygons.features). Attributes
+keep their types, shapes all their coordinates, and memory is that of a batch.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pyogrio.raw
+import shapely
+
+from geouq.errors import InputError
+from geouq.files import discard, publish, scratch, writing
+from geouq.polygons.features import FAILURES, check_whole, convert, quiet
+
+LAYER = "places"
+SAMPLES = "samples"
+_ID = "geouq_fid"  # of the copy, where no attribute has that name
+_READ, _FEATURES, _VERTICES = 2_000, 25_000, 500_000  # read at a time; worked on at a time
+
+
+class LayerCopy:
+    """A copy of the layer ``layer`` of ``source``, on its way to ``out``; a context manager.
+
+    Attributes
+    ----------
+    count, crs, fields : number of features, their CRS or None, names of the attributes.
+
+    Raises
+    ------
+    InputError : if the source cannot be read, has no shapes, or several layers and none is named.
+    OutputError : if something cannot be written; the message names ``out``.
+    """
+
+    def __init__(self, source: str | Path, layer: str | None, out: Path) -> None:
+        self.source, self.out = source, out
+        info = _info(source, layer)
+        self.fields, self.crs = list(info["fields"]), info["crs"]
+        with writing(out):
+            self._folder = scratch(out)
+        self._stage = self._folder / "stage.gpkg"
+        try:
+            with writing(out, *FAILURES), quiet():
+                self._copy(info["layer_name"])
+            self._table = sqlite3.connect(self._stage)
+            self._table.execute("PRAGMA synchronous=OFF")  # it is gone after a crash anyway
+            self._table.execute(f"CREATE TABLE {SAMPLES} (place INTEGER, sample INTEGER, area_m2 REAL)")
+        except BaseException:
+            discard(self._folder)
+            raise
+        self.count = int(self._table.execute(f"SELECT count(*) FROM {LAYER}").fetchone()[0])
+
+    def __enter__(self) -> LayerCopy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._table.close()
+        discard(self._folder)
+
+    def _copy(self, layer: str) -> None:
+        with pyogrio.open_arrow(self.source, layer=layer) as (meta, stream):
+            pyogrio.write_arrow(
+                stream,
+                self._stage,
+                layer=LAYER,
+                driver="GPKG",
+                geometry_name=meta["geometry_name"] or "wkb_geometry",
+                geometry_type=meta["geometry_type"],
+                crs=meta["crs"],
+                dataset_options={"DATETIME_FORMAT": "UTC"},  # the one that GeoPackages may have
+                layer_options={"SPATIAL_INDEX": "NO", "FID": _ID, "GEOMETRY_NAME": "geouq_geom"},
+            )
+
+    def batches(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (number of the first feature, shapes), features being numbered from 1 in the order of the source."""
+        first, parts, vertices = 1, [], 0
+        for start in range(1, self.count + 1, _READ):
+            where = f"{_ID} BETWEEN {start} AND {start + _READ - 1}"
+            with writing(self.out, *FAILURES), quiet():
+                wkb = pyogrio.raw.read(self._stage, layer=LAYER, columns=[], where=where, force_2d=True)[2]
+            with np.errstate(invalid="ignore"):  # coordinates that are NaN
+                parts.append(shapely.from_wkb(wkb, on_invalid="ignore"))
+            vertices += int(shapely.get_num_coordinates(parts[-1]).sum())
+            if vertices >= _VERTICES or len(parts) * _READ >= _FEATURES:
+                yield first, np.concatenate(parts)
+                first, parts, vertices = start + _READ, [], 0
+        if parts:
+            yield first, np.concatenate(parts)
+
+    def add_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Add columns (name: SQLite type); return the name each one got: with _2, _3 … if the layer has it already."""
+        taken, names = {name.lower() for name in (*self.fields, _ID, "geouq_geom")}, {}
+        with writing(self.out, sqlite3.Error), self._table:
+            for name, kind in columns.items():
+                free = (name if k == 1 else f"{name}_{k}" for k in count(1))
+                names[name] = next(each for each in free if each.lower() not in taken)
+                taken.add(names[name].lower())
+                self._table.execute(f"ALTER TABLE {LAYER} ADD COLUMN {names[name]} {kind}")
+        return names
+
+    def fill(self, first: int, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Set the values of added columns for features from number ``first`` on; NaN is written as null."""
+        sets = ", ".join(f"{name}=?" for name in columns)
+        rows = zip(*columns.values(), count(first))  # noqa: B905 (endless)
+        with writing(self.out, sqlite3.Error), self._table:
+            self._table.executemany(f"UPDATE {LAYER} SET {sets} WHERE {_ID}=?", rows)
+
+    def add_samples(self, first: int, areas: np.ndarray) -> None:
+        """Add the ``areas`` (features, samples) of features from number ``first`` on to the table of samples."""
+        number, sample = np.indices(areas.shape)
+        rows = zip((number + first).ravel().tolist(), sample.ravel().tolist(), areas.ravel().tolist(), strict=True)
+        with writing(self.out, sqlite3.Error), self._table:
+            self._table.executemany(f"INSERT INTO {SAMPLES} VALUES (?, ?, ?)", rows)
+
+    def repeated(self, name: str) -> int:
+        """Return how many features have a value of the attribute ``name`` that an earlier one has too."""
+        quoted = _quoted(name)
+        query = f"SELECT count({quoted}) - count(DISTINCT {quoted}) FROM {LAYER}"
+        return int(self._table.execute(query).fetchone()[0])
+
+    def finish(self, samples: bool = False, name: str | None = None) -> None:
+        """Write the final format and give it its name.
+
+        Parameters
+        ----------
+        samples : also write the table of samples, as a layer without shapes (GeoPackages only).
+        name : attribute to repeat in it, as ``id``.
+        """
+        made = self._folder / f"finished{self.out.suffix.lower()}"
+        named = f"p.{_quoted(name)} AS id, " if name else ""
+        sql = f"SELECT s.place, {named}s.sample, s.area_m2 FROM {SAMPLES} s JOIN {LAYER} p ON p.{_ID} = s.place"
+        with writing(self.out, sqlite3.Error, *FAILURES), quiet():
+            convert(self._stage, made, LAYER)
+            if samples:
+                convert(self._stage, made, SAMPLES, f"{sql} ORDER BY s.rowid")
+            check_whole(made, LAYER, self.count)
+            publish(made, self.out)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _info(source: str | Path, layer: str | None) -> dict[str, Any]:
+    """Return what pyogrio says of a layer, the only one or the one named."""
+    try:
+        layers = [str(name) for name, _ in pyogrio.list_layers(source)]
+        if layer is None and len(layers) > 1:
+            raise InputError(f"{source} has the layers {', '.join(layers)}: choose one with --layer")
+        if layer is not None and layer not in layers:
+            raise InputError(f"{source} has no layer {layer!r}: it has {', '.join(layers)}")
+        info = pyogrio.read_info(source, layer=layer or (layers[0] if layers else None))
+    except FAILURES as error:
+        raise InputError(f"{source} cannot be read as a vector file: {' '.join(str(error).split())}") from error
+    if info["geometry_type"] is None:
+        raise InputError(f"{source}: the layer {info['layer_name']} is a table without shapes: give polygons")
+    return dict(info)

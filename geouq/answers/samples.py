@@ -1,0 +1,197 @@
+"""Work with the samples of a map: each bit of its votes is one plausible map of the whole scene.
+
+Samples are numbered from 0, as their bits are. ``least``, ``median`` and ``most`` stand for the sample with the least
+water, the one in the middle (the lower of two), and the one with the most.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.colors import to_rgb
+from pyproj import CRS
+
+from geouq.answers.connected import connected
+from geouq.errors import InputError, OutputError
+from geouq.files import check_free, discard, refuse_own, scratch
+from geouq.grid import pixel_areas
+from geouq.maps.cog import NOT_CLASSIFIED, MapWriter, map_bands, quantise
+from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
+from geouq.maps.styles import LAND, WATER
+from geouq.maps.votes import Votes, maps_beside, open_votes, says, strips, sums
+from geouq.polygons.features import check_vector_path
+from geouq.polygons.vectorize import vectorize
+
+_RASTERS = (".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples of a map: from ``samples``.
+
+    path : the votes file.
+    areas : (samples,) area in m² that each calls water (squared grid units without a CRS).
+    valid_area : area that is classified.
+    """
+
+    path: Path
+    areas: np.ndarray
+    valid_area: float
+
+    def __len__(self) -> int:
+        return len(self.areas)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """5 % and 95 % quantiles of the area over the samples."""
+        low, high = np.quantile(self.areas, (0.05, 0.95))
+        return float(low), float(high)
+
+    def number(self, which: int | str) -> int:
+        """Return the number of a sample given by number, or as least, median or most."""
+        order = np.argsort(self.areas, kind="stable")
+        named = {"least": order[0], "median": order[(len(order) - 1) // 2], "most": order[-1]}
+        if which in named:
+            return int(named[str(which)])
+        with suppress(ValueError):
+            if 0 <= int(which) < len(self):
+                return int(which)
+        raise InputError(f"{self.path} has no sample {which}: give 0 to {len(self) - 1}, least, median or most")
+
+    def export(self, which: int | str, out_path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+        """Write one sample as a mask (.tif) or as polygons (.gpkg, .fgb, .geojson, .parquet); return its number.
+
+        Raises
+        ------
+        InputError : if there is no such sample.
+        OutputError : if the file exists and is not to be replaced, or cannot be written.
+        """
+        sample, out = self.number(which), Path(out_path)
+        refuse_own(out, (self.path, *maps_beside(self.path)), "what is to be read")
+        if out.suffix.lower() in _RASTERS:
+            self._mask(sample, check_free(out, overwrite))
+            return sample
+        check_vector_path(out, overwrite)
+        folder = scratch(out)
+        try:
+            self._mask(sample, folder / "mask.tif")
+            vectorize(folder / "mask.tif", out, overwrite=overwrite)
+        finally:
+            discard(folder)
+        return sample
+
+    def _mask(self, sample: int, out: Path) -> None:
+        with Votes(self.path) as votes:
+            tags = {name: value for name, value in votes.tags.items() if name.startswith("GEOUQ_")}
+            tags |= {
+                "GEOUQ_SAMPLE": str(sample),
+                "GEOUQ_POSITIVE_CLASS": "1",
+                "GEOUQ_CLASSES": ",".join(_classes(votes)),
+            }
+            bands = map_bands(["mask"])
+            with MapWriter(out, votes.geobox, bands, tags) as writer:
+                for roi in strips(votes.geobox):
+                    bits, valid = votes.votes(roi)
+                    mask = np.where(valid, says(bits, sample), NOT_CLASSIFIED).astype(np.uint8)
+                    writer.write(roi, quantise({"mask": mask}, bands))
+                writer.finish()
+
+    def connected(self, a: Sequence[float], b: Sequence[float], *, through: str = "water") -> np.ndarray:
+        """Return (samples,) bool: is there a path over water, or land, from a to b? See geouq.answers.connected."""
+        with Votes(self.path) as votes:
+            return connected(votes, a, b, through)
+
+    def preview(self, out_png: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Draw the least, a median and the most watery sample side by side, and all areas as a histogram.
+
+        Raises
+        ------
+        OutputError : if the picture exists and is not to be replaced, or cannot be written.
+        """
+        out = Path(out_png)
+        if out.suffix.lower() != ".png":
+            raise OutputError(f"{out}: pictures are written as .png: give it that suffix")
+        check_free(out, overwrite)
+        with Votes(self.path) as votes:
+            (rows, columns), crs = votes.geobox.shape, votes.crs
+            place = Place((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
+            panels, facts = _panels(self, votes, place), _facts(self, votes, place)
+        unit, one = ("km²", 1e6) if place.crs else ("squared grid units", 1.0)
+        low, high = self.interval
+        bars = Histogram(
+            f"How many of {len(self)} samples have which area", self.areas / one, low / one, high / one, unit
+        )
+        save(draw([*panels, bars], place, self.path.stem, facts), out)
+
+
+def samples(path: str | os.PathLike[str]) -> Samples:
+    """Open the samples of a map.
+
+    Parameters
+    ----------
+    path : a votes file (``<stem>_samples.tif``), or the map it lies beside.
+
+    Raises
+    ------
+    SceneError : if there are no votes.
+    """
+    votes, found = open_votes(path)
+    if found is not None:
+        found.file.close()
+    with votes:
+        areas, valid_area = np.zeros(votes.samples), 0.0
+        for roi in strips(votes.geobox):
+            bits, valid = votes.votes(roi)
+            area = np.broadcast_to(pixel_areas(votes.geobox, roi), roi.shape)[valid]
+            areas += sums(bits[valid], area, np.zeros(len(area), np.int64), 1, votes.samples)[0]
+            valid_area += float(area.sum())
+    return Samples(votes.path, areas, valid_area)
+
+
+def _classes(votes: Votes) -> tuple[str, str]:
+    """Return what a sample's 0 and 1 are called."""
+    names = votes.tags.get("GEOUQ_CLASSES", "land,water").split(",")
+    return names[0] if (len(names), votes.positive) == (2, 1) else "all else", names[votes.positive]
+
+
+def _panels(found: Samples, votes: Votes, place: Place) -> list[Panel]:
+    chosen = {name: found.number(name) for name in ("least", "median", "most")}
+    patches = list(zip(_classes(votes), (LAND, WATER), strict=True))
+    panels = []
+    for (name, sample), picture in zip(chosen.items(), _pictures(votes, list(chosen.values())), strict=True):
+        title = f"{name.capitalize()}: sample {sample}, {area_text(found.areas[sample], place)}"
+        hatched = [] if picture[..., 3].all() else [("not classified", "")]
+        panels.append(Panel(title, picture, place.shape, patches=(*patches, *hatched)))
+    return panels
+
+
+def _pictures(votes: Votes, chosen: Sequence[int]) -> list[np.ndarray]:
+    """Return RGBA pictures of some samples: each of their pixels the mean colour of the classified ones it covers."""
+    rows, columns = votes.geobox.shape
+    factor = reduction((rows, columns))
+    shape = (-(-rows // factor), -(-columns // factor))
+    wet, known = np.zeros((len(chosen), *shape)), np.zeros(shape)
+    edges = np.arange(0, columns, factor)
+    for roi in strips(votes.geobox):
+        bits, valid = votes.votes(roi)
+        line = np.arange(roi.y0, roi.y1) // factor
+        np.add.at(known, line, np.add.reduceat(valid, edges, axis=1, dtype=np.float64))
+        for i, sample in enumerate(chosen):
+            np.add.at(wet[i], line, np.add.reduceat(says(bits, sample), edges, axis=1, dtype=np.float64))
+    land, water = np.array(to_rgb(LAND)), np.array(to_rgb(WATER))
+    share = wet / np.maximum(known, 1)
+    return [np.dstack([land + (water - land) * each[..., None], known > 0]) for each in share]
+
+
+def _facts(found: Samples, votes: Votes, place: Place) -> list[str]:
+    """Return what is told below the pictures, piece by piece."""
+    low, high = (area_text(value, place) for value in found.interval)
+    mean = area_text(float(found.areas.mean()), place)
+    facts = [f"{len(found)} samples: {mean} of water on average, 5–95 % {low} to {high}"]
+    facts.append(f"classified: {area_text(found.valid_area, place)}")
+    return facts + ([f"model {votes.tags['GEOUQ_MODEL']}"] if "GEOUQ_MODEL" in votes.tags else [])

@@ -1,0 +1,297 @@
+"""Answers about places: how much of each polygon is water, and how sure that is.
+
+Every pixel counts with the share of it that lies inside a polygon (geouq.answers.coverage), times its area on the
+ellipsoid. The sums are kept a sample at a time, so that samples stay whole maps: areas of several places in the same
+sample may be added, and quantiles of those sums are the interval of all of them together. Columns added to a place:
+
+``water_area_m2, water_area_m2_p05, water_area_m2_p95``
+    mean, 5 % and 95 % quantile over the samples of the area that a sample calls water
+``mask_area_m2``
+    area the map's mask calls water; null without a map
+``valid_area_m2, not_classified, outside``
+    area that is classified; share of the place's part on the map that is not; share (of pixels) beyond the map
+``p_over_X``
+    share of samples in which more than X % of the classified area is water
+``uncertainty``
+    mean over the classified area, if the map has that layer
+``samples, note``
+    their number; what had to be done to the place, or why it has no answer
+
+Without a CRS areas are in squared units of the grid. Memory is that of a strip of the map and a batch of places.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geouq.answers.coverage import Coverage, Edges, coverage
+from geouq.answers.layercopy import LayerCopy
+from geouq.answers.places import Measured, Places, measure
+from geouq.errors import InputError, OutputError
+from geouq.grid import Roi, pixel_areas
+from geouq.maps.votes import open_votes, strips, sums
+from geouq.polygons.features import check_vector_path
+
+_INSIDE, _GROUND, _VALID, _MASK, _DOUBT, _DOUBTED, _SAMPLES = range(7)
+_TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
+_BEYOND = 1e-4  # share outside that is worth a note: a border that was projected is not quite the border
+
+
+@dataclass
+class ZonalSummary:
+    """What became of the places: their number, how many have an answer, areas of all together (overlaps twice).
+
+    ``water_area_m2`` and its quantiles are of the sums in each sample. ``notes`` counts what was noted, ``renamed``
+    says which columns had to take another name.
+    """
+
+    places: int = 0
+    answered: int = 0
+    samples: int = 0
+    valid_area_m2: float = 0.0
+    water_area_m2: float = 0.0
+    water_area_m2_p05: float = 0.0
+    water_area_m2_p95: float = 0.0
+    notes: dict[str, int] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} m² of water "
+            f"(5–95 % of {self.samples} samples: {self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} m²)"
+        )
+        return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
+
+
+def zonal(
+    map_path: str | os.PathLike[str],
+    places: Places | str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    shares: Sequence[float] = (50.0,),
+    with_samples: bool = False,
+    overwrite: bool = False,
+) -> ZonalSummary:
+    """Write places with the water in each, and how sure that is, as columns added to their own.
+
+    Parameters
+    ----------
+    map_path : a map of geouq's with its votes beside it (``<stem>_samples.tif``), or these votes alone.
+    places : a vector file, or ``Places`` to choose a layer or widen lines. Their CRS may be another than the map's.
+    out_path : .gpkg, .fgb, .geojson or .parquet; shapes and attributes of the places, and the columns above.
+    shares : percentages X, 0 ≤ X < 100, of the columns ``p_over_X``.
+    with_samples : add a table ``samples`` (place, id, sample, area_m2) to a GeoPackage: add up the areas of places
+        sample by sample, and the quantiles of that are their interval together. ``place`` is the polygon's fid.
+    overwrite : replace ``out_path`` if it exists.
+
+    Raises
+    ------
+    SceneError : if there are no votes or they are not of this map.
+    InputError : if the places cannot be read or are not of a kind that has an area, or one of places and map has a
+        CRS and the other has not.
+    OutputError : if ``out_path`` exists, cannot be written, or is one of the inputs.
+    """
+    where = places if isinstance(places, Places) else Places(os.fspath(places))
+    out = _check(Path(out_path), where, shares, with_samples, overwrite)
+    with ExitStack() as stack:
+        scene = stack.enter_context(_Scene(map_path))
+        layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
+        _check_inputs(out, where, layer, scene)
+        names = layer.add_columns(_columns(shares))
+        summary = ZonalSummary(layer.count, samples=scene.votes.samples)
+        summary.renamed = {name: got for name, got in names.items() if got != name}
+        total = np.zeros(scene.votes.samples)
+        for first, shapes in layer.batches():
+            found = measure(shapes, layer.crs, where.buffer, scene.votes.geobox)
+            totals = scene.sums(found.edges, len(shapes))
+            answers = _answers(totals, found, shares)
+            layer.fill(first, {names[name]: values for name, values in answers.items()})
+            if with_samples:
+                layer.add_samples(first, totals[:, _SAMPLES:])
+            total += totals[:, _SAMPLES:].sum(axis=0)
+            _count(summary, answers)
+        summary.water_area_m2 = float(total.mean())
+        summary.water_area_m2_p05, summary.water_area_m2_p95 = map(float, np.quantile(total, (0.05, 0.95)))
+        if where.id is not None and (shared := layer.repeated(where.id)):
+            summary.notes["with an id that others have too"] = shared
+        layer.finish(with_samples, where.id)
+    return summary
+
+
+def _check(out: Path, where: Places, shares: Sequence[float], with_samples: bool, overwrite: bool) -> Path:
+    """Return ``out``, or raise an error for what can be seen to be wrong before anything is read."""
+    if not all(0 <= share < 100 for share in shares) or len(set(shares)) < len(shares):
+        raise InputError(f"shares of {', '.join(f'{x:g}' for x in shares)} %: give each once, 0 or more and below 100")
+    if with_samples and out.suffix.lower() != ".gpkg":
+        raise OutputError(f"{out}: a table of samples needs a GeoPackage: give a name that ends in .gpkg")
+    if where.id is not None and not with_samples:
+        raise InputError(f"the id {where.id!r} is for the table of samples: ask for that too")
+    return check_vector_path(out, overwrite)
+
+
+def _check_inputs(out: Path, where: Places, layer: LayerCopy, scene: _Scene) -> None:
+    """Raise an error if map and places do not go together, or the output would replace one of them."""
+    for path in (Path(where.path), scene.votes.path, *([scene.map.path] if scene.map else [])):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise OutputError(f"{out} is what is to be read: give the output another name")
+    if where.id is not None and where.id not in layer.fields:
+        raise InputError(f"{where.path} has no attribute {where.id!r}: it has {', '.join(layer.fields) or 'none'}")
+    if (layer.crs is None) != (scene.votes.crs is None):
+        without, other = (where.path, scene.votes.path) if layer.crs is None else (scene.votes.path, where.path)
+        raise InputError(f"{without} has no CRS and {other} has one: say what it is (ogr2ogr or gdal_edit, -a_srs)")
+
+
+def _columns(shares: Sequence[float]) -> dict[str, str]:
+    """Return the columns in their order, with their SQLite types."""
+    areas = ("water_area_m2", "water_area_m2_p05", "water_area_m2_p95", "mask_area_m2", "valid_area_m2")
+    names = (*areas, "not_classified", "outside", *map(_over, shares), "uncertainty")
+    return dict.fromkeys(names, "REAL") | {"samples": "INTEGER", "note": "TEXT"}
+
+
+def _over(share: float) -> str:
+    return f"p_over_{share:g}".replace(".", "_")
+
+
+def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
+    """Add a batch to the summary."""
+    valid = np.asarray(answers["valid_area_m2"])
+    summary.answered += int((valid > 0).sum())
+    summary.valid_area_m2 += float(valid.sum())
+    for note in "; ".join(text for text in answers["note"] if text).split("; "):
+        if note:
+            summary.notes[note] = summary.notes.get(note, 0) + 1
+
+
+def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> dict[str, Any]:
+    """Turn sums (places, …) into columns; NaN = not known."""
+    inside, ground, valid, mask, doubt, doubted = totals[:, :_SAMPLES].T
+    areas = np.minimum(totals[:, _SAMPLES:], valid[:, None])  # where all is water, rounding may differ
+    none = valid == 0
+    low, high = np.quantile(areas, (0.05, 0.95), axis=1) if len(areas) else np.empty((2, 0))
+    outside = 1 - _ratio(inside, found.area)
+    outside = np.where(outside < _TIE, 0.0, outside)
+    columns = {
+        "water_area_m2": np.where(none, np.nan, areas.mean(axis=1)),
+        "water_area_m2_p05": np.where(none, np.nan, low),
+        "water_area_m2_p95": np.where(none, np.nan, high),
+        "mask_area_m2": np.where(none, np.nan, mask),
+        "valid_area_m2": valid,
+        "not_classified": np.maximum(1 - _ratio(valid, ground), 0),
+        "outside": outside,
+        "uncertainty": _ratio(doubt, doubted),
+    }
+    for share in shares:
+        wet = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
+        columns[_over(share)] = np.where(none, np.nan, wet)
+    notes = [
+        "; ".join([*note, *_whereabouts(*where)]) for note, *where in zip(found.notes, inside, outside, strict=True)
+    ]
+    out: dict[str, Any] = {name: values.tolist() for name, values in columns.items()}
+    return out | {"samples": [areas.shape[1]] * len(areas), "note": [note or None for note in notes]}
+
+
+def _whereabouts(inside: float, outside: float) -> list[str]:
+    """Return what is to be noted of pixels on the map, and a share beyond it."""
+    if inside < _TIE and outside > 0:
+        return ["outside the map"]
+    return ["partly outside the map"] if outside > _BEYOND else []
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, NaN where there is no whole."""
+    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+
+
+class _Scene:
+    """Votes, and the map if there is one; a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.votes, self.map = open_votes(path)
+        self._mask = self.map.band("mask") if self.map else None
+        self._doubt = self.map.band("uncertainty") if self.map else None
+
+    def __enter__(self) -> _Scene:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.votes.file.close()
+        if self.map is not None:
+            self.map.file.close()
+
+    def sums(self, found: Edges, count: int) -> np.ndarray:
+        """Sum over the pixels of ``count`` places: (count, 6 + samples), in the order of ``_INSIDE`` … ``_SAMPLES``."""
+        out = np.zeros((count, _SAMPLES + self.votes.samples))
+        out[:, _MASK] = np.nan if self._mask is None else 0.0
+        order = np.argsort(found.y0)
+        tops, taken, active = found.y0[order], 0, np.empty(0, np.int64)
+        for strip in strips(self.votes.geobox):
+            upto = int(np.searchsorted(tops, strip.y1))
+            active = np.sort(np.concatenate([active[found.y1[active] > strip.y0], order[taken:upto]]))
+            taken = upto
+            self._add(out, found[active], strip)
+        return out
+
+    def _add(self, out: np.ndarray, found: Edges, strip: Roi) -> None:
+        """Add the pixels of one strip, reading no more columns than there are places."""
+        if not len(found):
+            return
+        left = max(int(np.floor(min(found.x0.min(), found.x1.min()))), 0)
+        right = min(int(np.ceil(max(found.x0.max(), found.x1.max()))), strip.x1)
+        if left >= right:
+            return
+        roi = Roi(strip.y0, strip.y1, left, right)
+        layers = self._read(roi)
+        for part in coverage(found, roi.y0, roi.y1, left, right):
+            out[part.owners] += self._measure(layers, part)
+
+    def _read(self, roi: Roi) -> _Strip:
+        votes, valid = self.votes.votes(roi)
+        rows = Roi(roi.y0, roi.y1, 0, self.votes.geobox.shape[1])  # whole: PROJ's rounding goes by where it is asked
+        area = np.broadcast_to(pixel_areas(self.votes.geobox, rows), rows.shape)[:, roi.x0 : roi.x1]
+        wet, doubt = np.zeros(roi.shape, bool), None
+        if self.map is not None and self._mask is not None:
+            mask = self.map.read(self._mask, roi)
+            wet = (mask.data == self.map.positive) & ~np.ma.getmaskarray(mask)
+        if self.map is not None and self._doubt is not None:
+            doubt = self.map.read(self._doubt, roi)
+        return _Strip(roi, area.ravel(), votes.ravel(), valid.ravel(), wet.ravel(), doubt)
+
+    def _measure(self, strip: _Strip, part: Coverage) -> np.ndarray:
+        """Sum over the pixels of each of a few places; only the first two count what is not classified."""
+        count = len(part.owners)
+        out = np.zeros((count, _SAMPLES + self.votes.samples))
+        pixel = (part.row - strip.roi.y0) * strip.roi.shape[1] + part.column - strip.roi.x0
+        weight = part.share * strip.area[pixel]
+        out[:, _INSIDE] = np.bincount(part.place, part.share, count)
+        out[:, _GROUND] = np.bincount(part.place, weight, count)
+        valid = strip.valid[pixel]
+        place, pixel, weight = part.place[valid], pixel[valid], weight[valid]
+        out[:, _VALID] = np.bincount(place, weight, count)
+        wet = strip.wet[pixel]
+        out[:, _MASK] = np.bincount(place[wet], weight[wet], count)
+        if self.map is not None and strip.doubt is not None and self._doubt is not None:
+            known = ~np.ma.getmaskarray(strip.doubt).ravel()[pixel]
+            values = strip.doubt.data.ravel()[pixel[known]] * self.map.file.scales[self._doubt - 1]
+            out[:, _DOUBT] = np.bincount(place[known], weight[known] * values, count)
+            out[:, _DOUBTED] = np.bincount(place[known], weight[known], count)
+        out[:, _SAMPLES:] = sums(strip.votes[pixel], weight, place, count, self.votes.samples)
+        return out
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """Pixels of ``roi``, one after the other: area, votes, whether valid, whether the mask says water; uncertainty."""
+
+    roi: Roi
+    area: np.ndarray
+    votes: np.ndarray
+    valid: np.ndarray
+    wet: np.ndarray
+    doubt: np.ma.MaskedArray | None

@@ -1,0 +1,220 @@
+"""Training samples from chips: what a Sentinel-1 scene may look like elsewhere, without leaving what is physical.
+
+A sample is a square cut from a labelled chip, seen at another resolution, with more speckle, another gain,
+turned, partly not measured or with a band missing. Because labelled floods are few and mostly calm, water is
+also *painted*: the outline of real water, filled with backscatter from smooth to wind-roughened, that keeps
+the chip's own speckle. All functions are pure: the generator they are given decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch.nn import functional
+
+from geouq.learning.data.chips import SIMULATED, Chip
+
+#: (2, size, size) dB with NaN, (size, size) label 0/1, (size, size) valid
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How often, and how far, samples depart from the chips. Probabilities 0..1; levels in dB.
+
+    size : rows and columns of a sample in pixels.
+    simulated : share of samples from simulated chips, if there are any.
+    zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
+    paint : paint water over the chip. roughen : repaint the chip's own labelled water.
+    dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
+    speckle : multiply power by gamma noise of ``looks`` looks.
+    gain_db : each band's offset is within ± this. wedge : a straight-edged part is not measured.
+    no_vv, no_vh : the whole band is missing.
+    """
+
+    size: int = 256
+    simulated: float = 0.3
+    zoom: float = 0.5
+    zoom_range: tuple[float, float] = (0.75, 3.0)
+    paint: float = 0.4
+    roughen: float = 0.25
+    dim: float = 0.5
+    dim_db: float = 7.0
+    speckle: float = 0.3
+    looks: tuple[float, float] = (4.0, 30.0)
+    gain_db: float = 1.5
+    wedge: float = 0.1
+    no_vv: float = 0.05
+    no_vh: float = 0.18
+
+
+def draw_sample(
+    chips: Sequence[Chip], shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator
+) -> Sample:
+    """Draw one augmented sample: from a simulated chip or a real one, every other time one with 2 % water or more."""
+    made = [c for c in chips if c.place == SIMULATED]
+    real = [c for c in chips if c.place != SIMULATED]
+    wet = [c for c in real if c.water >= 0.02]
+    pool = wet if wet and rng.random() < 0.5 else real
+    pool = made if made and (not real or rng.random() < how.simulated) else pool
+    sample = _cut(pool[int(rng.integers(len(pool)))], how, rng)
+    for _ in range(4):  # hardly labelled: look elsewhere
+        if sample[2].mean() >= 0.2:
+            break
+        sample = _cut(pool[int(rng.integers(len(pool)))], how, rng)
+    return distort(sample, shapes, how, rng)
+
+
+def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator) -> Sample:
+    """Paint, dim, speckle, shift and turn a sample, and take parts of it away."""
+    pixels, label, valid = sample
+    if rng.random() < how.roughen and label.any():
+        pixels = paint_water(pixels, label == 1, rng)
+    if rng.random() < how.paint:
+        shape = draw_shape(shapes, how.size, rng)
+        pixels, label = paint_water(pixels, shape, rng), np.maximum(label, shape.astype(np.uint8))
+    if rng.random() < how.dim:
+        loss = how.dim_db * draw_fields(how.size, rng) * (label == 0)
+        pixels = pixels - np.stack([loss, rng.uniform(0.4, 1) * loss])
+    if rng.random() < how.speckle:
+        looks = rng.uniform(*how.looks)
+        gamma = rng.standard_gamma(looks, size=pixels.shape, dtype=np.float32) / np.float32(looks)
+        pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
+    pixels = pixels + rng.uniform(-how.gain_db, how.gain_db, (2, 1, 1))
+    if rng.random() < how.wedge:
+        pixels = np.where(_wedge(how.size, rng), np.nan, pixels)
+    lost = rng.random()
+    if lost < how.no_vv + how.no_vh:
+        pixels = pixels.copy()
+        pixels[0 if lost < how.no_vv else 1] = np.nan
+    valid = valid & np.isfinite(pixels).any(0)
+    return _turn(pixels.astype(np.float32), label, valid, rng)
+
+
+def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fill ``shape`` with water between calm and wind-roughened, and return the new dB pixels.
+
+    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −20 dB,
+    unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
+    no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
+    and correlation are the sensor's own.
+    """
+    size = shape.shape[0]
+    strength = 0.0 if rng.random() < 0.4 else rng.random()
+    wind = np.clip(strength + (strength > 0) * rng.uniform(0, 0.35) * smooth_noise(size, rng), 0, 1)
+    calm_vv, calm_vh, rough_vv = rng.uniform(-25, -17.5), rng.uniform(-33, -24), rng.uniform(-13, -7)
+    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.9 * wind * (-20 - calm_vh)])
+    level += rng.uniform(0, 1.5) * smooth_noise(size, rng)
+    dry = np.isfinite(pixels).all(0) & ~shape
+    if dry.any() and shape.any():
+        land, water = np.median(pixels[:, dry], axis=1), level[:, shape].mean(axis=1)
+        ceiling = land[1] - 3 - np.clip((land[0] - water[0]) / 2, 0, 3)
+        level[1] -= max(0.0, float(water[1] - ceiling))
+    filled = level + _speckle(pixels)
+    cover = _soften(shape, rng.uniform(0.4, 1.2))
+    mixed = (1 - cover) * 10 ** (pixels / 10) + cover * 10 ** (filled / 10)
+    return np.asarray(10 * np.log10(np.maximum(mixed, 1e-6)), np.float32)
+
+
+def draw_shape(shapes: Sequence[np.ndarray], size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw an outline, (size, size) bool: real water, enlarged, turned, at times inverted, or cut from smooth noise."""
+    if not shapes or rng.random() < 0.3:
+        field = smooth_noise(size, rng) + 0.5 * smooth_noise(size, rng)
+        return np.asarray(field > np.quantile(field, rng.uniform(0.3, 0.95)))
+    shape = shapes[int(rng.integers(len(shapes)))]
+    side = int(rng.integers(min(shape.shape) // 3, min(shape.shape) + 1))
+    y, x = rng.integers(shape.shape[0] - side + 1), rng.integers(shape.shape[1] - side + 1)
+    part = torch.from_numpy(shape[y : y + side, x : x + side].astype(np.float32))[None, None]
+    large = functional.interpolate(part, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    shape = _turn_one(large >= 0.5, int(rng.integers(8)))
+    return ~shape if rng.random() < 0.2 else shape
+
+
+def draw_fields(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how dark fields are: a turned mosaic of oblongs, (size, size) in 0..1; most are 0."""
+    angle, cells = rng.uniform(0, np.pi / 2), rng.uniform(8, 50, 2)
+    y, x = np.mgrid[0:size, 0:size]
+    row = (np.cos(angle) * y + np.sin(angle) * x) // cells[0]
+    column = (np.cos(angle) * x - np.sin(angle) * y) // cells[1]
+    value = rng.random((64 + int(row.max()), 64 + int(np.ptp(column))))
+    share = rng.uniform(0.05, 0.5)
+    value = np.where(rng.random(value.shape) < share, value, 0)
+    return _soften(value[row.astype(int), (column - column.min()).astype(int)], 0.8)
+
+
+def smooth_noise(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a smooth random field, (size, size), mean about 0, standard deviation about 1; its grain is drawn too."""
+    cells = int(rng.integers(2, 17))
+    lattice = torch.from_numpy(rng.standard_normal((1, 1, cells + 3, cells + 3)).astype(np.float32))
+    field = functional.interpolate(lattice, (size, size), mode="bicubic", align_corners=False)[0, 0]
+    return (field / field.std()).numpy()
+
+
+def _cut(chip: Chip, how: Augmentation, rng: np.random.Generator) -> Sample:
+    """Cut a square at a random resolution: averages of linear power, as a coarser sensor would see them."""
+    zoom = np.exp(rng.uniform(*np.log(how.zoom_range))) if rng.random() < how.zoom else 1.0
+    side = round(how.size * zoom)
+    grown = max(0, side - min(chip.label.shape))
+    layers = np.stack([*chip.pixels, chip.label, chip.valid]).astype(np.float32)
+    if grown:
+        layers = np.pad(layers, ((0, 0), (0, grown), (0, grown)), mode="symmetric")
+    y, x = (int(rng.integers(n - side + 1)) for n in layers.shape[1:])
+    layers = layers[:, y : y + side, x : x + side]
+    pixels, label, valid = layers[:2], layers[2], layers[3]
+    if side != how.size:
+        power = _resize(10 ** (pixels / 10), how.size)
+        pixels = 10 * np.log10(np.maximum(power, 1e-6))
+        label, valid = _resize(layers[2:], how.size)
+    return pixels, (label >= 0.5).astype(np.uint8), valid > 0.99
+
+
+def _resize(layers: np.ndarray, size: int) -> np.ndarray:
+    tensor = torch.from_numpy(np.ascontiguousarray(layers))[None]
+    mode = "area" if layers.shape[-1] > size else "bilinear"
+    return functional.interpolate(tensor, (size, size), mode=mode)[0].numpy()
+
+
+def _speckle(pixels: np.ndarray) -> np.ndarray:
+    """Return how the chip varies about its 7-pixel mean, in dB, bright targets cut off."""
+    filled = np.where(np.isfinite(pixels), pixels, 0)
+    return np.clip(filled - ndimage.uniform_filter(filled, (0, 7, 7)), -12, 6)
+
+
+def _soften(shape: np.ndarray, sigma: float) -> np.ndarray:
+    return ndimage.gaussian_filter(shape.astype(np.float32), sigma)
+
+
+def _wedge(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Return a half-plane that covers up to half of the square."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0:size, 0:size] / size - 0.5
+    return np.asarray(np.cos(angle) * x + np.sin(angle) * y > rng.uniform(0.05, 0.45))
+
+
+def _turn(pixels: np.ndarray, label: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> Sample:
+    turn = partial(_turn_one, how=int(rng.integers(8)))
+    return turn(pixels), turn(label), turn(valid)
+
+
+def _turn_one(array: np.ndarray, how: int) -> np.ndarray:
+    """One of the eight flips and quarter turns of the last two axes."""
+    array = np.rot90(array, how % 4, axes=(-2, -1))
+    return np.ascontiguousarray(array[..., ::-1] if how >= 4 else array)
+
+
+def batch_source(
+    draw: Callable[[np.random.Generator], Sample], batch: int, seed: int
+) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return a function step → (pixels (N, 2, H, W), label (N, H, W), valid (N, H, W)), the same for the same step."""
+
+    def at(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([seed, step])
+        pixels, labels, valids = zip(*(draw(rng) for _ in range(batch)), strict=True)
+        return np.stack(pixels), np.stack(labels), np.stack(valids)
+
+    return at

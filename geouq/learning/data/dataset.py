@@ -1,0 +1,250 @@
+"""Labelled data of any kind, by a small convention: pictures or scenes, a class index for each pixel, and a place.
+
+Three forms are read (``read_dataset``):
+
+- a folder with ``images/`` and ``labels/`` (or ``masks/``), one label file for each image, under the same name but for
+  the ending. The place of ``Bonn_12.tif`` is ``Bonn``: the name up to its last underscore and number.
+- a manifest, ``manifest.csv`` or ``manifest.json``, with one row a chip. Columns: ``image`` (path relative to the
+  manifest; several, one a band, divided by ``;``), ``label``; and where wanted ``name``, ``place``, ``split`` (train,
+  validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` and ``offset``
+  (value · factor + offset is in those units; one number, or one a band), ``nodata``, ``ignore`` (label values that
+  say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of
+  objects with those keys. Several labels of one image, divided by ``;``, are those of several raters.
+- the folder that holds ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/``, as geouq.learning.data.chips has them.
+
+No pixel is read here, but for a look into a few labels: geouq.learning.data.loading does that.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geouq.errors import InputError
+from geouq.learning.data.chips import DFC_COARSE
+from geouq.rasters.raster import inspect_raster, read_window
+
+RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
+COLUMNS = (
+    "image", "label", "name", "place", "split", "dataset",
+    "bands", "units", "factor", "offset", "nodata", "ignore", "classes",
+)  # fmt: skip
+_SPLITS = {"val": "validation", "valid": "validation"}
+
+
+@dataclass(frozen=True)
+class LabelledChip:
+    """One labelled image or scene, by its files.
+
+    name : unlike any other in its dataset. place : the geographic unit that splits keep whole.
+    images : one file, or one a band. label : a raster of the same shape.
+    raters : further labels of the same image, by other people or methods; training draws one of all a step.
+    split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
+    bands : names in order, where the files do not name them.
+    scale, nodata : as ``open_scene`` takes them. factor, offset : value · factor + offset is in those units; one
+        number for all bands or one a band.
+    ignore : label values that say nothing; None stands for 255 and all below 0.
+    classes : label values in class order; empty stands for 0, 1, 2 …
+    """
+
+    name: str
+    place: str
+    images: tuple[Path, ...]
+    label: Path
+    split: str = ""
+    dataset: str = ""
+    bands: tuple[str, ...] = ()
+    scale: str = "auto"
+    factor: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    nodata: float | None = None
+    ignore: tuple[int, ...] | None = None
+    classes: tuple[int, ...] = ()
+    raters: tuple[Path, ...] = ()
+
+    def by_rater(self) -> tuple[LabelledChip, ...]:
+        """Return the chip once a rater, each with that rater's label alone."""
+        return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
+
+
+def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
+    """Return the chip with the label of one of its raters, drawn evenly; with one rater nothing is drawn."""
+    return chip.by_rater()[int(rng.integers(1 + len(chip.raters)))] if chip.raters else chip
+
+
+# --- forms ---------------------------------------------------------------------------------------------
+
+
+def read_dataset(data: str | Path) -> list[LabelledChip]:
+    """Return the chips of a folder or manifest, in a fixed order; files are looked up, and a few labels looked into.
+
+    Raises
+    ------
+    InputError : nothing labelled is there, a file is missing, a row is not understood, or two chips share a name.
+    """
+    data = Path(data)
+    if not data.exists():
+        raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")
+    chips = list(_manifest(data)) if data.is_file() else _folder(data)
+    seen: set[str] = set()
+    for chip in chips:
+        missing = next((p for p in (*chip.images, chip.label, *chip.raters) if not p.exists()), None)
+        if missing:
+            raise InputError(
+                f"{missing}: is missing, and chip {chip.name!r} needs it: copy it there, or leave that out"
+            )
+        if chip.name in seen:
+            raise InputError(f"{data}: two chips are named {chip.name!r}: give them a name column in a manifest")
+        seen.add(chip.name)
+    _check_masks([chip for chip in chips if chip.ignore is None and not chip.classes])
+    return chips
+
+
+def _check_masks(chips: Sequence[LabelledChip], most: int = 20) -> None:
+    """Refuse labels that hold 0 and 255 alone: 255 would be taken for pixels without a label."""
+    values: set[float] = set()
+    for chip in chips[:: max(1, len(chips) // most)]:
+        raster = inspect_raster(chip.label, [1])
+        part = [slice(0, min(n, 1024)) for n in raster.shape]
+        values |= {float(v) for v in np.unique(read_window(raster, raster.bands, *part))}
+        if any(0 < v < 255 for v in values):
+            return
+    if 255 in values:
+        raise InputError(
+            f"{chips[0].label}: labels hold 255 and no class but 0: is 255 a class (classes: 0;255), "
+            "or a pixel without a label (ignore: 255)? say so in a manifest"
+        )
+
+
+def _folder(folder: Path) -> list[LabelledChip]:
+    manifest = next(
+        (folder / f"manifest.{end}" for end in ("csv", "json") if _is_manifest(folder / f"manifest.{end}")), None
+    )
+    labels = next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
+    if manifest:
+        return list(_manifest(manifest))
+    if labels and (folder / "images").is_dir():
+        return list(_pairs(folder, labels))
+    chips = [*_sen1floods11(folder), *_stacoverflow(folder), *_dfc2024(folder)]
+    if not chips:
+        raise InputError(f"{folder}: holds no labelled data: give it images/ and labels/, or a manifest.csv")
+    return chips
+
+
+def _pairs(folder: Path, labels: Path) -> Iterator[LabelledChip]:
+    """Yield images and labels under the same name; an image without a label is a mistake, not something to skip."""
+    images, found = _rasters(folder / "images"), _rasters(labels)
+    lonely = sorted(set(images) ^ set(found))
+    if lonely or not images:
+        what = f"{lonely[0]!r} has an image or a label, but not both" if lonely else "images/ is empty"
+        raise InputError(f"{folder}: {what}: give each image a label under the same name")
+    for stem, path in images.items():
+        yield LabelledChip(stem, place_of(stem), (path,), found[stem], dataset=folder.resolve().name)
+
+
+def _rasters(folder: Path) -> dict[str, Path]:
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in RASTERS)
+    stems = {p.stem: p for p in paths}
+    if len(stems) < len(paths):
+        raise InputError(f"{folder}: two files differ only in their ending: keep one of them")
+    return stems
+
+
+def place_of(stem: str) -> str:
+    """Return a file name's place: the name up to its last underscore and number, or all of it."""
+    return re.sub(r"_\d+$", "", stem)
+
+
+def _is_manifest(path: Path) -> bool:
+    """True for a manifest of chips; other tables may bear that name too."""
+    if not path.is_file():
+        return False
+    return path.suffix == ".json" or {"image", "label"} <= set(
+        path.read_text("utf-8-sig").partition("\n")[0].strip().split(",")
+    )
+
+
+def _manifest(path: Path) -> Iterator[LabelledChip]:
+    try:
+        text = path.read_text("utf-8-sig")
+        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no manifest ({' '.join(str(error).split())}): give a .csv or .json one") from None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: holds no rows: give one for each chip, with columns image and label")
+    for number, row in enumerate(rows, 1):
+        row = {key: _text(value) for key, value in row.items()}
+        unknown = [str(key) for key in row if key not in COLUMNS]
+        if unknown or not row.get("image") or not row.get("label"):
+            what = f"has a column {unknown[0]!r}" if unknown else "needs image and label"
+            raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
+        try:
+            yield _row(path, row)
+        except ValueError as error:
+            raise InputError(f"{path}: row {number} holds something that is no number ({error}): correct it") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ";".join(map(str, value))
+    return "" if value is None else str(value).strip()
+
+
+def _row(path: Path, row: dict[str, str]) -> LabelledChip:
+    def several(column: str) -> list[str]:
+        return [part.strip() for part in row.get(column, "").split(";") if part.strip()]
+
+    images = tuple(path.parent / image for image in several("image"))
+    labels = tuple(path.parent / label for label in several("label"))
+    name = row.get("name") or images[0].stem
+    return LabelledChip(
+        name=name,
+        place=row.get("place") or place_of(name),
+        images=images,
+        label=labels[0],
+        raters=labels[1:],
+        split=_SPLITS.get(row.get("split", "").lower(), row.get("split", "").lower()),
+        dataset=row.get("dataset") or path.resolve().parent.name,
+        bands=tuple(several("bands")),
+        scale=row.get("units") or "auto",
+        factor=tuple(map(float, several("factor"))) or (1.0,),
+        offset=tuple(map(float, several("offset"))) or (0.0,),
+        nodata=float(row["nodata"]) if row.get("nodata") else None,
+        ignore=tuple(map(int, several("ignore"))) if row.get("ignore") else None,
+        classes=tuple(map(int, several("classes"))),
+    )
+
+
+# --- public layouts --------------------------------------------------------------------------------------
+
+
+def _sen1floods11(folder: Path) -> Iterator[LabelledChip]:
+    for path in sorted(folder.glob("sen1floods11/*_S1Hand.tif")):
+        name = path.name.removesuffix("_S1Hand.tif")
+        label = path.with_name(f"{name}_LabelHand.tif")
+        yield LabelledChip(name, place_of(name), (path,), label, dataset="sen1floods11", bands=("VV", "VH"), scale="db")
+
+
+def _stacoverflow(folder: Path) -> Iterator[LabelledChip]:
+    for vv in sorted(folder.glob("stacoverflow/*_vv.tif")):
+        name = vv.name.removesuffix("_vv.tif")
+        label, images = vv.with_name(f"{name}.tif"), (vv, vv.with_name(f"{name}_vh.tif"))
+        if label.exists():  # some come without
+            yield LabelledChip(
+                name, name, images, label, dataset="stacoverflow", bands=("VV", "VH"), scale="db", nodata=0
+            )
+
+
+def _dfc2024(folder: Path) -> Iterator[LabelledChip]:
+    for path in sorted(folder.glob("dfc2024/images/*.tif")):
+        if path.stem not in DFC_COARSE:
+            name, label = f"dfc-{path.stem}", folder / "dfc2024" / "labels" / f"{path.stem}.png"
+            chip = LabelledChip(name, name, (path,), label, dataset="dfc2024", bands=("VV", "VH"))
+            yield replace(chip, scale="power", factor=(1e-4,))  # linear power times 10⁴, as int16

@@ -1,0 +1,159 @@
+"""The pixels of labelled chips: lazily, as a scene; or a window of them, with its label and where both are valid.
+
+Nothing is read before it is asked for, and large labelled scenes are read window by window.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import xarray as xr
+
+from geouq.errors import InputError, UnitsError
+from geouq.grid import GeoBox, Roi, corners_apart
+from geouq.learning.data.dataset import LabelledChip
+from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window, scene_geobox
+from geouq.scenes.open import open_scene
+from geouq.units import convert
+
+#: what the label of a pixel without one is, in what ``load`` returns
+UNLABELLED = -1
+
+
+@lru_cache(maxsize=512)
+def open_chip(chip: LabelledChip) -> xr.DataArray:
+    """Return a chip's image as a lazy scene, (band, y, x) with ``attrs["units"]``, as ``segment`` takes it.
+
+    Raises
+    ------
+    SceneError, UnitsError : it cannot be read or understood. InputError : its bands are not those named.
+    """
+    source = chip.images[0] if len(chip.images) == 1 else list(chip.images)
+    scene = open_scene(source, scale=chip.scale, nodata=chip.nodata)
+    if chip.bands and len(chip.bands) != scene.shape[0]:
+        raise InputError(
+            f"{chip.images[0]}: has {scene.shape[0]} bands, and {len(chip.bands)} are named: correct bands"
+        )
+    if (chip.factor, chip.offset) != ((1.0,), (0.0,)):
+        scene = _scaled(chip, scene)
+    return scene.assign_coords(band=list(chip.bands)) if chip.bands else scene
+
+
+def _scaled(chip: LabelledChip, scene: xr.DataArray) -> xr.DataArray:
+    for name, values in (("factor", chip.factor), ("offset", chip.offset)):
+        if len(values) not in (1, scene.shape[0]):
+            raise InputError(
+                f"{chip.images[0]}: has {scene.shape[0]} bands, and {name} {len(values)} values: correct it"
+            )
+    factor, offset = (np.asarray(v, np.float32)[:, None, None] for v in (chip.factor, chip.offset))
+    return scene.copy(data=scene.data * factor + offset)
+
+
+@lru_cache(maxsize=512)
+def _open_label(chip: LabelledChip) -> Raster:
+    """Return a chip's label raster, which must lie on the image's grid."""
+    raster = inspect_raster(chip.label, [1])
+    scene = open_chip(chip)
+    if raster.shape != scene.shape[1:]:
+        rows, columns = scene.shape[1:]
+        what = f"has {raster.shape[1]} x {raster.shape[0]} pixels, its image {columns} x {rows}"
+        raise InputError(f"{chip.label}: {what}: give a label on the image's own grid")
+    if raster.transform and raster.crs and not _same_grid(scene_geobox(scene), Pixels(raster).geobox):
+        raise InputError(f"{chip.label}: lies elsewhere than its image: warp it onto the image's grid")
+    band = raster.bands[0]
+    # A nodata value of 0 in a label nearly always stands for the class 0, not for pixels without a label.
+    return replace(raster, bands=(replace(band, nodata=None if band.nodata == 0 else band.nodata, masked=False),))
+
+
+def _same_grid(image: GeoBox, label: GeoBox) -> bool:
+    """True if both CRS are one and the corners lie within half a pixel; also where the image has no CRS to compare."""
+    return image.crs is None or (image.crs == label.crs and corners_apart(image, label) < 0.5)
+
+
+def load(
+    chip: LabelledChip, bands: Sequence[str] | None = None, units: str | None = None, window: Roi | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read a chip, or a window of it.
+
+    Parameters
+    ----------
+    bands : names wanted, in order; all the chip has by default. One it has not is NaN throughout, unless it has none.
+    units : unit to convert to, where that is exact; the chip's own by default.
+    window : rows and columns; all by default.
+
+    Returns
+    -------
+    pixels : float32 (K, h, w), NaN where not measured.
+    label : int16 (h, w), class index, -1 where none is given.
+    valid : bool (h, w), measured in every band that the chip has of those wanted, and labelled.
+
+    Raises
+    ------
+    SceneError, UnitsError, InputError : naming the file.
+    """
+    scene = open_chip(chip)
+    window = window or Roi(0, scene.shape[1], 0, scene.shape[2])
+    index = _pick(chip, [str(b) for b in scene["band"].values], bands)
+    values = np.asarray(scene.data[:, *window.slices])
+    pixels = np.full((len(index), *window.shape), np.nan, np.float32)
+    try:
+        for k, i in enumerate(index):
+            if i is not None:
+                pixels[k] = convert(values[i], scene.attrs["units"], units or scene.attrs["units"])
+    except UnitsError as error:
+        raise UnitsError(f"{chip.images[0]}: {error}") from None
+    label = load_label(chip, window)
+    present = [k for k, i in enumerate(index) if i is not None]
+    return pixels, label, np.isfinite(pixels[present]).all(0) & (label != UNLABELLED)
+
+
+def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
+    """Read the class indices of a window, int16 (h, w), -1 where none is given."""
+    raster = _open_label(chip)
+    values = read_window(raster, raster.bands, *window.slices)[0]
+    ignored = (values < 0) | (values == 255) if chip.ignore is None else np.isin(values, chip.ignore)
+    ignored |= ~np.isfinite(values)
+    if not chip.classes:
+        odd = values[~ignored & ((values != np.round(values)) | (values < 0) | (values > 254))]
+        if odd.size:
+            raise InputError(
+                f"{chip.label}: label {odd[0]:g} is no class index: name its values in a manifest (classes)"
+            )
+        return np.where(ignored, UNLABELLED, values).astype(np.int16)
+    label = np.full(values.shape, UNLABELLED, np.int16)
+    for number, value in enumerate(chip.classes):
+        label[values == value] = number
+    unknown = (label == UNLABELLED) & ~ignored
+    if unknown.any():
+        raise InputError(
+            f"{chip.label}: label {values[unknown][0]:g} is neither in classes nor in ignore: name it in one"
+        )
+    return label
+
+
+def windows(chip: LabelledChip, size: int) -> Iterator[Roi]:
+    """Yield windows of at most ``size``² pixels that cover a chip exactly once, row by row."""
+    rows, columns = open_chip(chip).shape[1:]
+    for y in range(0, rows, size):
+        for x in range(0, columns, size):
+            yield Roi(y, min(y + size, rows), x, min(x + size, columns))
+
+
+def _pick(chip: LabelledChip, names: Sequence[str], wanted: Sequence[str] | None) -> list[int | None]:
+    """Return for each band wanted its index: by name, or by order where names say nothing and numbers agree."""
+    if wanted is None:
+        return list(range(len(names)))
+    index = {name.upper(): i for i, name in enumerate(names)}
+    found = [index.get(name.upper()) for name in wanted]
+    if any(i is not None for i in found):
+        return found
+    if len(names) == len(wanted) and all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names):
+        return list(range(len(names)))
+    raise InputError(
+        f"{chip.images[0]}: has bands {', '.join(names)}, and {', '.join(wanted)} are wanted: "
+        "name them in a manifest (bands)"
+    )

@@ -1,0 +1,1 @@
+"""Judging: scores of maps and of doubt, calibration, reports."""

@@ -1,0 +1,248 @@
+"""One temperature for the mean of the samples, fitted on places the model was not trained on.
+
+Dividing logits by a temperature T before the softmax makes a model less sure (T > 1) or surer (T < 1) without a say in
+which class is the likeliest (Guo et al. 2017, arXiv 1706.04599). Here what is calibrated is what geouq reports: p̄, the
+mean over samples of the tempered probabilities. That mean is no function of any sum over pixels, so the
+logits of all samples are kept for a random, bounded part of the pixels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from geouq import noise
+from geouq.errors import InputError
+from geouq.grid import Roi, Tile, pixel_areas
+from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
+from geouq.learning.data.splits import of_split
+from geouq.learning.judging.metrics import Calibration, ProperScores
+from geouq.networks.model import Model
+from geouq.sampling.engine import sample_logits
+from geouq.sampling.estimators import area_interval
+from geouq.segmentation.job import Job, Settings, prepare, read_window, tile_pixels
+
+#: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
+BOUNDS = (0.2, 5.0)
+#: parts that the places are split in: each is judged with a temperature fitted on the others
+FOLDS = 5
+_PURPOSE = 0x63616C69  # keeps the choice of pixels apart from other random numbers
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a calibration found.
+
+    temperature : to be used from now on; before : the one the model had.
+    scores_before, scores_after : of pixels of held-out places: ece, ece_equal_width, brier, nll.
+    fold_temperatures : those behind ``scores_after``, each fitted without the places it was judged on.
+    held_out : False where there is only one place, and fit and judgement share it.
+    kept : True where no temperature did better on held-out places, so that the old one stays.
+    pixels, chips, places : what it was fitted on.
+    areas_covered : on how many chips the 90 % interval of the samples' areas covers the label's.
+    """
+
+    temperature: float
+    before: float
+    scores_before: dict[str, float]
+    scores_after: dict[str, float]
+    fold_temperatures: tuple[float, ...]
+    held_out: bool
+    kept: bool
+    pixels: int
+    chips: int
+    places: int
+    areas_covered: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One chip: logits (S, C or 1, n) and class indices (n,) of the pixels kept, and whether its area is covered."""
+
+    place: str
+    logits: np.ndarray
+    label: np.ndarray
+    covered: bool = False
+
+
+def calibrate(
+    model: Model,
+    chips: Sequence[LabelledChip],
+    *,
+    samples: int = 20,
+    seed: int = 0,
+    device: str = "auto",
+    most_pixels: int = 200_000,
+    on_chip: Callable[[str, int, int], None] | None = None,
+) -> tuple[Model, Fit]:
+    """Fit the temperature of a model, and return the model that has it, and what was found.
+
+    Chips of the split "validation" are taken if there are any, else all that are not of the split "train".
+
+    Parameters
+    ----------
+    model, samples, seed, device : as for ``segment``.
+    most_pixels : about how many pixels are kept, chosen at random by ``seed`` and their place in the chip.
+    on_chip : called before each chip with its name, its number from 0, and how many there are.
+
+    Raises
+    ------
+    InputError : no pixel can be used, or the best temperature lies at a bound.
+    """
+    chips = of_split(chips, "validation")
+    share = most_pixels / max(1, sum(int(np.prod(open_chip(c).shape[1:])) for c in chips))
+    parts = []
+    for number, chip in enumerate(chips):
+        if on_chip:
+            on_chip(chip.name, number, len(chips))
+        parts.append(_collect(model, chip, Settings(samples, seed, ("mask",), device=device), share))
+    parts = [part for part in parts if part.label.size]
+    if not parts:
+        raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
+    fit = fit_places(parts, model, seed)
+    scores = {**model.spec.scores, "calibration": {"before": fit.scores_before, "after": fit.scores_after}}
+    return model.with_spec(temperature=fit.temperature, scores=scores), fit
+
+
+def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
+    """Fit one temperature on all parts, and judge it place by place with those fitted on the other places."""
+    positive, before = model.spec.classes.index(model.spec.positive), model.spec.temperature
+    places = sorted({part.place for part in parts})
+    folds = [set(places[i] for i in fold) for fold in _folds(len(places), seed)]
+    pairs = [([p for p in parts if p.place not in held], [p for p in parts if p.place in held]) for held in folds]
+    pairs = pairs if len(places) > 1 else [(list(parts), list(parts))]
+    temperatures = tuple(fit_temperature(known, checked=False) for known, _ in pairs)
+    judged = [(p, t) for (_, held), t in zip(pairs, temperatures, strict=True) for p in held]
+    scores_before = _scores([(p, before) for p, _ in judged], positive)
+    scores_after = _scores(judged, positive)
+    kept = scores_after["nll"] >= scores_before["nll"]
+    return Fit(
+        before if kept else round(fit_temperature(parts), 4),
+        before,
+        scores_before,
+        scores_after,
+        temperatures,
+        held_out=len(places) > 1,
+        kept=kept,
+        pixels=sum(p.label.size for p in parts),
+        chips=len(parts),
+        places=len(places),
+        areas_covered=sum(part.covered for part in parts),
+    )
+
+
+def fit_temperature(parts: Sequence[Part], checked: bool = True) -> float:
+    """Return the temperature in ``BOUNDS`` with the least negative log-likelihood of the samples' mean.
+
+    Raises
+    ------
+    InputError : ``checked``, and it lies at a bound.
+    """
+
+    def loss(log_temperature: float) -> float:
+        proper = ProperScores()
+        for part in parts:
+            proper.add(mean_probabilities(part.logits, float(np.exp(log_temperature))), part.label)
+        return proper.nll
+
+    grid = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 17)
+    best = int(np.argmin([loss(x) for x in grid]))
+    if checked and best in (0, len(grid) - 1):
+        raise InputError(
+            f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} fits, the best lies at the end: the labels hold "
+            "one class only, or do not go with the model (geouq evaluate shows them)"
+        )
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    return float(np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-3}).x))
+
+
+def mean_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Return p̄, (C, n): the mean over samples of the softmax (sigmoid for one logit) of tempered logits (S, C, n)."""
+    total: Any = 0.0
+    for sample in torch.from_numpy(logits):
+        scaled = sample / temperature
+        p = scaled.sigmoid() if len(scaled) == 1 else scaled.softmax(0)
+        total = total + p
+    mean = (total / len(logits)).numpy()
+    return np.concatenate([1 - mean, mean]) if len(mean) == 1 else mean
+
+
+def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float) -> Part:
+    """Run a chip as ``segment`` would, and keep the logits of a random share of its valid, labelled pixels."""
+    job = prepare(open_chip(chip), model, settings)
+    logits: list[list[np.ndarray]] = [[] for _ in range(max(settings.samples, 1))]
+    labels, truth, areas = [], 0.0, np.zeros(len(logits))
+    positive = model.spec.classes.index(model.spec.positive)
+    for tile in job.tiling:
+        label = load_label(chip, tile.core)
+        if label.max(initial=0) >= len(model.spec.classes):
+            raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {len(model.spec.classes)}")
+        pixels, valid = tile_pixels(job, np.asarray(read_window(open_chip(chip), tile)), tile)
+        part = tile.core.within(tile.window).slices
+        keep = (label != UNLABELLED) & valid[part]
+        if not keep.any():
+            continue
+        chosen = keep & (_lottery(chip.name, tile.core, settings.seed) < share)
+        labels.append(label[chosen])
+        area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
+        truth += float(area[label[keep] == positive].sum())
+        for s, sample in enumerate(_logits(job, pixels, valid, tile)):
+            logits[s].append(sample[:, chosen])
+            areas[s] += area[_says_positive(sample[:, keep], model)].sum()
+    if not labels:
+        return Part(chip.place, np.zeros((1, 1, 0), np.float32), np.zeros(0, np.int16))
+    low, high = area_interval(areas)
+    stacked = np.stack([np.concatenate(sample, axis=1) for sample in logits])
+    return Part(chip.place, stacked, np.concatenate(labels), bool(low <= truth <= high))
+
+
+def _logits(job: Job, pixels: np.ndarray, valid: np.ndarray, tile: Tile) -> Iterator[np.ndarray]:
+    """Yield the logits of a tile's core, (C or 1, h, w), sample by sample."""
+    x = job.sampler.model.normalise(pixels)
+    x[:, ~valid] = 0
+    with torch.inference_mode():
+        core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+        for logits in sample_logits(job.sampler, torch.from_numpy(x)[None], core, origin):
+            yield logits.float().cpu().numpy()
+
+
+def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:
+    """Return a number from 0 to 1 for each pixel, by the chip's name and the pixel's place alone."""
+    rows, columns = core.slices
+    y, x = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)
+    return noise.uniform(seed, _PURPOSE, zlib.crc32(name.encode()), y, x)
+
+
+def _says_positive(logits: np.ndarray, model: Model) -> np.ndarray:
+    """Return where one sample's map has the positive class, (n,) bool."""
+    p, positive = (
+        mean_probabilities(logits[None], model.spec.temperature),
+        model.spec.classes.index(model.spec.positive),
+    )
+    return np.asarray(p[positive] >= model.spec.threshold if len(p) == 2 else p.argmax(0) == positive)
+
+
+def _folds(count: int, seed: int) -> list[np.ndarray]:
+    order = np.random.default_rng(seed).permutation(count)
+    return [order[i::FOLDS] for i in range(min(FOLDS, count))]
+
+
+def _scores(judged: Sequence[tuple[Part, float]], positive: int) -> dict[str, float]:
+    calibration, proper = Calibration(), ProperScores()
+    for part, temperature in judged:
+        p = mean_probabilities(part.logits, temperature)
+        proper.add(p, part.label)
+        if len(p) == 2:
+            calibration.add(p[positive], part.label == positive)
+        else:
+            calibration.add(p.max(0), p.argmax(0) == part.label)
+    brier = calibration.brier if len(p) == 2 else proper.brier
+    both = {"ece": calibration.ece(), "ece_equal_width": calibration.ece(equal_mass=False)}
+    return {name: round(value, 6) for name, value in (both | {"brier": brier, "nll": proper.nll}).items()}

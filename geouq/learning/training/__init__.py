@@ -1,0 +1,1 @@
+"""Training: losses, the loop, recipes, and from data to a model file."""

@@ -1,0 +1,269 @@
+"""A model = a network + the spec that says what goes in and what comes out; safetensors in and out.
+
+The file is a safetensors file whose metadata holds one JSON string under the key ``geouq``. Loading never
+runs code: the architecture is one of the few in :data:`ARCHITECTURES`, and every tensor's name and shape is checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from geouq.errors import ModelError, OutputError
+from geouq.networks.receptive_field import measure_halo
+from geouq.networks.seeds import MCDropoutUNet, PlainUNet
+from geouq.networks.sites import expand_sites, find_sites, measure_channels
+from geouq.networks.ssn import SSN, mean_of
+from geouq.networks.unet import UNet, UNetConfig
+
+FORMAT = 1
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def _unet(arguments: Mapping[str, Any]) -> nn.Module:
+    return UNet(UNetConfig(**arguments))
+
+
+def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
+    rest = {"classes": 1, "rank": 10, **arguments}
+    backbone, classes, rank = rest.pop("backbone"), rest["classes"], rest.pop("rank")
+    return SSN(ARCHITECTURES[backbone](rest | {"classes": classes * (2 + rank)}), classes, rank)
+
+
+#: architecture name → what builds it from its arguments
+ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "unet": _unet,
+    "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
+    "plain-unet": lambda arguments: PlainUNet(**arguments),
+    "ssn": _ssn,  # any of the others as "backbone", with an SSN head of "rank"
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a model expects and what it answers; plain values, stored as JSON in the model file.
+
+    name, description : for people.
+    architecture, arguments : how to build the network ("custom": a network built by the user's own code).
+    bands : band names in the network's order.
+    units : unit of all bands (geouq.units names).
+    mean, std : one value a band, in ``units``; the network sees (clip(value) − mean) / std.
+    clip : lowest and highest value kept, in ``units``.
+    missing_bands : "zero" lets the model run with a band absent (it was trained so), "refuse" does not.
+    classes : class names in order; two names for a network with one logit.
+    positive : the class that ``probability``, ``votes`` and areas speak of.
+    temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
+    place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
+        the model was on places it had not seen (geouq.sampling.draws.place_effects). 0 = none.
+    sampler : where samples come from: "dropout", or "ssn".
+    correlation : of an SSN, the length in pixels over which its deviations are correlated, or "scene": one draw of z
+        for the whole scene (geouq.sampling.field).
+    spread : of an SSN, a factor for its deviations, fitted on places it had not seen; the mean stays as it is.
+    threshold : p̄ at and above which a pixel of a binary model is positive.
+    stride : rows and columns of a window are multiples of it.
+    training, licence, scores : what it was made from, and how good it was, measured.
+    """
+
+    name: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    bands: tuple[str, ...]
+    units: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    clip: tuple[float, float]
+    stride: int
+    missing_bands: str = "refuse"
+    classes: tuple[str, ...] = ("land", "water")
+    positive: str = "water"
+    temperature: float = 1.0
+    place_effect: float = 0.0
+    threshold: float = 0.5
+    sampler: str = "dropout"
+    correlation: float | str = "scene"
+    spread: float = 1.0
+    description: str = ""
+    training: str = ""
+    licence: str = ""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        for name in ("bands", "mean", "std", "clip", "classes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not len(self.bands) == len(self.mean) == len(self.std):
+            raise ModelError(f"model {self.name!r}: bands, mean and std differ in length")
+        if self.positive not in self.classes or not self.temperature > 0 or not self.place_effect >= 0:
+            raise ModelError(
+                f"model {self.name!r}: positive class not among its classes, temperature not above 0, "
+                "or place effect below 0"
+            )
+
+    def to_json(self) -> str:
+        """Return the spec as one JSON string, keys sorted."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network in eval mode with its spec."""
+
+    network: nn.Module
+    spec: ModelSpec
+
+    def __post_init__(self) -> None:
+        self.network.eval()
+        if any(site.channels == 0 for site in find_sites(self.network).values()):
+            side = 4 * self.spec.stride
+            measure_channels(self.network, torch.zeros(1, len(self.spec.bands), side, side))
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Model:
+        """Load a shipped model by name, or a model file by path.
+
+        Raises
+        ------
+        ModelError : no such model, not a geouq model file, or its tensors do not fit its architecture.
+        """
+        path = _locate(source)
+        spec = read_spec(path)
+        if spec.architecture not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
+        try:
+            network = ARCHITECTURES[spec.architecture](spec.arguments)
+        except (TypeError, ValueError, KeyError) as error:
+            raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({error})") from None
+        with safe_open(path, "pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        _check_tensors(path, network.state_dict(), state)
+        network.load_state_dict(state)
+        return cls(network, spec)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file, whole or not at all."""
+        if self.spec.architecture not in ARCHITECTURES:
+            raise ModelError(
+                f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
+            )
+        state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        temporary = Path(f"{path}.partial")
+        try:
+            save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
+            temporary.chmod(0o644)  # safetensors writes files for their owner alone
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{path} cannot be written: {error}") from None
+
+    @cached_property
+    def halo(self) -> int | None:
+        """Context a window needs, in pixels, measured; None if the receptive field is not finite."""
+        return measure_halo(self.network, len(self.spec.bands), self.spec.stride)
+
+    @cached_property
+    def logits(self) -> int:
+        """Logits a pixel, measured: 1 for a binary model with a sigmoid; of an SSN, those of its mean."""
+        parameter = next(self.network.parameters(), torch.zeros(()))
+        x = parameter.new_zeros(1, len(self.spec.bands), 2 * self.spec.stride, 2 * self.spec.stride)
+        with torch.inference_mode():
+            return int(mean_of(self.network, self.network(x)).shape[1])
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hex digits that identify weights and spec."""
+        digest = hashlib.sha256(self.spec.to_json().encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def binary(self) -> bool:
+        """True for two classes, whatever the number of logits."""
+        return len(self.spec.classes) == 2
+
+    def active_sites(self, names: Sequence[str] | None = None) -> dict[str, float]:
+        """Return the rates of the dropout sites to sample at: those named, or all with a rate above 0."""
+        sites = find_sites(self.network)
+        chosen = expand_sites(names, sites) if names is not None else tuple(sites)
+        return {name: sites[name].rate for name in chosen if sites[name].rate > 0}
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """Turn pixels (K, H, W) in the spec's units into what the network sees; NaN becomes 0.
+
+        A pure function of each pixel: no statistic of the tile or the scene enters.
+        """
+        out = np.empty(pixels.shape, np.float32)
+        for k, (mean, std) in enumerate(zip(self.spec.mean, self.spec.std, strict=True)):
+            np.clip(pixels[k], *self.spec.clip, out=out[k])
+            out[k] -= np.float32(mean)
+            out[k] /= np.float32(std)
+        return np.nan_to_num(out, copy=False, nan=0.0)
+
+    def with_spec(self, **changes: Any) -> Model:
+        """Return the same network under a changed spec (a fitted temperature, say)."""
+        return Model(self.network, replace(self.spec, **changes))
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the models that come with geouq: name → file."""
+    return {path.stem: path for path in sorted(WEIGHTS.glob("*.safetensors"))}
+
+
+def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
+    """Read a model file's spec without its weights.
+
+    Raises
+    ------
+    ModelError : not a safetensors file, not geouq's, or of a newer format.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}): give a geouq model file") from None
+    if "geouq" not in metadata:
+        raise ModelError(f"{path} holds weights but no geouq spec: it was not written by geouq's Model.save")
+    try:
+        values = json.loads(metadata["geouq"])
+        if values.get("format", 0) > FORMAT:
+            raise ModelError(f"{path} has model format {values['format']}, this geouq reads {FORMAT}: update geouq")
+        return ModelSpec(**values)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{path} has a damaged geouq spec ({error})") from None
+
+
+def _locate(source: str | os.PathLike[str]) -> Path:
+    shipped = shipped_models()
+    if str(source) in shipped:
+        return shipped[str(source)]
+    path = Path(source)
+    if path.is_file():
+        return path
+    names = ", ".join(shipped) or "none"
+    raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
+
+
+def _check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    missing = sorted(set(expected) - set(found))
+    unexpected = sorted(set(found) - set(expected))
+    misshapen = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
+    problems = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise ModelError(f"{path} does not fit its own architecture: tensors {'; '.join(problems)}")

@@ -1,0 +1,1 @@
+"""Polygons: a map as shapes with attributes."""

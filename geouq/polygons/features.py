@@ -1,0 +1,217 @@
+"""Write polygons with attributes to .gpkg, .fgb, .geojson or .parquet, in batches, whole or not at all.
+
+Polygons go into a plain GeoPackage first, a batch at a time, which is then streamed into the final format in one
+pass (FlatGeobuf and GeoParquet cannot be appended to, and a GeoPackage's spatial index is three times faster built
+in one go). Memory is that of a batch. The same polygons give the same bytes: no file carries the time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pyogrio.errors
+import pyogrio.raw
+import shapely
+from pyproj import CRS
+
+from geouq.errors import OutputError
+from geouq.files import check_free, discard, publish, scratch, writing
+
+try:
+    import pyarrow
+    from pyarrow import parquet
+except ImportError:  # an extra: only .parquet needs it
+    pyarrow = parquet = None
+
+LAYER = "water"
+_BATCH = 50_000
+_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".parquet": None}
+#: what pyogrio raises when a file cannot be read or written
+FAILURES = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.GeometryError,
+    pyogrio._err.CPLE_BaseError,
+)
+
+
+def check_vector_path(path: str | os.PathLike[str], overwrite: bool = False) -> Path:
+    """Return ``path`` if polygons can be written there.
+
+    Raises
+    ------
+    OutputError : if its suffix is not a known one, what writes it is not installed, its folder is missing, or it
+        exists and is not to be replaced.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _DRIVERS:
+        raise OutputError(f"{path}: polygons are written as {', '.join(_DRIVERS)}: give one of these suffixes")
+    if path.suffix.lower() == ".parquet" and pyarrow is None:
+        raise OutputError(f'{path}: .parquet needs pyarrow: pip install "geouq[parquet]", or write .gpkg')
+    return check_free(path, overwrite)
+
+
+class FeatureWriter:
+    """Polygons being written to ``path``: ``append`` batches, then ``finish``; nothing at ``path`` before that.
+
+    A context manager, at whose end all temporary files are gone.
+
+    Parameters
+    ----------
+    path : from ``check_vector_path``; an existing file is replaced by ``finish``, in one step.
+    fields : names of the float attributes; NaN is written as null.
+    crs : of the coordinates, anything pyproj understands, or None. GeoJSON is always written in longitude and
+        latitude (RFC 7946), if there is a CRS.
+
+    Raises
+    ------
+    OutputError : in any method, if the file cannot be written; the message names ``path``.
+    """
+
+    def __init__(self, path: Path, fields: Sequence[str], crs: str | None) -> None:
+        self.path, self.fields, self.crs = path, list(fields), crs
+        self.count = 0
+        # begins with no features: a layer without any is a valid result
+        self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))))]
+        with writing(path):
+            self._folder = scratch(path)
+        self._stage = self._folder / "stage.gpkg"
+
+    def __enter__(self) -> FeatureWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        discard(self._folder)
+
+    def append(self, polygons: np.ndarray, values: np.ndarray) -> None:
+        """Add ``polygons`` (n,) with their attributes ``values`` (n, fields)."""
+        self._pending.append((shapely.to_wkb(polygons), values))
+        self.count += len(polygons)
+        if sum(len(wkb) for wkb, _ in self._pending) >= _BATCH:
+            self._flush()
+
+    def finish(self) -> Path:
+        """Write the final format and give it its name."""
+        self._flush()
+        made = self._folder / f"finished{self.path.suffix.lower()}"
+        with writing(self.path, *FAILURES), quiet():
+            convert(self._stage, made, LAYER)
+            check_whole(made, LAYER, self.count)
+            publish(made, self.path)
+        return self.path
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        wkb, values = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        self._pending = []
+        with writing(self.path, *FAILURES), quiet():
+            pyogrio.raw.write(
+                self._stage,
+                geometry=wkb,
+                field_data=list(np.ascontiguousarray(values.T)),
+                fields=self.fields,
+                layer=LAYER,
+                driver="GPKG",
+                geometry_type="Polygon",
+                crs=self.crs,
+                append=self._stage.exists(),
+                layer_options={"SPATIAL_INDEX": "NO"},
+            )
+
+
+def convert(stage: Path, made: Path, layer: str, sql: str | None = None) -> None:
+    """Write a layer of a GeoPackage (or what ``sql`` asks of it, a table without shapes) as a layer of ``made``.
+
+    The format goes by the suffix of ``made``; to a GeoPackage that exists the layer is added.
+    """
+    suffix = made.suffix.lower()
+    read: dict[str, Any] = {"sql": sql} if sql else {"layer": layer}
+    if suffix == ".parquet":
+        with pyogrio.open_arrow(stage, batch_size=_BATCH, use_pyarrow=True, **read) as (meta, batches):
+            _to_parquet(batches, meta, made)
+        return
+    with pyogrio.open_arrow(stage, batch_size=_BATCH, **read) as (meta, stream):
+        options = {"RFC7946": "YES"} if suffix == ".geojson" else _column_names(meta) if suffix == ".gpkg" else {}
+        pyogrio.write_arrow(
+            stream,
+            made,
+            layer=layer,
+            driver=_DRIVERS[suffix],
+            geometry_name=None if sql else meta["geometry_name"] or "wkb_geometry",
+            geometry_type=None if sql else meta["geometry_type"],
+            crs=meta["crs"],
+            layer_options=options,
+        )
+
+
+def _column_names(meta: dict[str, Any]) -> dict[str, str]:
+    """Return names for a GeoPackage's own two columns that none of the attributes has."""
+    taken = {str(name).lower() for name in meta["fields"]}
+    names = {"FID": ("fid", "ogc_fid", "gpkg_fid"), "GEOMETRY_NAME": ("geom", "shape", "gpkg_geom")}
+    return {option: next(name for name in among if name not in taken) for option, among in names.items()}
+
+
+def _to_parquet(batches: Any, meta: dict[str, Any], made: Path) -> None:
+    """Write GeoParquet 1.1 (geoparquet.org): WKB in a column, and a JSON text about it in the metadata."""
+    crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"]).to_json_dict()
+    types = [] if meta["geometry_type"] == "Unknown" else [meta["geometry_type"]]
+    column = {"encoding": "WKB", "geometry_types": types, "crs": crs}
+    shape = next(name for name in ("geometry", "geom", "wkb_geometry") if name not in set(meta["fields"]))
+    geo = {"version": "1.1.0", "primary_column": shape, "columns": {shape: column}}
+    name = meta["geometry_name"] or "wkb_geometry"
+    fields = [pyarrow.field(field.name, field.type) for field in batches.schema if field.name != name]
+    fields.append(pyarrow.field(shape, pyarrow.binary()))
+    schema = pyarrow.schema(fields, metadata={"geo": json.dumps(geo)})
+    with parquet.ParquetWriter(made, schema, compression="zstd") as writer:
+        for batch in batches:
+            arrays = [batch.column(field.name) for field in fields[:-1]]
+            shapes = batch.column(name).cast(pyarrow.binary())
+            writer.write_batch(pyarrow.record_batch([*arrays, shapes], schema=schema))
+
+
+def check_whole(made: Path, layer: str, count: int) -> None:
+    """Raise OSError unless a file has ``count`` features: what GDAL loses on closing a file may raise nothing."""
+    suffix = made.suffix.lower()
+    if suffix == ".parquet":  # read from its end
+        whole = parquet.read_metadata(made).num_rows == count
+    elif suffix == ".geojson":
+        whole = _tail(made).rstrip().endswith(b"}")
+    else:
+        info = pyogrio.read_info(made, layer=layer)
+        whole = max(info["features"], 0) == count  # -1: an empty FlatGeobuf
+        if count:
+            whole = whole and info["capabilities"]["fast_spatial_filter"]
+            pyogrio.raw.read(made, layer=layer, skip_features=count - 1, max_features=1)
+    if not whole:
+        raise OSError("the finished file does not hold all polygons and their index, is the disk full?")
+
+
+def _tail(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(-min(16, path.stat().st_size), os.SEEK_END)
+        return file.read()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the date out of GeoPackages, and pyogrio from warning of a map without CRS."""
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*crs.* was not provided")
+            yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

@@ -1,0 +1,203 @@
+"""Turn a map into polygons, whole across any seam, with what the map's layers and samples say of each.
+
+The map is read strip by strip (geouq.polygons.regions), so memory does not grow with its height. Polygons are
+those of polygonising the whole mask with 4-connectivity; they follow pixel edges, and come in the order of their
+last pixel in reading order. Attributes of a polygon:
+
+``area_m2``
+    sum of its pixels' areas on the ellipsoid (``geouq.grid.pixel_areas``), the same areas the map's total is
+    made of. Without a CRS: in squared units of the grid.
+``area_m2_p05, area_m2_p95``
+    quantiles, over the samples, of the area *inside the polygon* that a sample calls water. Water that a sample
+    sees outside is not in them, so they never exceed ``area_m2``. Null without a samples file.
+``probability, uncertainty``
+    plain mean over its pixels. For a binary map with threshold 0.5, ``probability`` is taken from the confidence if
+    that is all there is: in water the two are the same. Null if the map has no such layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from geouq.errors import InputError, SceneError
+from geouq.grid import Roi, pixel_areas
+from geouq.maps.votes import Raster, Votes, beside, strips, sums
+from geouq.polygons.features import FeatureWriter, check_vector_path
+from geouq.polygons.regions import polygons, regions
+
+FIELDS = ("area_m2", "area_m2_p05", "area_m2_p95", "probability", "uncertainty")
+
+
+@dataclass(frozen=True)
+class VectorSummary:
+    """What became of a map: polygons written and left out, and their areas in m² (grid units without a CRS)."""
+
+    polygons: int
+    dropped: int
+    area_m2: float
+    dropped_area_m2: float
+
+    def __str__(self) -> str:
+        text = f"{self.polygons} polygons, {self.area_m2:.6g} m²"
+        return text + (f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} m²" if self.dropped else "")
+
+
+def vectorize(
+    map_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str],
+    *,
+    samples_path: str | os.PathLike[str] | None = None,
+    min_area: float = 0.0,
+    tile: int = 1024,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> VectorSummary:
+    """Write the positive class of a map as polygons.
+
+    Parameters
+    ----------
+    map_path : a map of geouq's (band ``mask``; uncertainty, probability and confidence if there), or any mask: a
+        raster of one band. The positive class is the tag ``GEOUQ_POSITIVE_CLASS``, or else 1.
+    out_path : .gpkg, .fgb, .geojson or .parquet.
+    samples_path : the votes; default: ``<stem>_samples.tif`` beside the map, if that exists.
+    min_area : polygons with a smaller ``area_m2`` are left out.
+    tile : the map is read in strips of whole rows, of about ``tile``² pixels; no effect on the polygons.
+    overwrite : replace ``out_path`` if it exists.
+    on_progress : called with (rows done, rows of the map) after each strip.
+
+    Raises
+    ------
+    SceneError : if the map or its samples cannot be read or do not belong together.
+    OutputError : if ``out_path`` exists, has another suffix, or cannot be written.
+    InputError : if ``min_area`` is negative or no number.
+    """
+    if not min_area >= 0:
+        raise InputError(f"min_area is {min_area}: give an area in m², 0 or more")
+    out = check_vector_path(out_path, overwrite)
+    kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
+    with _Map(Path(map_path), samples_path, tile) as source, FeatureWriter(out, FIELDS, source.crs) as writer:
+        rows, columns = source.geobox.shape
+        for strip, found in zip(source.strips, regions(source.masks(), columns, source.measure), strict=True):
+            area = found.sums[:, 0]
+            keep = area >= min_area
+            edges = found.edges.of(np.where(keep, np.cumsum(keep) - 1, -1))
+            shapes = polygons(edges, int(keep.sum()), columns, source.geobox.affine)
+            writer.append(shapes, source.attributes(found.sums[keep]))
+            kept, dropped = kept + int(keep.sum()), dropped + int((~keep).sum())
+            kept_area, dropped_area = kept_area + area[keep].sum(), dropped_area + area[~keep].sum()
+            if on_progress:
+                on_progress(strip.y1, rows)
+        writer.finish()
+    return VectorSummary(kept, dropped, float(kept_area), float(dropped_area))
+
+
+class _Map:
+    """A map and its samples, open: strips of its mask, and sums over what lies under its regions."""
+
+    def __init__(self, path: Path, samples_path: str | os.PathLike[str] | None, tile: int) -> None:
+        self._stack = ExitStack()
+        self._map = self._stack.enter_context(Raster(path))
+        try:
+            self.geobox, self.crs = self._map.geobox, self._map.crs
+            self._mask = _mask_band(self._map)
+            self._layers = _layer_bands(self._map)
+            self._votes = self._open_votes(samples_path)
+        except BaseException:
+            self._stack.close()
+            raise
+        self.strips = list(strips(self.geobox, tile * tile))
+
+    def __enter__(self) -> _Map:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def masks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (first row, where the positive class is, with a margin of one pixel)."""
+        rows, columns = self.geobox.shape
+        for strip in self.strips:
+            wide = Roi(max(strip.y0 - 1, 0), min(strip.y1 + 1, rows), 0, columns)
+            values = self._map.read(self._mask, wide)
+            padded = np.zeros((strip.shape[0] + 2, columns + 2), bool)
+            inside = padded[wide.y0 - strip.y0 + 1 : wide.y1 - strip.y0 + 1, 1:-1]
+            np.logical_and(values.data == self._map.positive, ~np.ma.getmaskarray(values), out=inside)
+            yield strip.y0, padded
+
+    def measure(self, row: int, labels: np.ndarray, count: int) -> np.ndarray:
+        """Sum over the pixels of each label: area; of each layer, values and number; of each sample, area."""
+        pixels, roi = labels > 0, Roi(row, row + labels.shape[0], 0, labels.shape[1])
+        owner = labels[pixels] - 1
+        area = np.broadcast_to(pixel_areas(self.geobox, roi), labels.shape)[pixels]
+        columns: list[np.ndarray] = [np.bincount(owner, area, count)]
+        for band in self._layers:
+            if band is None:
+                columns += [np.zeros(count)] * 2
+                continue
+            values = self._map.read(band, roi)[pixels]
+            known = ~np.ma.getmaskarray(values)
+            columns.append(np.bincount(owner[known], values.data[known], count))
+            columns.append(np.bincount(owner[known], minlength=count))
+        if self._votes is not None:
+            votes, _ = self._votes.votes(roi)
+            columns += list(sums(votes[pixels], area, owner, count, self._votes.samples).T)
+        return np.stack(columns, axis=1)
+
+    def attributes(self, sums: np.ndarray) -> np.ndarray:
+        """Turn sums of regions (n, …) into their attributes (n, fields); NaN = not known."""
+        out = np.full((len(sums), len(FIELDS)), np.nan)
+        out[:, 0] = sums[:, 0]
+        if self._votes is not None and len(sums):
+            within = np.minimum(sums[:, 5:], sums[:, :1])  # where all say water, rounding may differ
+            out[:, 1:3] = np.quantile(within, (0.05, 0.95), axis=1).T
+        for column, band in zip((3, 4), self._layers, strict=True):
+            total, number = sums[:, 2 * column - 5], sums[:, 2 * column - 4]
+            if band is not None:
+                known = number > 0
+                mean = total[known] / number[known]  # scaled here: sums of whole percents are exact
+                out[known, column] = np.round(
+                    mean * self._map.file.scales[band - 1] + self._map.file.offsets[band - 1], 6
+                )
+        return out
+
+    def _open_votes(self, path: str | os.PathLike[str] | None) -> Votes | None:
+        """Open the samples file, given or beside the map."""
+        if path is None:
+            path = beside(self._map.path)
+            if not path.exists():
+                return None
+            with Raster(path) as found:
+                if found.tags.get("GEOUQ_SAMPLES") == "0":  # of one pass without dropout: no interval
+                    return None
+        votes = self._stack.enter_context(Votes(path))
+        votes.check_map(self._map)
+        return votes
+
+
+def _mask_band(found: Raster) -> int:
+    mask = found.band("mask")
+    if mask is not None:
+        return mask
+    if found.band("votes") is not None:
+        raise SceneError(
+            f"{found.path} holds the votes of samples: give the map they belong to, which finds them by itself"
+        )
+    if found.file.count == 1:
+        return 1
+    raise SceneError(
+        f"{found.path} has {found.file.count} bands and none is called mask: give a map, or a mask of one band"
+    )
+
+
+def _layer_bands(found: Raster) -> tuple[int | None, int | None]:
+    """Return the numbers of the bands that mean probability and uncertainty."""
+    probability = found.band("probability")
+    if probability is None and float(found.tags.get("GEOUQ_THRESHOLD", 0)) == 0.5:
+        probability = found.band("confidence")
+    return probability, found.band("uncertainty")

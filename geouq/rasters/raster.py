@@ -1,0 +1,394 @@
+"""One raster file, as anything GDAL reads: what it says of itself, and its pixels with NaN where not valid.
+
+``inspect_raster`` opens a file once and returns a ``Raster``, plain values that travel in a dask graph;
+``Pixels`` is the array that dask slices: it opens the file again in the thread and process that reads.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import rasterio
+import xarray as xr
+from affine import Affine
+from odc.geo.xr import xr_coords
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.windows import Window
+
+from geouq.errors import SceneError
+from geouq.gdal import FileKey, file_key, gdal_errors, handle, open_dataset, refuse_unreadable
+from geouq.grid import GeoBox, apply
+from geouq.rasters.windowed import Windowed
+
+#: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
+LARGEST_BLOCK = 2**27
+
+
+@dataclass(frozen=True)
+class Band:
+    """One band to be read: number in the file, what it holds, and how its missing pixels are marked."""
+
+    index: int
+    dtype: str
+    nodata: float | None
+    scale: float
+    offset: float
+    masked: bool
+    label: str
+    unit_tag: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What one file says of itself. ``transform`` is None without a usable one; ``crs`` is WKT or empty.
+
+    ``grd``: an uncalibrated Sentinel-1 GRD image, which has 0 where nothing was measured (``zero_missing``).
+    ``gcps`` are ground control points (column, row, x, y) in ``gcp_crs``, given only where there is no transform.
+    """
+
+    key: FileKey
+    driver: str
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    bands: tuple[Band, ...]
+    alpha: int
+    transform: tuple[float, ...] | None
+    crs: str
+    gcps: tuple[tuple[float, float, float, float], ...]
+    gcp_crs: str
+    grd: bool
+    zero_missing: bool
+    notes: tuple[str, ...]
+
+    @property
+    def path(self) -> str:
+        """The path, or other GDAL name, that it was opened with."""
+        return self.key[0]
+
+    @property
+    def stem(self) -> str:
+        """File name without its folders and ending."""
+        return os.path.splitext(os.path.basename(self.path.rstrip("/")))[0]
+
+
+def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, nodata: float | None = None) -> Raster:
+    """Open a raster, and return what it says of itself; no pixel is read.
+
+    Parameters
+    ----------
+    path : a file, or any name GDAL knows (``/vsizip/…``, ``NETCDF:"…":name``, a URL).
+    bidx : numbers (from 1) of the bands to read; all but alpha bands by default.
+    nodata : value that marks missing pixels, in place of what the file says.
+
+    Raises
+    ------
+    SceneError : if the file cannot be opened, or holds nothing that can be a scene.
+    """
+    name = os.fspath(path)
+    refuse_unreadable(name)
+    with gdal_errors(name, "opened"), open_dataset(name) as dataset:
+        if not dataset.count:
+            raise SceneError(_no_bands(name, dataset))
+        bands = _bands(name, dataset, bidx, nodata)
+        block = dataset.block_shapes[bands[0].index - 1]
+        refuse_large_blocks(name, block)
+        grd = _is_grd(name, dataset, bands[0])
+        raster = Raster(
+            key=file_key(name),
+            driver=dataset.driver,
+            shape=dataset.shape,
+            block=block,
+            bands=bands,
+            alpha=_alpha(dataset),
+            grd=grd,
+            zero_missing=grd and nodata is None,
+            **_georeference(name, dataset),
+        )
+    if raster.zero_missing:
+        raster = replace(raster, notes=(*raster.notes, "0 is not valid, as in every Sentinel-1 GRD image"))
+    return raster
+
+
+def refuse_large_blocks(name: str, block: tuple[int, int]) -> None:
+    """Raise SceneError for a file whose blocks (rows, columns) are too large to be read whole."""
+    if block[0] * block[1] > LARGEST_BLOCK:
+        raise SceneError(
+            f"{name}: is stored in blocks of {block[1]} x {block[0]} pixels, too large to read: "
+            "rewrite it tiled first (gdal_translate -co TILED=YES)"
+        )
+
+
+def chunk_shape(shape: tuple[int, int], block: tuple[int, int], chunk: int) -> tuple[int, int]:
+    """Return (rows, columns) of a dask chunk: whole blocks of the file, about ``chunk``² pixels.
+
+    Strips stay whole, so that no row is decoded once for each of many narrow chunks.
+    """
+    rows, columns = shape
+    height, width = block
+    if width >= columns:
+        return min(rows, max(1, chunk * chunk // (columns * height)) * height), columns
+    return min(rows, max(1, round(chunk / height)) * height), min(columns, max(1, round(chunk / width)) * width)
+
+
+@dataclass(frozen=True)
+class Pixels(Windowed):
+    """The pixels of a raster as an array (band, y, x); read when it is sliced."""
+
+    raster: Raster
+
+    @property
+    def path(self) -> str:
+        """The path, or other GDAL name, of the file."""
+        return self.raster.path
+
+    @property
+    def token(self) -> tuple[object, ...]:
+        """What tells these pixels from any other."""
+        return repr(self.raster), repr(self.geobox)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(bands, rows, columns)."""
+        return len(self.raster.bands), *self.raster.shape
+
+    @property
+    def block(self) -> tuple[int, int]:
+        """Rows and columns of the blocks that are read as one."""
+        return self.raster.block
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid, just as the file has it; pixel coordinates without a transform."""
+        affine = Affine(*self.raster.transform) if self.raster.transform else Affine.identity()
+        try:
+            return GeoBox(self.raster.shape, affine, self.raster.crs or None)
+        except ValueError as error:
+            raise SceneError(f"{self.raster.path}: its CRS is not understood: write a known one first") from error
+
+    def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
+        """Read a window; slices without step, within the shape."""
+        return read_window(self.raster, self.raster.bands[bands], rows, columns)
+
+
+def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
+    """Return bands of a window, (band, y, x) float32: scale and offset applied, NaN where not valid.
+
+    Raises
+    ------
+    SceneError : if the file cannot be read there.
+    """
+    window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    out = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
+    with gdal_errors(raster.path, "read"):
+        dataset = handle(raster.key)
+        opaque = dataset.read(raster.alpha, window=window) > 0 if raster.alpha else None
+        for layer, band in zip(out, bands, strict=True):
+            values = dataset.read(band.index, window=window)
+            layer[...] = _measured(values, band)
+            layer[~np.isfinite(layer)] = np.nan
+            layer[_is_nodata(values, band.nodata)] = np.nan
+            if raster.zero_missing:
+                layer[values == 0] = np.nan
+            if band.masked:
+                layer[dataset.read_masks(band.index, window=window) == 0] = np.nan
+            if opaque is not None:
+                layer[~opaque] = np.nan
+    return out
+
+
+def _measured(values: np.ndarray, band: Band) -> np.ndarray:
+    if band.scale == 1 and band.offset == 0:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
+    return (values * float(band.scale) + float(band.offset)).astype(np.float32)
+
+
+def _is_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray | bool:
+    """Where raw values equal nodata: exactly for integers, within two units in the last place for floats.
+
+    Decimal nodata tags are rounded on their way into and out of files; GDAL allows the same two units.
+    """
+    if nodata is None or np.isnan(nodata):
+        return False
+    if values.dtype.kind in "iu":
+        info = np.iinfo(values.dtype)
+        representable = float(nodata).is_integer() and info.min <= nodata <= info.max
+        return values == values.dtype.type(int(nodata)) if representable else False
+    with np.errstate(over="ignore", invalid="ignore"):
+        marker = values.dtype.type(nodata)
+        if not np.isfinite(marker):
+            return values == marker
+        return np.abs(values - marker) <= 2 * np.abs(marker - np.nextafter(marker, values.dtype.type(0)))
+
+
+def _no_bands(name: str, dataset: rasterio.DatasetReader) -> str:
+    inside = dataset.subdatasets
+    if not inside:
+        return f"{name}: holds no raster bands: give a raster file"
+    listed = ", ".join(inside[:6]) + (" …" if len(inside) > 6 else "")
+    return f"{name}: holds {len(inside)} rasters: give one of them: {listed}"
+
+
+def _alpha(dataset: rasterio.DatasetReader) -> int:
+    """Number of the alpha band, 0 if there is none."""
+    colours = dataset.colorinterp
+    return colours.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in colours else 0
+
+
+def _bands(
+    name: str, dataset: rasterio.DatasetReader, bidx: Sequence[int] | None, nodata: float | None
+) -> tuple[Band, ...]:
+    count, colours = dataset.count, dataset.colorinterp
+    wanted = list(bidx) if bidx else [i for i in range(1, count + 1) if colours[i - 1] != ColorInterp.alpha]
+    missing = [i for i in wanted if not 1 <= i <= count]
+    if missing or not wanted:
+        which = f"has no band {missing[0]}" if missing else "has nothing but an alpha band"
+        raise SceneError(f"{name}: {which}: its bands are 1 to {count}")
+    dtypes, flags, markers = dataset.dtypes, dataset.mask_flag_enums, dataset.nodatavals
+    labels, units, scales, offsets = dataset.descriptions, dataset.units, dataset.scales, dataset.offsets
+    if any("complex" in dtypes[i - 1] for i in wanted):
+        raise SceneError(f"{name}: holds complex values: detect the amplitude first (SLC products are not read)")
+    by_dataset = [MaskFlags.per_dataset in flags[i - 1] and MaskFlags.alpha not in flags[i - 1] for i in wanted]
+    bands = []
+    for i, shared in zip(wanted, by_dataset, strict=True):
+        own = not flags[i - 1]
+        triple = shared and MaskFlags.nodata in flags[i - 1]
+        # A mask outranks the nodata value, as it does in GDAL; what the caller says outranks both.
+        marker = nodata if nodata is not None else None if own or shared else markers[i - 1]
+        bands.append(
+            Band(
+                index=i,
+                dtype=dtypes[i - 1],
+                nodata=None if marker is None else float(marker),
+                scale=float(scales[i - 1]),
+                offset=float(offsets[i - 1]),
+                masked=own or (shared and not (triple and nodata is not None)),
+                label=labels[i - 1] or (dataset.tags(i).get("NETCDF_VARNAME", "") if count <= 64 else ""),
+                unit_tag=units[i - 1] or "",
+                colour=colours[i - 1].name,
+            )
+        )
+    return tuple(bands)
+
+
+def _is_grd(name: str, dataset: rasterio.DatasetReader, band: Band) -> bool:
+    """True for a measurement file of a Sentinel-1 GRD product, whatever became of the rest of the product."""
+    if band.dtype != "uint16":
+        return False
+    described = dataset.tags().get("TIFFTAG_IMAGEDESCRIPTION", "")
+    named = re.search(r"S1[A-D]_(IW|EW|S[1-6])_GRD[FHM]_|s1[a-d]-(iw|ew|s[1-6])-grd-", name)
+    return bool(named or re.match(r"Sentinel-1[A-D] \w+ GRD", described))
+
+
+def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
+    """CRS, transform and control points as ``Raster`` keeps them, and notes on what was left out."""
+    notes = []
+    placed = not dataset.transform.is_identity
+    if placed and dataset.transform.is_degenerate:
+        raise SceneError(f"{name}: has a transform without area: write a right one first (gdal_edit.py -a_ullr)")
+    gcps, gcp_crs = dataset.gcps if not placed else ([], None)
+    crs = dataset.crs
+    if not placed and not gcps and dataset.rpcs or placed and not crs and dataset.rpcs:
+        raise SceneError(f"{name}: is placed by RPCs alone: orthorectify it first (gdalwarp -rpc)")
+    if not placed and dataset.tags(ns="GEOLOCATION"):
+        raise SceneError(f"{name}: is placed by geolocation arrays alone: warp it first (gdalwarp -geoloc)")
+    if crs and not placed:
+        crs = None
+        notes.append("it has a CRS but no transform, and is treated as having neither")
+    if crs and crs.to_wkt().startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")):
+        crs = None
+        notes.append("its CRS is a local one that does not tell where on Earth it is: ignored")
+    if len(dataset.subdatasets) > 1:
+        notes.append(f"the first of {len(dataset.subdatasets)} images in the file is read")
+    return {
+        "transform": tuple(dataset.transform)[:6] if placed else None,
+        "crs": _crs_text(crs) if crs else "",
+        "gcps": tuple((p.col, p.row, p.x, p.y) for p in gcps),
+        "gcp_crs": _crs_text(gcp_crs) if gcp_crs else "",
+        "notes": tuple(notes),
+    }
+
+
+def _crs_text(crs: rasterio.CRS) -> str:
+    """``EPSG:…`` if that says just the same, else WKT."""
+    epsg = crs.to_epsg()
+    if epsg and rasterio.CRS.from_epsg(epsg) == crs:
+        return f"EPSG:{epsg}"
+    return str(crs.to_wkt())
+
+
+# --- grids of DataArrays ---------------------------------------------------------------------------------
+
+
+def grid_coords(geobox: GeoBox) -> dict[Any, xr.DataArray]:
+    """Return the coordinates ``y``, ``x`` and ``spatial_ref`` by which odc-geo and rioxarray know a grid again.
+
+    Unrotated grids have pixel centres in ``y`` and ``x``; rotated ones have pixel numbers there. Without a CRS,
+    ``spatial_ref`` holds the transform alone.
+    """
+    coords = dict(xr_coords(geobox, always_yx=True))
+    if "spatial_ref" not in coords:
+        transform = " ".join(repr(float(value)) for value in geobox.affine.to_gdal())
+        coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs={"GeoTransform": transform})
+    return coords
+
+
+def scene_geobox(scene: xr.DataArray) -> GeoBox:
+    """Return the grid of a DataArray: as odc-geo or rioxarray wrote it, or from regular x and y coordinates.
+
+    Raises
+    ------
+    SceneError : if it has none, or one that is not a single affine.
+    """
+    if "spatial_ref" in scene.coords and not {"spatial_ref", "crs_wkt"} & set(scene.coords["spatial_ref"].attrs):
+        scene = scene.copy(deep=False)  # odc-geo looks at a transform without CRS only if it is named
+        scene.encoding = {**scene.encoding, "grid_mapping": "spatial_ref"}
+    try:
+        geobox = scene.odc.geobox
+        order = scene.odc.spatial_dims
+    except (ValueError, KeyError, AttributeError):
+        geobox = order = None
+    if order is not None and order != scene.dims[-2:]:
+        raise SceneError(
+            f"the scene's dimensions come as {', '.join(map(str, scene.dims))}: rows and columns must be the last two: "
+            f"give scene.transpose(..., {', '.join(repr(str(dim)) for dim in order)})"
+        )
+    if not isinstance(geobox, GeoBox) or not _evenly_spaced(scene):
+        raise SceneError(
+            "the scene has no grid: give it regular x and y coordinates and a CRS "
+            "(scene.odc.assign_crs or scene.rio.write_crs), or read it with open_scene"
+        )
+    if 1 in geobox.shape:
+        geobox = _one_pixel_wide(scene, geobox)
+    if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
+        return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
+    return geobox
+
+
+def _evenly_spaced(scene: xr.DataArray) -> bool:
+    """True unless a coordinate of the last two dimensions strays from even steps by a tenth of one."""
+    for dim in scene.dims[-2:]:
+        values = np.asarray(scene[dim], float)
+        even = np.linspace(values[0], values[-1], len(values))
+        if len(values) > 2 and not np.abs(values - even).max() <= abs(even[1] - even[0]) / 10:
+            return False
+    return True
+
+
+def _one_pixel_wide(scene: xr.DataArray, geobox: GeoBox) -> GeoBox:
+    """Grid of a rotated scene one pixel high or wide, which odc-geo cannot get from its coordinates."""
+    written = [c.attrs["GeoTransform"] for c in scene.coords.values() if c.ndim == 0 and "GeoTransform" in c.attrs]
+    if not written:
+        return geobox
+    transform = Affine.from_gdal(*map(float, written[0].split()))
+    if transform.b == 0 and transform.d == 0:
+        return geobox
+    row, column = (float(scene.coords[dim][0]) - 0.5 for dim in scene.dims[-2:])
+    x, y = apply(transform, column, row)
+    return GeoBox(geobox.shape, Affine(transform.a, transform.b, x, transform.d, transform.e, y), geobox.crs)

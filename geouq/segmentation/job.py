@@ -1,0 +1,370 @@
+"""The lazy step: a scene in, a Dataset of layers out, one task a tile, nothing computed yet.
+
+``prepare`` settles everything that a run needs to know before the first pixel (bands, units, tiling, memory);
+``segment_tile`` is the pure function that dask, the durable run and the tests all call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from geouq import units
+from geouq.errors import InputError
+from geouq.grid import GeoBox, Roi, Tile, Tiling, pixel_areas
+from geouq.networks.model import Model
+from geouq.rasters.raster import scene_geobox
+from geouq.sampling.closed import check_closed
+from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
+from geouq.sampling.engine import TileResult, predict_tile
+from geouq.sampling.estimators import NOT_CLASSIFIED, Question, check_layers, check_tolerance
+from geouq.sampling.precision import choose_precision
+from geouq.sampling.sampler import CLOSED, Sampler
+from geouq.sampling.ssn import Weights
+from geouq.segmentation.matching import bounds_roi, check_array, match_bands, scene_name, scene_nodata, scene_units
+
+#: a shipped model's name, a model file, a Model, or several of these: an ensemble
+Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
+DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
+#: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
+GENEROUS_OVERLAP = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a scene is to be segmented; see :func:`segment` for the meaning of each. ``closed``: samples = ∞."""
+
+    samples: int = 20
+    seed: int = 0
+    layers: tuple[str, ...] = DEFAULT_LAYERS
+    threshold: float | None = None
+    tile: int | None = None
+    batch: int | None = None
+    device: str = "auto"
+    sites: tuple[str, ...] | None = None
+    bounds: tuple[float, float, float, float] | None = None
+    precision: str = "float32"
+    sampler: str = "auto"
+    weights: Weights = Weights()
+    tolerance: float = 0.0
+    closed: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene and a model matched to each other: all that a tile needs beside its pixels.
+
+    bands : for each of the model's bands its index in the scene, or None where the scene has it not.
+    units : unit of the scene's pixels.
+    exact : False if the network's receptive field is not finite, so that seams are approximate.
+    devices : those that tiles go to in turn; the sampler's is the first.
+    """
+
+    sampler: Sampler
+    question: Question
+    tiling: Tiling
+    geobox: GeoBox
+    bands: tuple[int | None, ...]
+    units: str
+    nodata: float | None
+    exact: bool
+    devices: tuple[str, ...] = ("cpu",)
+
+    @property
+    def intervals(self) -> bool:
+        """True if each sample was drawn everywhere, so that their areas have quantiles."""
+        return self.sampler.samples > 0 and self.sampler.kind != CLOSED and self.question.tolerance == 0
+
+    def sampler_of(self, tile: Tile) -> Sampler:
+        """Return the sampler on the device whose turn it is."""
+        device = self.devices[tile.index % len(self.devices)]
+        return self.sampler if device == self.sampler.device else replace(self.sampler, device=device)
+
+    @property
+    def region(self) -> Roi:
+        """The pixels asked for: the scene, or the part of it inside the bounds."""
+        return self.tiling.bounds or Roi(0, self.tiling.shape[0], 0, self.tiling.shape[1])
+
+    def promise(self, in_flight: int = 1) -> dict[str, int]:
+        """Return the bytes a run takes at most, term by term, beside the interpreter and its libraries.
+
+        tensors : live tensors of the one window that each device computes (from the plan), in its own memory.
+        windows : pixels of the windows in flight, as read and in the model's units, and the network's input.
+        layers : running sums of the cores being computed; areas, layers and parts of the cores in flight.
+        buffers : GDAL's block cache, the blocks of the files being written, the picture.
+        """
+        window = self.tiling.largest_window
+        core = min(self.tiling.size, self.region.shape[0]) * min(self.tiling.size, self.region.shape[1])
+        bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
+        probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
+        return {
+            "tensors": len(self.devices) * self.sampler.bytes_for(window),
+            "windows": (in_flight + 1) * window * (2 * bands + 2),
+            "layers": len(self.devices) * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
+            "buffers": 384 << 20,
+        }
+
+
+def segment(
+    scene: xr.DataArray,
+    model: Models = "s1-water",
+    *,
+    samples: float = 20,
+    seed: int = 0,
+    layers: Sequence[str] = DEFAULT_LAYERS,
+    threshold: float | None = None,
+    tile: int | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    sites: Sequence[str] | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    precision: str = "float32",
+    sampler: str = "auto",
+    weights: Weights = Weights(),  # noqa: B008 (frozen)
+    tolerance: float = 0.0,
+) -> xr.Dataset:
+    """Segment a scene, lazily: nothing is read or computed until the result is.
+
+    Parameters
+    ----------
+    scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
+        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
+        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
+    model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
+    samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
+        closed form, where dropout is in a linear head alone.
+    seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
+    layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
+        (definitions in geouq.sampling.estimators).
+    threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
+    tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
+    batch : samples computed at once; chosen from memory by default.
+    device : "auto", "cpu", "cuda", "cuda:1", … or several, divided by commas, that take tiles in turn.
+    sites : dropout sites or groups to sample at; all with a rate by default.
+    bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
+    precision : "float32"; "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits;
+        "float16" on a GPU; "auto": bfloat16 where a measurement says that it pays (geouq.sampling.precision).
+    sampler : "dropout", "ssn", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
+    weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
+    tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
+
+    Returns
+    -------
+    Dataset with one dask-backed variable a layer on the scene's own grid: float32 in 0..1 with NaN where not
+    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid).
+
+    Raises
+    ------
+    SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
+    """
+    chosen = None if sites is None else tuple(sites)
+    asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    closed = samples == math.inf
+    if not (closed or float(samples).is_integer()):
+        raise InputError(f"samples={samples}: give a whole number, or math.inf")
+    settings = Settings(
+        1 if closed else int(samples),
+        seed,
+        asked,
+        threshold,
+        tile,
+        batch,
+        device,
+        chosen,
+        bounds,
+        precision,
+        sampler,
+        weights,
+        tolerance,
+        closed,
+    )
+    return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
+
+
+def load_models(model: Models) -> list[Model]:
+    """Return the models named or given, at least one."""
+    several = [model] if isinstance(model, str | PathLike | Model) else list(model)
+    if not several:
+        raise InputError("no model is given: name one")
+    return [one if isinstance(one, Model) else Model.load(one) for one in several]
+
+
+def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Settings) -> Job:
+    """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
+    models = [model] if isinstance(model, Model) else list(model)
+    spec = models[0].spec
+    check_array(scene)
+    check_layers(settings.layers, settings.samples)
+    if settings.closed and "votes" in settings.layers:
+        raise InputError("votes are of samples, and --samples inf draws none: give a number, or leave them out")
+    check_tolerance(settings.tolerance, settings.layers)
+    geobox = scene_geobox(scene)
+    devices = choose_devices(settings.device)
+    sampler = make_sampler(models, settings, devices[0])
+    threshold = spec.threshold if settings.threshold is None else settings.threshold
+    if not 0 <= threshold <= 1:
+        raise InputError(f"threshold {threshold} is not between 0 and 1")
+    positive = spec.classes.index(spec.positive)
+    question = Question(settings.layers, len(spec.classes), positive, threshold, spec.temperature, settings.tolerance)
+    unit = scene_units(scene)
+    units.check_convertible(unit, spec.units, scene_name(scene))
+    stride = math.lcm(*(m.spec.stride for m in models))
+    halos = [m.halo for m in models]
+    overlap = max(GENEROUS_OVERLAP if halo is None else halo for halo in halos)
+    overlap = -(-overlap // stride) * stride
+    shape = (scene.shape[1], scene.shape[2])
+    size = choose_tile(sampler, shape, overlap) if settings.tile is None else settings.tile
+    if size < 1:
+        raise InputError(f"tile size {size} must be 1 or more")
+    if settings.batch is None:
+        sampler = replace(sampler, batch=choose_batch(sampler, shape, overlap, size))
+    for device in devices:  # now, because torch traces a network by a patch that other threads would feel
+        replace(sampler, device=device).bytes_for(1)
+    roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
+    tiling = Tiling(shape, size, overlap, stride, roi)
+    bands = [match_bands(scene, m) for m in models][0]
+    return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos, devices)
+
+
+def make_sampler(models: Sequence[Model], settings: Settings, device: str) -> Sampler:
+    """Return the sampler that settings ask for, its precision measured if that is ``auto``."""
+    if settings.closed and settings.sampler not in ("auto", "dropout"):
+        raise InputError(f"--samples inf is for dropout, not for the sampler {settings.sampler}: give a number")
+    sampler = Sampler(
+        models[0],
+        settings.samples,
+        settings.seed,
+        settings.batch or 1,
+        device,
+        settings.sites,
+        "float32" if settings.precision == "auto" else settings.precision,
+        CLOSED if settings.closed else settings.sampler,
+        tuple(models[1:]),
+        settings.weights,
+    )
+    if settings.closed:
+        check_closed(sampler)
+    if settings.precision != "auto":
+        return sampler
+    return replace(sampler, precision=choose_precision(sampler).precision)
+
+
+def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
+    """Segment one tile: a pure function of the job, the scene's values in the tile's window, and the tile.
+
+    ``values`` is (scene bands, h, w) over the part of the window inside the scene.
+    """
+    pixels, valid = tile_pixels(job, values, tile)
+    area = np.zeros(tile.whole.shape, np.float32)
+    part = tile.core.within(tile.whole).slices
+    area[part] = pixel_areas(job.geobox, tile.core)
+    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+    result = predict_tile(job.sampler_of(tile), job.question, pixels, valid, core, area, origin=origin)
+    layers = {name: layer[..., *part] for name, layer in result.layers.items()}
+    return replace(result, layers=layers, valid=int(valid[tile.core.within(tile.window).slices].sum()))
+
+
+def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where all bands are valid."""
+    height, width = tile.window.shape
+    pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
+    for k, index in enumerate(job.bands):
+        if index is not None:
+            band = values[index].astype(np.float32)
+            if job.nodata is not None and not np.isnan(job.nodata):
+                band[values[index] == job.nodata] = np.nan
+            pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
+    present = [k for k, index in enumerate(job.bands) if index is not None]
+    return pixels, np.asarray(np.isfinite(pixels[present]).all(0))
+
+
+def read_window(scene: xr.DataArray, tile: Tile) -> Any:
+    """Return the (lazy) values of the part of a tile's window that lies inside the scene."""
+    rows, columns = tile.window.slices
+    return scene.data[:, rows, columns]
+
+
+def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
+    """One delayed call a tile, one array a layer."""
+    shared = dask.delayed(job, traverse=False)
+    rows: dict[int, list[tuple[Tile, Any]]] = {}
+    for tile in job.tiling:
+        values = read_window(scene, tile)
+        result = dask.delayed(_tile_layers)(shared, values, tile)
+        rows.setdefault(tile.core.y0, []).append((tile, result))
+    region = job.region
+    part = scene.isel({scene.dims[1]: slice(region.y0, region.y1), scene.dims[2]: slice(region.x0, region.x1)})
+    coords = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
+    variables = {}
+    for layer in job.question.layers:
+        dtype, lead = layer_dtype(layer, job)
+        array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
+        dims = (("class",) if lead else ()) + scene.dims[1:]
+        labels = {"class": list(job.sampler.model.spec.classes)} if lead else {}
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=_layer_attrs(layer, job))
+    return xr.Dataset(variables, attrs=run_attrs(job))
+
+
+def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
+    return segment_tile(job, np.asarray(values), tile).layers
+
+
+def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
+    return da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
+
+
+def layer_dtype(layer: str, job: Job) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return a layer's dtype and its leading shape (the classes of ``probabilities``)."""
+    if layer == "mask":
+        return np.dtype(np.uint8), ()
+    if layer == "votes":
+        return np.dtype(np.uint64 if job.sampler.samples > 32 else np.uint32), ()
+    return np.dtype(np.float32), (job.question.classes,) if layer == "probabilities" else ()
+
+
+def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
+    if layer == "mask":
+        return {"classes": list(job.sampler.model.spec.classes), "_FillValue": NOT_CLASSIFIED}
+    return {} if layer == "votes" else {"units": "1"}
+
+
+def _deviation_attrs(sampler: Sampler) -> dict[str, Any]:
+    """Return what must be known of an SSN's deviations; nothing for other samplers."""
+    specs = [member.model.spec for member in sampler.members() if member.kind == "ssn"]
+    if not specs:
+        return {}
+    own, weights = specs[0], sampler.weights
+    factors = {"class_weights": weights.classes, "rank_weights": weights.ranks}
+    told = {"correlation": own.correlation, "spread": own.spread * weights.spread}
+    return told | {name: ",".join(f"{v:g}" for v in values) for name, values in factors.items() if values}
+
+
+def run_attrs(job: Job) -> dict[str, Any]:
+    """Return what a map must say about its origin: plain values, for Dataset attrs and file tags."""
+    sampler, spec = job.sampler, job.sampler.model.spec
+    return {
+        "model": "+".join(model.spec.name for model in sampler.models),
+        "model_hash": "+".join(model.hash for model in sampler.models),
+        "sampler": sampler.kind,
+        **_deviation_attrs(sampler),
+        "samples": "inf" if sampler.kind == CLOSED else sampler.samples,
+        **({"tolerance": job.question.tolerance} if job.question.tolerance else {}),
+        "seed": sampler.seed,
+        "sites": ",".join(sampler.active),
+        "threshold": job.question.threshold,
+        "temperature": spec.temperature,
+        "positive_class": spec.classes.index(spec.positive),
+        "classes": ",".join(spec.classes),
+        "tile": job.tiling.size,
+        "halo": job.tiling.halo,
+        "precision": job.sampler.precision,
+        "seams": "exact" if job.exact else f"approximate: {spec.architecture} sees the whole image",
+    }

@@ -1,0 +1,119 @@
+"""Does a scene fit a model? Its bands by name, its units, its nodata, and the part of it that is asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from geouq import units
+from geouq.errors import InputError, ModelError, SceneError, UnitsError
+from geouq.grid import GeoBox, Roi, apply
+from geouq.networks.model import Model
+
+
+def check_array(scene: xr.DataArray) -> None:
+    """Raise SceneError for what is no (band, y, x) array of measured numbers."""
+    if not isinstance(scene, xr.DataArray):
+        raise SceneError(f"the scene is a {type(scene).__name__}: a DataArray is needed, such as open_scene gives")
+    if scene.ndim != 3:
+        raise SceneError(
+            f"the scene has dimensions {scene.dims}: (band, y, x) is needed; expand_dims('band') for one band"
+        )
+    if 0 in scene.shape:
+        raise SceneError(f"the scene is empty: its shape is {scene.shape}")
+    if scene.dtype.kind not in "iuf":
+        raise SceneError(f"the scene holds {scene.dtype} values: integers or floats are needed")
+    packed = {key: scene.attrs.get(key, none) for key, none in (("scale_factor", 1), ("add_offset", 0))}
+    if np.any(np.asarray(packed["scale_factor"]) != 1) or np.any(np.asarray(packed["add_offset"]) != 0):
+        said = ", ".join(f"{key} {value}" for key, value in packed.items())
+        raise SceneError(
+            f"{scene_name(scene)} holds packed values ({said}): read it with open_scene or mask_and_scale=True, "
+            "or apply these and drop the attributes"
+        )
+
+
+def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
+    """Return for each of the model's bands its index in the scene: by name, or by order where names say nothing.
+
+    Raises
+    ------
+    ModelError : the scene has not the bands the model needs.
+    """
+    spec = model.spec
+    names = _band_names(scene)
+    index = {name.upper(): i for i, name in enumerate(names)}
+    found = tuple(index.get(band.upper()) for band in spec.bands)
+    if None not in found:
+        return found
+    if any(i is not None for i in found) and spec.missing_bands == "zero":
+        return found
+    if _nameless(names) and len(names) == len(spec.bands):
+        return tuple(range(len(names)))
+    have = ", ".join(n or "?" for n in names)
+    raise ModelError(
+        f"model {spec.name!r} needs bands {', '.join(spec.bands)}; {scene_name(scene)} has {have}: "
+        "choose and order them with --bidx, or give one file a band (--vv, --vh)"
+    )
+
+
+def _band_names(scene: xr.DataArray) -> list[str]:
+    """Return the bands' names: their coordinate, or where it only counts, what rioxarray calls ``long_name``."""
+    first, count = scene.dims[0], scene.shape[0]
+    names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * count
+    labels = scene.attrs.get("long_name", ())
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    return list(map(str, labels)) if _nameless(names) and len(labels) == count > 1 else names
+
+
+def _nameless(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
+
+
+def scene_units(scene: xr.DataArray) -> str:
+    """Return the unit that a scene says its values are in; raise UnitsError if it says none that is known."""
+    given = scene.attrs.get("units", "")
+    alike = set(given) if isinstance(given, tuple | list) else {given}  # rioxarray: one for each band
+    unit = str(alike.pop() if len(alike) == 1 else given)
+    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)}
+    if unit.lower() not in known:
+        raise UnitsError(
+            f"the scene does not say what its values are (attrs['units'] is {unit!r}): "
+            f"set it to one of {', '.join(units.SCALES.values())}, or give --scale"
+        )
+    return known[unit.lower()]
+
+
+def scene_name(scene: xr.DataArray) -> str:
+    """Return what to call the scene in a message: its file, if it says so."""
+    source = scene.attrs.get("source", [])
+    return str(source) if isinstance(source, str) else ", ".join(map(str, source)) or "the scene"
+
+
+def scene_nodata(scene: xr.DataArray) -> float | None:
+    """Return the value that is not valid. What a reader has decoded to floats holds NaN there already."""
+    for holder in (scene.attrs, scene.encoding if scene.dtype.kind in "iu" else {}):
+        for key in ("_FillValue", "nodata", "missing_value"):
+            if holder.get(key) is not None:
+                return float(holder[key])
+    return None
+
+
+def bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, float, float, float]) -> Roi:
+    """Return the pixels of a scene inside (left, bottom, right, top) in its CRS; raise InputError if there are none."""
+    left, bottom, right, top = bounds
+    if not np.isfinite(bounds).all():
+        raise InputError(f"bounds {bounds} are not four finite numbers")
+    corners = [apply(~geobox.affine, x, y) for x in (left, right) for y in (bottom, top)]
+    columns, rows = zip(*corners, strict=True)
+    roi = Roi(
+        max(int(np.floor(min(rows) + 1e-6)), 0),
+        min(int(np.ceil(max(rows) - 1e-6)), shape[0]),
+        max(int(np.floor(min(columns) + 1e-6)), 0),
+        min(int(np.ceil(max(columns) - 1e-6)), shape[1]),
+    )
+    if roi.empty:
+        raise InputError(f"bounds {bounds} do not meet the scene, whose bounds are {tuple(geobox.boundingbox)}")
+    return roi
