@@ -28,8 +28,8 @@ geouq.cli.main.prepare_process()
 import geouq.networks.model  # noqa: E402
 import geouq.sampling.engine  # noqa: E402
 import geouq.sampling.sampler  # noqa: E402
-import geouq.segmentation.job  # noqa: E402
 import geouq.segmentation.run  # noqa: E402
+import geouq.segmentation.tile  # noqa: E402
 from geouq.maps import cog  # noqa: E402
 from geouq.sampling import estimators, plan  # noqa: E402
 
@@ -37,10 +37,10 @@ from geouq.sampling import estimators, plan  # noqa: E402
 STEPS = {
     (geouq.segmentation.run, "_Work.do"): "a tile, from reading to its receipt",
     (geouq.segmentation.run, "read_window"): "· lazy window",
-    (geouq.segmentation.job, "tile_pixels"): "· units and validity",
-    (geouq.segmentation.job, "pixel_areas"): "· pixel areas",
+    (geouq.segmentation.tile, "tile_pixels"): "· units and validity",
+    (geouq.segmentation.tile, "pixel_areas"): "· pixel areas",
     (geouq.networks.model, "Model.normalise"): "· normalising",
-    (geouq.segmentation.job, "predict_tile"): "· predicting, waiting for the device included",
+    (geouq.segmentation.tile, "predict_tile"): "· predicting, waiting for the device included",
     (geouq.sampling.engine, "cut"): "·· blocks",
     (geouq.sampling.engine, "block_logits"): "·· suffix, all samples",
     (estimators, "RunningSums.add"): "·· running sums",

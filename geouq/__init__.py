@@ -17,7 +17,7 @@ _PUBLIC = {
     "Model": "geouq.networks.model",
     "ModelSpec": "geouq.networks.model",
     "shipped_models": "geouq.networks.model",
-    "segment": "geouq.segmentation.job",
+    "segment": "geouq.segmentation.lazy",
     "vectorize": "geouq.polygons.vectorize",
     "preview": "geouq.maps.preview",
     "zonal": "geouq.answers.zonal",

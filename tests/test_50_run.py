@@ -265,7 +265,7 @@ def test_a_failed_tile_fails_the_run_and_leaves_no_map(tmp_path, monkeypatch):
     def fail(*args, **options):
         raise TileError("no luck")
 
-    monkeypatch.setattr("geouq.segmentation.job.predict_tile", fail)
+    monkeypatch.setattr("geouq.segmentation.tile.predict_tile", fail)
     with pytest.raises(TileError, match="no luck"):
         map_scene(tmp_path / "map.tif")
     assert not (tmp_path / "map.tif").exists()

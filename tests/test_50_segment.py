@@ -15,7 +15,8 @@ import geouq
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import pixel_areas
 from geouq.sampling.estimators import LAYERS
-from geouq.segmentation.job import Settings, prepare, segment_tile
+from geouq.segmentation.job import Settings, prepare
+from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()

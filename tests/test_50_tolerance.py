@@ -10,8 +10,9 @@ import rasterio
 import geouq
 from geouq.errors import InputError
 from geouq.sampling import engine
-from geouq.segmentation.job import Settings, prepare, segment_tile
+from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.run import BatchHalved, Outputs, run
+from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()

@@ -12,7 +12,7 @@ from geouq.errors import InputError
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.judging.calibrate import Fit, Part, calibrate, fit_places, fit_temperature, mean_probabilities
 from geouq.networks.model import Model
-from geouq.segmentation.job import segment
+from geouq.segmentation.lazy import segment
 from tests.helpers import as_scene, pairs, scene_values, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

@@ -27,7 +27,7 @@ from geouq.learning.judging.metrics import (
 from geouq.learning.judging.report import page, summary, write_report
 from geouq.learning.judging.tally import Canvas
 from geouq.segmentation import job as segmentation
-from geouq.segmentation.job import segment
+from geouq.segmentation.lazy import segment
 from geouq.simulation.simulate import SceneRecipe, simulate_window
 from tests.helpers import as_scene, small_model, write_raster
 

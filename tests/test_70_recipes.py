@@ -29,7 +29,7 @@ from geouq.learning.training.recipes import RECIPES, class_names, find_recipe, s
 from geouq.learning.training.train import Judge, TrainConfig
 from geouq.learning.training.train import train as train_network
 from geouq.networks.model import Model
-from geouq.segmentation.job import segment
+from geouq.segmentation.lazy import segment
 from tests.helpers import picture, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

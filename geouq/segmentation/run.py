@@ -32,8 +32,9 @@ from geouq.maps.votes import beside
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.vectorize import vectorize
 from geouq.sampling.estimators import MAX_VOTES, NOT_CLASSIFIED, area_interval
-from geouq.segmentation.job import Job, read_window, run_attrs, segment_tile
+from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, write_part
+from geouq.segmentation.tile import read_window, segment_tile
 
 #: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
 WAITING = 1

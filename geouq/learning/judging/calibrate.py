@@ -27,7 +27,8 @@ from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.networks.model import Model
 from geouq.sampling.engine import sample_logits
 from geouq.sampling.estimators import area_interval
-from geouq.segmentation.job import Job, Settings, prepare, read_window, tile_pixels
+from geouq.segmentation.job import Job, Settings, prepare
+from geouq.segmentation.tile import read_window, tile_pixels
 
 #: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
 BOUNDS = (0.2, 5.0)

@@ -26,7 +26,8 @@ from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.networks.model import Model
 from geouq.sampling.estimators import NOT_CLASSIFIED
-from geouq.segmentation.job import Job, Settings, prepare, read_window, segment_tile
+from geouq.segmentation.job import Job, Settings, prepare
+from geouq.segmentation.tile import read_window, segment_tile
 from geouq.units import BACKSCATTER, DB, POWER
 
 #: windows that the classical methods see, in pixels a side

@@ -1,0 +1,139 @@
+"""The lazy step: a scene in, a Dataset of layers out, one task a tile, nothing computed yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+
+from geouq.errors import InputError
+from geouq.grid import Tile
+from geouq.sampling.estimators import NOT_CLASSIFIED
+from geouq.sampling.ssn import Weights
+from geouq.segmentation.job import DEFAULT_LAYERS, Job, Models, Settings, load_models, prepare, run_attrs
+from geouq.segmentation.tile import read_window, segment_tile
+
+
+def segment(
+    scene: xr.DataArray,
+    model: Models = "s1-water",
+    *,
+    samples: float = 20,
+    seed: int = 0,
+    layers: Sequence[str] = DEFAULT_LAYERS,
+    threshold: float | None = None,
+    tile: int | None = None,
+    batch: int | None = None,
+    device: str = "auto",
+    sites: Sequence[str] | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    precision: str = "float32",
+    sampler: str = "auto",
+    weights: Weights = Weights(),  # noqa: B008 (frozen)
+    tolerance: float = 0.0,
+) -> xr.Dataset:
+    """Segment a scene, lazily: nothing is read or computed until the result is.
+
+    Parameters
+    ----------
+    scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
+        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
+        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
+    model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
+    samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
+        closed form, where dropout is in a linear head alone.
+    seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
+    layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
+        (definitions in geouq.sampling.estimators).
+    threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
+    tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
+    batch : samples computed at once; chosen from memory by default.
+    device : "auto", "cpu", "cuda", "cuda:1", … or several, divided by commas, that take tiles in turn.
+    sites : dropout sites or groups to sample at; all with a rate by default.
+    bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
+    precision : "float32"; "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits;
+        "float16" on a GPU; "auto": bfloat16 where a measurement says that it pays (geouq.sampling.precision).
+    sampler : "dropout", "ssn", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
+    weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
+    tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
+
+    Returns
+    -------
+    Dataset with one dask-backed variable a layer on the scene's own grid: float32 in 0..1 with NaN where not
+    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid).
+
+    Raises
+    ------
+    SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
+    """
+    chosen = None if sites is None else tuple(sites)
+    asked = (layers,) if isinstance(layers, str) else tuple(layers)
+    closed = samples == math.inf
+    if not (closed or float(samples).is_integer()):
+        raise InputError(f"samples={samples}: give a whole number, or math.inf")
+    settings = Settings(
+        1 if closed else int(samples),
+        seed,
+        asked,
+        threshold,
+        tile,
+        batch,
+        device,
+        chosen,
+        bounds,
+        precision,
+        sampler,
+        weights,
+        tolerance,
+        closed,
+    )
+    return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
+
+
+def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
+    """One delayed call a tile, one array a layer."""
+    shared = dask.delayed(job, traverse=False)
+    rows: dict[int, list[tuple[Tile, Any]]] = {}
+    for tile in job.tiling:
+        values = read_window(scene, tile)
+        result = dask.delayed(_tile_layers)(shared, values, tile)
+        rows.setdefault(tile.core.y0, []).append((tile, result))
+    region = job.region
+    part = scene.isel({scene.dims[1]: slice(region.y0, region.y1), scene.dims[2]: slice(region.x0, region.x1)})
+    coords = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
+    variables = {}
+    for layer in job.question.layers:
+        dtype, lead = layer_dtype(layer, job)
+        array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
+        dims = (("class",) if lead else ()) + scene.dims[1:]
+        labels = {"class": list(job.sampler.model.spec.classes)} if lead else {}
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=_layer_attrs(layer, job))
+    return xr.Dataset(variables, attrs=run_attrs(job))
+
+
+def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
+    return segment_tile(job, np.asarray(values), tile).layers
+
+
+def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
+    return da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
+
+
+def layer_dtype(layer: str, job: Job) -> tuple[np.dtype, tuple[int, ...]]:
+    """Return a layer's dtype and its leading shape (the classes of ``probabilities``)."""
+    if layer == "mask":
+        return np.dtype(np.uint8), ()
+    if layer == "votes":
+        return np.dtype(np.uint64 if job.sampler.samples > 32 else np.uint32), ()
+    return np.dtype(np.float32), (job.question.classes,) if layer == "probabilities" else ()
+
+
+def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
+    if layer == "mask":
+        return {"classes": list(job.sampler.model.spec.classes), "_FillValue": NOT_CLASSIFIED}
+    return {} if layer == "votes" else {"units": "1"}

@@ -1,0 +1,49 @@
+"""One tile, segmented: the pure functions that dask, the durable run, the learning and the tests all call."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from geouq import units
+from geouq.grid import Tile, pixel_areas
+from geouq.sampling.engine import TileResult, predict_tile
+from geouq.segmentation.job import Job
+
+
+def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
+    """Segment one tile: a pure function of the job, the scene's values in the tile's window, and the tile.
+
+    ``values`` is (scene bands, h, w) over the part of the window inside the scene.
+    """
+    pixels, valid = tile_pixels(job, values, tile)
+    area = np.zeros(tile.whole.shape, np.float32)
+    part = tile.core.within(tile.whole).slices
+    area[part] = pixel_areas(job.geobox, tile.core)
+    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+    result = predict_tile(job.sampler_of(tile), job.question, pixels, valid, core, area, origin=origin)
+    layers = {name: layer[..., *part] for name, layer in result.layers.items()}
+    return replace(result, layers=layers, valid=int(valid[tile.core.within(tile.window).slices].sum()))
+
+
+def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
+    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where all bands are valid."""
+    height, width = tile.window.shape
+    pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
+    for k, index in enumerate(job.bands):
+        if index is not None:
+            band = values[index].astype(np.float32)
+            if job.nodata is not None and not np.isnan(job.nodata):
+                band[values[index] == job.nodata] = np.nan
+            pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
+    present = [k for k, index in enumerate(job.bands) if index is not None]
+    return pixels, np.asarray(np.isfinite(pixels[present]).all(0))
+
+
+def read_window(scene: xr.DataArray, tile: Tile) -> Any:
+    """Return the (lazy) values of the part of a tile's window that lies inside the scene."""
+    rows, columns = tile.window.slices
+    return scene.data[:, rows, columns]
