@@ -80,9 +80,10 @@ def prepare(folder: Path) -> None:
     with rasterio.open(folder / "scene.tif") as scene:
         crs = scene.crs.to_epsg()
     (folder / "places.geojson").write_text(
-        '{"type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::%d"}},'
+        '{"type": "FeatureCollection", "crs": {"type": "name", '
+        f'"properties": {{"name": "urn:ogc:def:crs:EPSG::{crs}"}}}},'
         ' "features": [{"type": "Feature", "properties": {"name": "a"}, "geometry": {"type": "Polygon",'
-        ' "coordinates": [%s]}}]}' % (crs, ring)
+        f' "coordinates": [{ring}]}}}}]}}'
     )
     build(folder).rename(folder / "product.SAFE")
     (folder / "data").mkdir()
