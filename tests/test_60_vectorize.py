@@ -4,9 +4,11 @@ import hashlib
 import os
 import resource
 import sqlite3
+from dataclasses import asdict
 
 import geopandas
 import numpy as np
+import pandas
 import pyogrio
 import pytest
 import rasterio
@@ -70,6 +72,15 @@ def test_polygons_by_strips_are_those_of_the_whole_raster(mask, rows, grid):
     assert shapely.is_ccw(shapely.get_exterior_ring(shapes)).all()
     again, _ = found_by_strips(mask, max(mask.shape), affine)
     assert shapely.to_wkb(shapes).tolist() == shapely.to_wkb(again).tolist(), "order and bytes, whatever the strips"
+
+
+def test_without_a_path_a_frame_comes_back_that_is_the_file(tmp_path):
+    path, *_ = a_map(tmp_path, (120, 90))
+    summary = vectorize(path, tmp_path / "o.gpkg", min_area=300)
+    frame = vectorize(path, min_area=300)
+    pandas.testing.assert_frame_equal(frame, geopandas.read_file(tmp_path / "o.gpkg"))
+    assert frame.crs == "EPSG:32632" and frame.attrs == asdict(summary) and frame.attrs["dropped"] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map_samples.tif", "o.gpkg"]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.5, 0.6, 0.9])

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import asdict
 
 import geopandas
 import numpy as np
@@ -105,6 +106,17 @@ def test_answers_are_those_of_brute_force(tmp_path, grid, samples):
     assert (found["samples"] == samples).all()
     assert found["note"].fillna("").tolist() == [""] * 5 + ["partly outside the map", ""]
     assert found["name"].tolist() == [f"p{i}" for i in range(7)]
+
+
+def test_without_a_path_a_frame_comes_back_that_is_the_file(tmp_path):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM))
+    summary = zonal(path, places, tmp_path / "o.gpkg", shares=(10, 50))
+    frame = zonal(path, places, shares=(10, 50))
+    pandas.testing.assert_frame_equal(frame, geopandas.read_file(tmp_path / "o.gpkg"))
+    assert frame.attrs == asdict(summary) and frame.attrs["answered"] == 7
+    with pytest.raises(InputError, match="give out_path"):
+        zonal(path, places, with_samples=True)
 
 
 @settings(max_examples=12, deadline=None)

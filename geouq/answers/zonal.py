@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -38,6 +38,10 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.votes import open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
+from geouq.polygons.frame import as_frame
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 _INSIDE, _GROUND, _VALID, _MASK, _DOUBT, _DOUBTED, _SAMPLES = range(7)
 _TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
@@ -70,6 +74,15 @@ class ZonalSummary:
         return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
 
 
+@overload
+def zonal(
+    map_path: str | os.PathLike[str],
+    places: Places | str | os.PathLike[str],
+    out_path: None = None,
+    *,
+    shares: Sequence[float] = (50.0,),
+) -> GeoDataFrame: ...
+@overload
 def zonal(
     map_path: str | os.PathLike[str],
     places: Places | str | os.PathLike[str],
@@ -78,14 +91,24 @@ def zonal(
     shares: Sequence[float] = (50.0,),
     with_samples: bool = False,
     overwrite: bool = False,
-) -> ZonalSummary:
-    """Write places with the water in each, and how sure that is, as columns added to their own.
+) -> ZonalSummary: ...
+def zonal(
+    map_path: str | os.PathLike[str],
+    places: Places | str | os.PathLike[str],
+    out_path: str | os.PathLike[str] | None = None,
+    *,
+    shares: Sequence[float] = (50.0,),
+    with_samples: bool = False,
+    overwrite: bool = False,
+) -> ZonalSummary | GeoDataFrame:
+    """Write places with the water in each, and how sure that is, as columns added to their own; or return them.
 
     Parameters
     ----------
     map_path : a map of geouq's with its votes beside it (``<stem>_samples.tif``), or these votes alone.
     places : a vector file, or ``Places`` to choose a layer or widen lines. Their CRS may be another than the map's.
     out_path : .gpkg, .fgb, .geojson or .parquet; shapes and attributes of the places, and the columns above.
+        None: return them as a GeoDataFrame, with the summary in its ``attrs``.
     shares : percentages X, 0 ≤ X < 100, of the columns ``p_over_X``.
     with_samples : add a table ``samples`` (place, id, sample, area_m2) to a GeoPackage: add up the areas of places
         sample by sample, and the quantiles of that are their interval together. ``place`` is the polygon's fid.
@@ -99,6 +122,10 @@ def zonal(
     OutputError : if ``out_path`` exists, cannot be written, or is one of the inputs.
     """
     where = places if isinstance(places, Places) else Places(os.fspath(places))
+    if out_path is None:
+        if with_samples:
+            raise InputError("a table of samples goes into a GeoPackage: give out_path")
+        return as_frame(lambda path: zonal(map_path, where, path, shares=shares))
     out = _check(Path(out_path), where, shares, with_samples, overwrite)
     with ExitStack() as stack:
         scene = stack.enter_context(_Scene(map_path))

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -29,7 +30,11 @@ from geouq.errors import InputError, SceneError
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.votes import Raster, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
+from geouq.polygons.frame import as_frame
 from geouq.polygons.regions import polygons, regions
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 FIELDS = ("area_m2", "area_m2_p05", "area_m2_p95", "probability", "uncertainty")
 
@@ -48,6 +53,17 @@ class VectorSummary:
         return text + (f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} m²" if self.dropped else "")
 
 
+@overload
+def vectorize(
+    map_path: str | os.PathLike[str],
+    out_path: None = None,
+    *,
+    samples_path: str | os.PathLike[str] | None = None,
+    min_area: float = 0.0,
+    tile: int = 1024,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> GeoDataFrame: ...
+@overload
 def vectorize(
     map_path: str | os.PathLike[str],
     out_path: str | os.PathLike[str],
@@ -57,14 +73,24 @@ def vectorize(
     tile: int = 1024,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
-) -> VectorSummary:
-    """Write the positive class of a map as polygons.
+) -> VectorSummary: ...
+def vectorize(
+    map_path: str | os.PathLike[str],
+    out_path: str | os.PathLike[str] | None = None,
+    *,
+    samples_path: str | os.PathLike[str] | None = None,
+    min_area: float = 0.0,
+    tile: int = 1024,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> VectorSummary | GeoDataFrame:
+    """Write the positive class of a map as polygons, or return them as a GeoDataFrame.
 
     Parameters
     ----------
     map_path : a map of geouq's (band ``mask``; uncertainty, probability and confidence if there), or any mask: a
         raster of one band. The positive class is the tag ``GEOUQ_POSITIVE_CLASS``, or else 1.
-    out_path : .gpkg, .fgb, .geojson or .parquet.
+    out_path : .gpkg, .fgb, .geojson or .parquet; None: return a GeoDataFrame, with the summary in its ``attrs``.
     samples_path : the votes; default: ``<stem>_samples.tif`` beside the map, if that exists.
     min_area : polygons with a smaller ``area_m2`` are left out.
     tile : the map is read in strips of whole rows, of about ``tile``² pixels; no effect on the polygons.
@@ -79,6 +105,12 @@ def vectorize(
     """
     if not min_area >= 0:
         raise InputError(f"min_area is {min_area}: give an area in m², 0 or more")
+    if out_path is None:
+        return as_frame(
+            lambda path: vectorize(
+                map_path, path, samples_path=samples_path, min_area=min_area, tile=tile, on_progress=on_progress
+            )
+        )
     out = check_vector_path(out_path, overwrite)
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
     with _Map(Path(map_path), samples_path, tile) as source, FeatureWriter(out, FIELDS, source.crs) as writer:
