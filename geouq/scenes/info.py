@@ -11,7 +11,9 @@ import numpy as np
 
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
-from geouq.scenes.open import Scene, Source, describe_scene, probe
+from geouq.scenes.bands import probe
+from geouq.scenes.open import Source, describe_scene
+from geouq.scenes.scene import Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.product import ProductPixels
 from geouq.units import DB, UNKNOWN

@@ -1,0 +1,126 @@
+"""A scene from rasters: one file or several on one grid, or the files of one scene in a folder or zip."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from geouq.errors import InputError, SceneError
+from geouq.grid import corners_apart
+from geouq.rasters.geocode import geocode
+from geouq.rasters.raster import Pixels, Raster, inspect_raster
+from geouq.scenes.bands import band_names, polarisation_in, scene_units
+from geouq.scenes.scene import Request, Scene
+from geouq.sentinel1.grd import POLARISATIONS
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.safe import zip_members
+from geouq.units import DB
+
+
+def raster_scene(request: Request) -> Scene:
+    """Open one raster, or several on one grid whose bands are stacked; see ``open_scene`` for errors."""
+    keys, paths = request.keys, request.paths
+    if request.preprocessing not in (None, Preprocessing()):
+        raise InputError(f"{paths[0]}: is no Sentinel-1 product: leave out the options that say how to process one")
+    rasters = [_inspect(path, key, request.bidx, request.nodata) for key, path in zip(keys, paths, strict=True)]
+    for raster in rasters:
+        if any(band.colour == "palette" for band in raster.bands) and request.scale != "dn":
+            raise SceneError(
+                f"{raster.path}: is a palette image, whose values are colour numbers, no measurements: "
+                "give the data it was drawn from (or --scale dn, to take the numbers as they are)"
+            )
+    parts = tuple(geocode(raster) if raster.gcps else Pixels(raster) for raster in rasters)
+    for part in parts[1:]:
+        _check_same_grid(parts[0], part)
+    names = band_names(rasters, keys)
+    units, reason = scene_units(rasters, names, request.scale)
+    notes = dict.fromkeys(note for raster in rasters for note in raster.notes)
+    if rasters[0].gcps:
+        notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
+    if units == DB and names == ("band1", "band2"):
+        names = ("VV", "VH")
+        notes["two bands without names are taken as VV and VH"] = None
+    return Scene(parts, names, units, reason, tuple(notes))
+
+
+def is_bundle(request: Request) -> bool:
+    """True for one folder or zip that holds the bands of one scene, a file each."""
+    return len(request.paths) == 1 and not request.keys[0] and band_files(request.paths[0]) is not None
+
+
+def bundle_scene(request: Request) -> Scene:
+    """Open the files of one scene in a folder or zip."""
+    keys, paths = band_files(request.paths[0]) or (request.keys, request.paths)
+    return raster_scene(replace(request, keys=keys, paths=paths))
+
+
+def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | None) -> Raster:
+    """One file's description; of several bands, the one that is meant by ``key``."""
+    try:
+        raster = inspect_raster(path, bidx, nodata)
+    except SceneError as error:
+        inside = _raster_in_zip(path)
+        if inside:
+            raise SceneError(f"{path}: is an archive: give what is in it, such as {inside}") from error
+        if os.path.isdir(path):
+            raise SceneError(f"{path}: is a folder: give a raster in it") from error
+        raise
+    if key and len(raster.bands) > 1:
+        meant = [band for band in raster.bands if polarisation_in(band.label) == key.upper()]
+        if len(meant) != 1:
+            raise SceneError(f"{path}: has {len(raster.bands)} bands: say with --bidx which one is {key}")
+        raster = replace(raster, bands=tuple(meant))
+    return raster
+
+
+def band_files(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Polarisations and files of the one scene whose bands lie in a folder or zip, as analysis-ready ones come.
+
+    None for anything else, and where there are no files that are alike but for the polarisation in their names.
+
+    Raises
+    ------
+    SceneError : there are several such scenes.
+    """
+    if os.path.isdir(path):
+        inside = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    elif path.lower().endswith(".zip") and os.path.isfile(path):
+        inside = [f"/vsizip/{path}/{name}" for name in sorted(zip_members(path))]
+    else:
+        return None
+    scenes: dict[str, dict[str, str]] = {}
+    for file in inside:
+        match = re.match(r"(.*[_-])(VV|VH|HH|HV)((?:\.rtc)?\.tiff?)$", file, re.IGNORECASE)
+        if match:
+            scenes.setdefault(f"{match[1]}*{match[3]}", {})[match[2].upper()] = file
+    if len(scenes) > 1:
+        some = ", ".join(os.path.basename(name) for name in list(scenes)[:3])
+        raise SceneError(f"{path}: holds {len(scenes)} scenes ({some} …): give one, its files by --vv and --vh")
+    found = next(iter(scenes.values()), {})
+    names = tuple(name for name in POLARISATIONS if name in found)
+    return (names, tuple(found[name] for name in names)) if found else None
+
+
+def _raster_in_zip(path: str) -> str:
+    """GDAL's name for the first raster in an archive, or for the archive's whole content; empty if it is none."""
+    members = zip_members(path) if path.lower().endswith(".zip") and os.path.isfile(path) else []
+    rasters = [name for name in members if name.lower().endswith((".tif", ".tiff", ".vrt", ".img"))]
+    return f"/vsizip/{path}/{rasters[0]}" if rasters else f"/vsizip/{path}" if members else ""
+
+
+def _check_same_grid(first: Pixels, other: Pixels) -> None:
+    """Raise SceneError unless both have the same shape and CRS, and corners within a hundredth of a pixel."""
+    a, b = first.geobox, other.geobox
+    why = ""
+    if a.shape != b.shape:
+        why = f"{a.shape[1]} x {a.shape[0]} and {b.shape[1]} x {b.shape[0]} pixels"
+    elif a.crs != b.crs:
+        why = f"their CRS are {a.crs} and {b.crs}"
+    elif corners_apart(a, b) > 0.01:
+        why = "their transforms differ"
+    if why:
+        raise SceneError(
+            f"{first.path} and {other.path}: are not on one grid ({why}): warp one onto the other's grid first"
+        )

@@ -1,0 +1,42 @@
+"""What is asked of an opener, and what it gives: plain values, settled before any pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from geouq.grid import GeoBox
+from geouq.rasters.raster import Pixels
+from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.sentinel1.product import ProductPixels
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to open, and how: ``open_scene`` says what the options are.
+
+    ``paths`` are names as GDAL knows them; ``keys`` the band that each was given for, or empty strings.
+    """
+
+    keys: tuple[str, ...]
+    paths: tuple[str, ...]
+    scale: str = "auto"
+    nodata: float | None = None
+    bidx: Sequence[int] | None = None
+    preprocessing: Preprocessing | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What an opener has settled before any pixel is read: plain values, but for the lazy parts."""
+
+    parts: tuple[Pixels, ...] | tuple[ProductPixels]
+    names: tuple[str, ...]
+    units: str
+    units_reason: str
+    notes: tuple[str, ...]
+
+    @property
+    def geobox(self) -> GeoBox:
+        """The grid that all parts share."""
+        return self.parts[0].geobox
