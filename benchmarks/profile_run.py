@@ -28,6 +28,7 @@ geouq.cli.main.prepare_process()
 import geouq.networks.model  # noqa: E402
 import geouq.sampling.engine  # noqa: E402
 import geouq.sampling.sampler  # noqa: E402
+import geouq.segmentation.assemble  # noqa: E402
 import geouq.segmentation.run  # noqa: E402
 import geouq.segmentation.tile  # noqa: E402
 from geouq.maps import cog  # noqa: E402
@@ -48,14 +49,14 @@ STEPS = {
     (geouq.segmentation.run, "quantise"): "· quantising",
     (geouq.segmentation.run, "write_part"): "· writing the part",
     (geouq.segmentation.run, "enter"): "· receipt",
-    (geouq.segmentation.run, "_assemble"): "all rasters from parts to COG",
-    (geouq.segmentation.run, "read_part"): "· reading parts",
+    (geouq.segmentation.run, "assemble"): "all rasters from parts to COG",
+    (geouq.segmentation.assemble, "read_part"): "· reading parts",
     (cog, "MapWriter.write"): "· base level",
     (cog, "MapWriter._overviews"): "· overviews",
     (cog.rasterio.shutil, "copy"): "· COG driver",
     (cog, "MapWriter._check"): "· check",
-    (geouq.segmentation.run, "vectorize"): "polygons",
-    (geouq.segmentation.run, "preview"): "picture",
+    (geouq.segmentation.assemble, "vectorize"): "polygons",
+    (geouq.segmentation.assemble, "preview"): "picture",
 }
 
 

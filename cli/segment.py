@@ -28,7 +28,8 @@ from geouq.sampling.sampler import KINDS, PRECISIONS
 from geouq.sampling.ssn import Weights
 from geouq.scenes.open import open_scene
 from geouq.segmentation.job import DEFAULT_LAYERS, Settings, load_models, prepare
-from geouq.segmentation.run import Outputs, run
+from geouq.segmentation.results import Outputs
+from geouq.segmentation.run import run
 
 
 class Samples(click.ParamType):

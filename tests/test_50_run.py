@@ -26,7 +26,8 @@ from geouq.maps.preview import preview
 from geouq.sampling.engine import plain_logits
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
-from geouq.segmentation.run import Outputs, TileDone, run
+from geouq.segmentation.results import Outputs
+from geouq.segmentation.run import TileDone, run
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()

@@ -11,7 +11,8 @@ import geouq
 from geouq.errors import InputError
 from geouq.sampling import engine
 from geouq.segmentation.job import Settings, prepare
-from geouq.segmentation.run import BatchHalved, Outputs, run
+from geouq.segmentation.results import Outputs
+from geouq.segmentation.run import BatchHalved, run
 from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model
 

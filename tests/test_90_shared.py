@@ -9,7 +9,8 @@ import rasterio
 import geouq
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings, prepare
-from geouq.segmentation.run import Outputs, run
+from geouq.segmentation.results import Outputs
+from geouq.segmentation.run import run
 from tests.shared import SHARED
 
 S1 = SHARED / "s1"

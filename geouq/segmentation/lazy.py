@@ -77,20 +77,20 @@ def segment(
     if not (closed or float(samples).is_integer()):
         raise InputError(f"samples={samples}: give a whole number, or math.inf")
     settings = Settings(
-        1 if closed else int(samples),
-        seed,
-        asked,
-        threshold,
-        tile,
-        batch,
-        device,
-        chosen,
-        bounds,
-        precision,
-        sampler,
-        weights,
-        tolerance,
-        closed,
+        samples=1 if closed else int(samples),
+        seed=seed,
+        layers=asked,
+        threshold=threshold,
+        tile=tile,
+        batch=batch,
+        device=device,
+        sites=chosen,
+        bounds=bounds,
+        precision=precision,
+        sampler=sampler,
+        weights=weights,
+        tolerance=tolerance,
+        closed=closed,
     )
     return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
 

@@ -1,0 +1,71 @@
+"""From parts to files: every output of a run made in its work folder, from the parts alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from geouq.grid import geobox_roi
+from geouq.maps.cog import Band, MapWriter
+from geouq.maps.preview import Squares, preview
+from geouq.maps.styles import write_qml
+from geouq.maps.votes import beside
+from geouq.polygons.vectorize import vectorize
+from geouq.segmentation.job import Job
+from geouq.segmentation.ledger import Receipt, read_part
+from geouq.segmentation.results import Results
+
+
+def assemble(
+    job: Job,
+    results: Results,
+    receipts: Mapping[int, Receipt],
+    squares: Squares | None,
+    summary: Mapping[str, Any],
+    on_step: Callable[[str], None],
+) -> None:
+    """Make every file of ``results`` in the work folder; ``on_step`` is told what is being made."""
+    for final in results.files:
+        results.made(final).unlink(missing_ok=True)
+    finished = results.made(results.path)
+    rasters = {"map": (finished, results.bands)} if results.bands else {}
+    if results.vote_bands:
+        rasters["votes"] = (beside(finished), results.vote_bands)
+    on_step(" and ".join(path.name for path, _ in rasters.values()))
+    _write_rasters(job, results, receipts, rasters, squares)
+    if results.style is not None:
+        spec, names = job.sampler.model.spec, [band.name for band in results.bands]
+        write_qml(results.made(results.style), names, results.float32, spec.classes, spec.classes.index(spec.positive))
+    if results.vector is not None:
+        on_step(results.vector.name)
+        samples = rasters["votes"][0] if "votes" in rasters else None
+        vectorize(finished, results.made(results.vector), samples_path=samples, min_area=results.min_area)
+    if results.preview is not None and squares is not None:
+        on_step(results.preview.name)
+        preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
+
+
+def _write_rasters(
+    job: Job,
+    results: Results,
+    receipts: Mapping[int, Receipt],
+    rasters: Mapping[str, tuple[Path, tuple[Band, ...]]],
+    squares: Squares | None,
+) -> None:
+    """Make rasters, and the scene's averages for a picture, in one pass over the parts."""
+    geobox = geobox_roi(job.geobox, job.region)
+    with ExitStack() as stack:
+        writers = {
+            what: stack.enter_context(MapWriter(path, geobox, bands, results.tags, results.options))
+            for what, (path, bands) in rasters.items()
+        }
+        for tile in job.tiling:
+            part, roi = read_part(results.work / receipts[tile.index].part), tile.core.within(job.region)
+            for what, writer in writers.items():
+                writer.write(roi, part[what])
+            if squares is not None:
+                squares.add(part["picture"], roi.y0, roi.x0)
+        for writer in writers.values():
+            writer.finish()

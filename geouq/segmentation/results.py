@@ -1,0 +1,140 @@
+"""What a run leaves, resolved once: which files, what is in each, and what its tiles must therefore compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+from geouq.errors import InputError, OutputError
+from geouq.files import check_place
+from geouq.maps.cog import Band, check_options, map_bands, vote_bands
+from geouq.maps.votes import beside
+from geouq.polygons.features import check_vector_path
+from geouq.sampling.estimators import MAX_VOTES
+from geouq.segmentation.job import Job, run_attrs
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is asked of a run; ``None`` = not wanted.
+
+    path : the map (COG); its votes go to ``<stem>_samples.tif`` beside it if that layer is asked for.
+    vector : polygons, format by suffix; ``min_area`` in m² drops small ones.
+    preview : a PNG.
+    float32 : floats instead of percent.
+    options : creation options of the COG driver.
+    """
+
+    path: Path
+    vector: Path | None = None
+    preview: Path | None = None
+    min_area: float = 0.0
+    float32: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run leaves; from ``resolve``.
+
+    path : what the run is called by, whether or not a map is left.
+    map, style, votes, vector, preview : final names; None = not left.
+    bands : of the map; empty if it is not left.
+    vote_bands : of the votes that parts hold; empty if they hold none. Polygons take their area intervals from
+        votes, also where the votes themselves are not left.
+    layers : what each tile must compute for all this.
+    tags : what the files say about how they were made.
+    """
+
+    path: Path
+    map: Path | None
+    style: Path | None
+    votes: Path | None
+    vector: Path | None
+    preview: Path | None
+    bands: tuple[Band, ...]
+    vote_bands: tuple[Band, ...]
+    layers: tuple[str, ...]
+    tags: Mapping[str, str]
+    min_area: float
+    float32: bool
+    options: Mapping[str, str]
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file the run leaves, the map last: when it is there, all is."""
+        return [path for path in (self.votes, self.vector, self.preview, self.style, self.map) if path is not None]
+
+    @property
+    def work(self) -> Path:
+        """The hidden folder of parts and ledger."""
+        return self.path.with_name(f".{self.path.name}.geouq")
+
+    def made(self, final: Path) -> Path:
+        """Return the name under which a file is made, in the work folder, before it gets its final one."""
+        return self.work / final.name
+
+
+def resolve(job: Job, outputs: Outputs) -> Results:
+    """Return what a run of ``job`` leaves.
+
+    Raises
+    ------
+    OutputError, InputError : outputs that cannot be made of the layers asked for, or as told, or have nowhere to go.
+    """
+    asked, path = job.question.layers, outputs.path
+    _check_asked(outputs, set(asked))
+    bands = map_bands(_band_names(job), outputs.float32, job.question.classes)
+    for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MAX_VOTES
+    keeps_votes = "votes" in asked or for_polygons
+    results = Results(
+        path=path,
+        map=path if bands else None,
+        style=path.with_suffix(".qml") if bands else None,
+        votes=beside(path) if "votes" in asked else None,
+        vector=outputs.vector,
+        preview=outputs.preview,
+        bands=bands,
+        vote_bands=vote_bands(job.sampler.samples) if keeps_votes else (),
+        layers=tuple(dict.fromkeys((*asked, "mask", *(["votes"] if keeps_votes else [])))),
+        tags={f"GEOUQ_{k.upper()}": str(v) for k, v in run_attrs(job).items()} | {"GEOUQ_VERSION": version("geouq")},
+        min_area=outputs.min_area,
+        float32=outputs.float32,
+        options=outputs.options,
+    )
+    if len(set(results.files)) < len(results.files):
+        raise OutputError(f"two outputs have the same name among {', '.join(map(str, results.files))}")
+    for file in results.files:
+        check_place(file)
+    return results
+
+
+def _check_asked(outputs: Outputs, layers: set[str]) -> None:
+    """Raise an error for what can be seen to be wrong from what is asked alone."""
+    check_options(outputs.options)
+    for wanted, needed in ((outputs.vector, {"mask"}), (outputs.preview, {"mask", "uncertainty", "confidence"})):
+        if wanted is not None and not needed <= layers:
+            raise OutputError(f"{wanted} is made from the layers {', '.join(sorted(needed))}: add them to --layers")
+    if outputs.vector is not None:
+        check_vector_path(outputs.vector, overwrite=True)
+    if not outputs.min_area >= 0:
+        raise InputError(f"--min-area is {outputs.min_area}: give an area in m², 0 or more")
+    if outputs.path.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{outputs.path}: maps are written as .tif: give it that suffix")
+    if outputs.preview is not None and outputs.preview.suffix.lower() != ".png":
+        raise OutputError(f"{outputs.preview}: pictures are written as .png: give it that suffix")
+
+
+def _band_names(job: Job) -> list[str]:
+    """Return the names of the map's bands: one a layer, one a class for ``probabilities``, none for votes."""
+    names: list[str] = []
+    for layer in job.question.layers:
+        names += class_bands(job) if layer == "probabilities" else [] if layer == "votes" else [layer]
+    return names
+
+
+def class_bands(job: Job) -> list[str]:
+    """Return the names of the bands that ``probabilities`` become, class by class."""
+    return [f"probability_{name}" for name in job.sampler.model.spec.classes]
