@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test check-slow lint types sizes clean
+.PHONY: demo test check-slow fuzz lint types sizes clean
 
 $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,6 +30,11 @@ test: $(VENV)/.installed-dev lint types
 
 check-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --durations=10
+
+# 20 minutes of damaged and hostile files; MINUTES=1 for a look
+MINUTES ?= 20
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
