@@ -40,7 +40,8 @@ def command(model: str, data: Path, **options: Any) -> None:
         if str(error.name).partition(".")[0] not in ("skimage", "sklearn"):
             raise
         raise InputError("evaluate needs scikit-image and scikit-learn: pip install 'geouq[train]'") from None
-    from geouq.learning.judging.report import check_folder, summary, write_report
+    from geouq.learning.judging.report import check_folder, write_report
+    from geouq.learning.judging.summary import summary
 
     if options["output"]:
         check_folder(options["output"], options["overwrite"])

@@ -97,6 +97,7 @@ def prepare_process() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("GDAL_CACHEMAX", "64")
+    os.environ["MPLBACKEND"] = "agg"  # Jupyter's own, inherited from a notebook, may not exist here
     quota = _processor_quota()
     if quota is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(quota))

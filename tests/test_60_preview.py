@@ -3,6 +3,7 @@ import warnings
 from xml.etree import ElementTree
 
 import dask.array as da
+import matplotlib
 import numpy as np
 import pytest
 import rasterio
@@ -17,6 +18,7 @@ from geouq.maps import preview as module
 from geouq.maps.figure import Place, _ground, _lines
 from geouq.maps.preview import preview
 from geouq.maps.styles import WATER, class_colours, write_qml
+from tests.helpers import geouq
 
 UTM = ("EPSG:32633", Affine(10, 0, 4e5, 0, -10, 5.4e6))
 BLUE = np.array([31, 120, 180]) / 255
@@ -77,6 +79,23 @@ def test_every_shape_gets_a_whole_picture(tmp_path, shape, across):
     if shape[1] > 15:
         assert share(image, BLUE) > 0.01
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "p.png"]
+
+
+def test_neither_the_users_settings_nor_a_dollar_show_in_the_picture(tmp_path, monkeypatch):
+    scene, path = make(tmp_path, (120, 100))
+    title = r"Kosten$1_und$2 $\frac$"
+    preview(scene, path, tmp_path / "a.png", title=title)
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    monkeypatch.setitem(matplotlib.rcParams, "axes.facecolor", "red")
+    preview(scene, path, tmp_path / "b.png", title=title)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_notebooks_backend_does_not_stop_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "inline")
+    geouq("simulate", "s.tif", "--size", 64, cwd=tmp_path)
+    geouq("segment", "s.tif", "--samples", 1, "--preview", "p.png", cwd=tmp_path)
+    assert (tmp_path / "p.png").stat().st_size > 0
 
 
 def test_the_picture_is_the_same_each_time_and_replaces_the_old(tmp_path):

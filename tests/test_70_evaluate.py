@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.judging.classical import BOXCARS, ThresholdCounts, maps
-from geouq.learning.judging.evaluate import chessboard, corrupt, evaluate
+from geouq.learning.judging.evaluate import Evaluation, chessboard, corrupt, evaluate
 from geouq.learning.judging.metrics import (
     ConfusionMatrix,
     ProperScores,
@@ -24,7 +25,9 @@ from geouq.learning.judging.metrics import (
     auroc,
     average_precision,
 )
-from geouq.learning.judging.report import page, summary, write_report
+from geouq.learning.judging.page import page
+from geouq.learning.judging.report import write_report
+from geouq.learning.judging.summary import summary
 from geouq.learning.judging.tally import Canvas
 from geouq.segmentation import job as segmentation
 from geouq.segmentation.lazy import segment
@@ -257,9 +260,8 @@ def test_without_samples_there_is_one_pass_and_no_interval(data, model):
 def test_a_page_that_needs_no_other_file(found, tmp_path):
     written = write_report(found, tmp_path / "r", "my <data>")
     text = written.read_text()
-    assert not re.search(
-        r"<(script|link)|src='(?!data:)|url\(http|https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)", text
-    )
+    outside = r"https?://(?!www\.w3\.org|purl\.org|creativecommons|matplotlib)"
+    assert not re.search(rf"<(script|link)|src=[\"'](?!data:)|url\(http|{outside}", text)
     assert "my &lt;data&gt;" in text and "<data>" not in text and "Figure 4" in text and text.count("<section>") == 3
     assert text == page(found, "my <data>"), "the same evaluation, the same bytes"
     scores = json.loads((tmp_path / "r" / "evaluation.json").read_text(), parse_constant=lambda c: pytest.fail(c))
@@ -267,6 +269,19 @@ def test_a_page_that_needs_no_other_file(found, tmp_path):
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["evaluation.html", "evaluation.json"]
     with pytest.raises(OutputError, match="--overwrite"):
         write_report(found, tmp_path / "r", "x")
+
+
+def test_names_of_places_classes_and_data_are_text_and_neither_markup_nor_mathematics(found):
+    evil = "<img src=x onerror=alert(1)>&$x^{$"
+    scores = json.loads(json.dumps(found.scores).replace('"a"', json.dumps(evil)).replace('"water"', json.dumps(evil)))
+    for row in (*scores["places"], *scores["datasets"], *scores["baselines"], scores["model"]):
+        row |= {key: evil for key in ("dataset", "place", "method", "name", "hash") if key in row}
+    pictures = [replace(picture, name=f"{evil}{i}") for i, picture in enumerate(found.pictures)]
+    for chip, picture in zip(scores["chips"], pictures, strict=True):
+        chip["name"] = picture.name
+    text = page(Evaluation(scores, pictures), evil)
+    assert "<img src=x" not in text
+    assert text.count("&lt;img src=x onerror=alert(1)&gt;&amp;$x^{$") > 20
 
 
 def test_the_summary_names_places_methods_and_doubt(found):

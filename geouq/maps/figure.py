@@ -26,6 +26,7 @@ from matplotlib.transforms import ScaledTranslation
 from pyproj import CRS, Geod, Transformer
 
 from geouq.errors import OutputError
+from geouq.maps.plotting import own_settings
 
 _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
 _LINES = "/////"
@@ -78,6 +79,7 @@ class Place:
     crs: CRS | None
 
 
+@own_settings()
 def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: Sequence[str]) -> Figure:
     """Lay the panels out in one row, two or four by the scene's shape; all sizes in inches."""
     aspect = place.shape[1] / place.shape[0]
@@ -155,6 +157,7 @@ def _bars(axes: Axes, panel: Histogram) -> None:
         spine.set(linewidth=0.5, color=_FAINT, visible=name in ("left", "bottom"))
 
 
+@own_settings()
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all; an existing one is replaced.
 

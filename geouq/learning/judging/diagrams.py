@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
+from matplotlib.ticker import FuncFormatter
 
 from geouq.learning.judging.tally import Picture
+from geouq.maps.plotting import own_settings
 from geouq.maps.styles import class_colours
 from geouq.units import AMPLITUDE, DB, POWER, REFLECTANCE, RGB, convert
 
@@ -47,7 +49,9 @@ def reliability(curves: dict[str, Any], event: str) -> str:
                 lower.bar((np.arange(50) + 0.5) / 50, np.maximum(count, 0.5), 0.018, color=colour, lw=0)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"observed frequency of {event}", aspect="auto")
         upper.legend(loc="upper left")
-        lower.set(yscale="log", ylabel="pixels", xlabel=f"predicted probability of {event}")
+        lower.set(yscale="log")
+        lower.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        lower.set(ylabel="pixels", xlabel=f"predicted probability of {event}")
 
     return _svg("reliability", draw)
 
@@ -154,6 +158,11 @@ def _stretch(values: np.ndarray) -> np.ndarray:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
 
+def _power_of_ten(value: float, _: int) -> str:
+    """Write 1000 as 10³, in letters: text is not mathematics here."""
+    return "10" + str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def _both(curves: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [("one_pass", ONCE, "one pass, dropout off"), ("sampled", SAMPLED, "mean of the samples")]
 
@@ -169,7 +178,7 @@ def _uri(image: np.ndarray, kind: str) -> str:
 
 def _svg(name: str, draw: Callable[[Figure], None], size: tuple[float, float] = (4.3, 3.6)) -> str:
     file = StringIO()
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with own_settings({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})

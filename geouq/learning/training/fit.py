@@ -28,6 +28,7 @@ from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_samples
 from geouq.learning.training.recipes import Recipe, class_names, find_recipe, settle
 from geouq.learning.training.train import Judge, Row, TrainConfig, loss_of, seed_weights, train
+from geouq.maps.plotting import own_settings
 from geouq.networks.model import ARCHITECTURES, Model, ModelSpec
 from geouq.networks.ssn import SSN, mean_of
 from geouq.sampling.devices import choose_device
@@ -284,6 +285,7 @@ def _history(recipe: Recipe, sides: Sequence[Sequence[LabelledChip]]) -> str:
     return f"Recipe {recipe.name} on {len(sides[0])} chips of {datasets}; places held out: {held}."
 
 
+@own_settings()
 def _draw_curves(path: Path, rows: Sequence[Row]) -> None:
     """Draw loss, accuracy and IoU over the steps."""
     figure = Figure(figsize=(10, 3), layout="constrained")
