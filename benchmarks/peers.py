@@ -41,8 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 import geouq  # noqa: E402
 from geouq.grid import Tiling  # noqa: E402
 from geouq.networks.model import Model  # noqa: E402
-from geouq.sampling.engine import plain_logits  # noqa: E402
+from geouq.sampling.dropout import plain_logits  # noqa: E402
 from geouq.sampling.sampler import Sampler  # noqa: E402
+from geouq.sampling.samplers import make_sampler  # noqa: E402
 
 Way = Callable[[np.ndarray, Sampler, int], np.ndarray]
 
@@ -114,7 +115,7 @@ WAYS: dict[str, tuple[Way, tuple[str, ...] | None, str]] = {
 def sampler_of(way: str, model: Model, samples: int) -> Sampler:
     _, sites, precision = WAYS[way]
     sites = sites or ("bottleneck", "decoder")
-    return Sampler(model, samples, sites=sites, precision=precision)
+    return make_sampler(model, samples=samples, sites=sites, precision=precision)
 
 
 def make_scene(size: int) -> np.ndarray:

@@ -22,6 +22,8 @@ from geouq.networks.model import ARCHITECTURES, Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
 from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
+from geouq.sampling.window import Window
 
 RANK = 10
 ASK = Question(("mask", "uncertainty", "confidence"), 2, 1, 0.5, 1.0)
@@ -49,7 +51,7 @@ def seconds(sampler: Sampler, core: int) -> float:
     pixels = rng.normal(-15, 4, (len(sampler.model.spec.bands), side, side)).astype(np.float32)
     inner = Roi(halo, halo + core, halo, halo + core)
     start = time.process_time()
-    predict_tile(sampler, ASK, pixels, np.ones((side, side), bool), inner, np.ones((1, 1)))
+    predict_tile(sampler, ASK, Window(pixels, np.ones((side, side), bool), inner), np.ones((1, 1)))
     return time.process_time() - start
 
 
@@ -60,7 +62,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     samplers = {
-        (name, count): Sampler(model, count) for name, model in models().items() for count in (0, *arguments.samples)
+        (name, count): make_sampler(model, samples=count)
+        for name, model in models().items()
+        for count in (0, *arguments.samples)
     }
     best = dict.fromkeys(samplers, float("inf"))
     for _ in range(arguments.repeats):

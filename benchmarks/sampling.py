@@ -29,9 +29,12 @@ import torch  # noqa: E402
 from geouq.grid import Roi  # noqa: E402
 from geouq.networks.model import Model, ModelSpec  # noqa: E402
 from geouq.networks.unet import UNet, UNetConfig  # noqa: E402
-from geouq.sampling.engine import plain_logits, predict_tile  # noqa: E402
+from geouq.sampling.dropout import plain_logits  # noqa: E402
+from geouq.sampling.engine import predict_tile  # noqa: E402
 from geouq.sampling.estimators import Question  # noqa: E402
 from geouq.sampling.sampler import Sampler  # noqa: E402
+from geouq.sampling.samplers import make_sampler  # noqa: E402
+from geouq.sampling.window import Window  # noqa: E402
 
 PLACEMENTS = {"bottleneck+decoder": ("bottleneck", "decoder"), "last2": ("last2",), "head": ("head",)}
 
@@ -57,7 +60,7 @@ def plan(sampler: Sampler, pixels: np.ndarray, halo: int = 0) -> np.ndarray:
     question = Question(("probability",), 2, 1, 0.5, 1.0)
     valid = np.ones(pixels.shape[1:], bool)
     core = Roi(halo, pixels.shape[1] - halo, halo, pixels.shape[2] - halo)
-    return predict_tile(sampler, question, pixels, valid, core, np.ones((1, 1))).layers["probability"]
+    return predict_tile(sampler, question, Window(pixels, valid, core), np.ones((1, 1))).layers["probability"]
 
 
 def core(sampler: Sampler, pixels: np.ndarray) -> np.ndarray:
@@ -76,9 +79,9 @@ def peak(way: str, args: argparse.Namespace, window: int, placement: str) -> flo
 
 
 def run_only(args: argparse.Namespace) -> None:
-    sampler = Sampler(make_model(args.model), args.samples, sites=PLACEMENTS[args.placement])
+    sampler = make_sampler(make_model(args.model), samples=args.samples, sites=PLACEMENTS[args.placement])
     pixels = scene(args.windows[0])
-    naive(Sampler(sampler.model, 1), scene(64))
+    naive(make_sampler(sampler.model, samples=1), scene(64))
     Path("/proc/self/clear_refs").write_text("5")  # forget the high-water mark of imports
     before = high_water()
     WAYS[args.only](sampler, pixels)
@@ -112,7 +115,7 @@ def main() -> None:
     for window in args.windows:
         pixels = scene(window)
         for placement in [args.placement] if args.placement else PLACEMENTS:
-            sampler = Sampler(model, args.samples, sites=PLACEMENTS[placement])
+            sampler = make_sampler(model, samples=args.samples, sites=PLACEMENTS[placement])
             seconds: dict[str, list[float]] = {way: [] for way in WAYS}
             result = {}
             plan(sampler, pixels[:, :64, :64])

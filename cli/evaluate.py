@@ -13,7 +13,7 @@ from geouq.cli.progress import each_chip
 from geouq.errors import InputError
 from geouq.learning.data.dataset import read_dataset
 from geouq.networks.model import Model
-from geouq.sampling.sampler import KINDS
+from geouq.sampling.samplers import AUTO, CHOICES, HELP
 
 
 @click.command("evaluate")
@@ -22,7 +22,7 @@ from geouq.sampling.sampler import KINDS
 @click.option("-o", "--output", type=FILE, help="Folder for evaluation.html, one page, and evaluation.json.")
 @click.option("--also", multiple=True, metavar="MODEL", help="A further member of an ensemble; may be repeated.")
 @click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
-@click.option("--sampler", type=click.Choice(["auto", *KINDS]), default="auto", show_default=True)
+@click.option("--sampler", type=click.Choice(CHOICES), default=AUTO, show_default=True, help=HELP)
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--overwrite", is_flag=True, help="Replace the report if there is one.")

@@ -33,12 +33,12 @@ def command(ctx: click.Context, as_json: bool) -> None:
 def show(name: str) -> None:
     """Show one model: what it expects, how its samples are drawn and computed, its scores."""
     from geouq.networks.model import Model
-    from geouq.sampling.sampler import Sampler
+    from geouq.sampling.samplers import make_sampler
 
     model = Model.load(name)
     sites = model.active_sites()
     hidden = ("arguments", "format") + (() if model.spec.sampler == "ssn" else ("correlation", "spread"))
-    plan = Sampler(model, samples=1).plan()
+    plan = make_sampler(model, samples=1).plan()
     click.echo(
         table(
             {k: v for k, v in asdict(model.spec).items() if k not in hidden}

@@ -23,9 +23,10 @@ from geouq.cli.options import (
 )
 from geouq.cli.progress import Progress
 from geouq.files import MANIFEST
+from geouq.sampling.deviations import Weights
+from geouq.sampling.one_model import PRECISIONS
 from geouq.sampling.precision import choose_precision
-from geouq.sampling.sampler import KINDS, PRECISIONS
-from geouq.sampling.ssn import Weights
+from geouq.sampling.samplers import AUTO, CHOICES, HELP
 from geouq.scenes.open import open_scene
 from geouq.segmentation.job import DEFAULT_LAYERS, Settings, load_models, prepare
 from geouq.segmentation.results import Outputs
@@ -70,10 +71,10 @@ LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epis
 @click.option("--tolerance", default=0.0, help="Stop a tile when the samples left cannot move a probability by more.")
 @click.option(
     "--sampler",
-    type=click.Choice(["auto", *KINDS]),
-    default="auto",
+    type=click.Choice(CHOICES),
+    default=AUTO,
     show_default=True,
-    help="Where samples come from; auto: what the model is made for, an ensemble if there are several.",
+    help=HELP,
 )
 @click.option("--spread", default=1.0, show_default=True, help="Of an SSN's samples about their mean; 0 = the mean.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same map.")
@@ -145,10 +146,8 @@ def _settings(options: dict[str, Any]) -> Settings:
     def names(text: str | None) -> tuple[str, ...] | None:
         return None if text is None else tuple(text.replace(",", " ").split())
 
-    closed = options["samples"] == math.inf
     return Settings(
-        samples=1 if closed else options["samples"],
-        closed=closed,
+        samples=options["samples"],
         seed=options["seed"],
         layers=names(options["layers"]) or DEFAULT_LAYERS,
         threshold=options["threshold"],
@@ -177,7 +176,7 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
     lines = [
         f"units: {scene.attrs.get('units')} ({scene.attrs.get('units_reason', 'as given')})",
         f"model: {' + '.join(f'{m.spec.name} {m.hash}' for m in job.sampler.models)} on {job.sampler.device}; "
-        f"samples by {job.sampler.kind}",
+        f"samples by {job.sampler.name}",
         f"tiles: {job.tiling.size} pixels, halo {job.tiling.halo}, stride {job.tiling.stride}, "
         f"seams {'exact' if job.exact else 'approximate'}",
         f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "

@@ -31,6 +31,7 @@ from train_s1_water import (
     fit_place_effect,
     fit_temperature,
     probability,
+    whole,
     with_effects,
 )
 
@@ -38,8 +39,8 @@ from geouq.grid import Roi
 from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
 from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.networks.model import Model
-from geouq.sampling.engine import sample_logits
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
+from geouq.sampling.window import Window
 
 #: side in pixels of the tile that is timed, without its halo
 TIMED = 1024
@@ -131,30 +132,30 @@ def row(variant: Variant, chips: Sequence[Chip], models: dict[str, Model]) -> li
 
 def logits_of(variant: Variant, model: Model, chip: Chip) -> np.ndarray:
     """Return 1 + samples logits of a chip's valid pixels; the first is without dropout."""
-    x = torch.from_numpy(model.normalise(chip.pixels))[None]
-    core = Roi(0, x.shape[2], 0, x.shape[3])
-    once, passes = [*_passes(replace(variant, sites=()), model, x, core)][0], [*_passes(variant, model, x, core)]
+    window = whole(chip.pixels)
+    once, passes = [*_passes(replace(variant, sites=()), model, window)][0], [*_passes(variant, model, window)]
     found = np.stack([z[0].numpy()[chip.valid] for z in (once, *passes)])
     return found if len(passes) > 1 else found[np.r_[0, [1] * variant.samples]]
 
 
-def _passes(variant: Variant, model: Model, x: torch.Tensor, core: Roi) -> Iterator[torch.Tensor]:
+def _passes(variant: Variant, model: Model, window: Window) -> Iterator[torch.Tensor]:
     """Yield what is computed for a window: a pass a sample; one where no site is sampled (samples differ by effect)."""
     samples = 0 if variant.sites == () else variant.samples
     with torch.inference_mode():
-        yield from sample_logits(Sampler(model, samples, sites=variant.sites), x, core)
+        for _, logits in make_sampler(model, samples=samples, sites=variant.sites).draw(window):
+            yield logits
 
 
 def seconds(variant: Variant, model: Model) -> float:
     """Return the least CPU seconds a megapixel of three runs on one tile of a simulated scene, halo included."""
     side = TIMED + 2 * (model.halo or 0)
     (chip,) = simulate_chips(1, 0, side)
-    x = torch.from_numpy(model.normalise(chip.pixels))[None]
     core = Roi(model.halo or 0, side - (model.halo or 0), model.halo or 0, side - (model.halo or 0))
+    window = Window(chip.pixels, np.ones((side, side), bool), core)
     best = np.inf
     for _ in range(3):
         started = time.process_time()
-        deque(_passes(variant, model, x, core), maxlen=0)
+        deque(_passes(variant, model, window), maxlen=0)
         best = min(best, time.process_time() - started)
     return best / TIMED**2 * 1e6
 

@@ -21,15 +21,14 @@ import numpy as np
 import torch
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
-from train_s1_water import FOLDS, WET, area_offset, fit_place_effect
+from train_s1_water import FOLDS, WET, area_offset, fit_place_effect, whole
 
-from geouq.grid import Roi
 from geouq.learning.data.chips import Chip, leave_out, read_chips
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.metrics import Calibration, Confusion
 from geouq.networks.model import Model
-from geouq.sampling.engine import sample_logits
 from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
 
 SAMPLES, SEED = 20, 0
 SPREADS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -104,25 +103,26 @@ def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> di
     """Return the scores of every sampler."""
     water, ssn = (load(folder, held) for folder in (folders.water, folders.ssn))
     members = [load(folder, held) for folder in folders.member]
-    offsets = {c.name: offset(Sampler(water[f], SAMPLES, SEED), c) for f, c in held if c.name in WET}
+    offsets = {c.name: offset(make_sampler(water[f], samples=SAMPLES, seed=SEED), c) for f, c in held if c.name in WET}
     scores: dict[str, Scores] = {}
     for fold, chip in held:
         effect = fit_place_effect({n: o for n, o in offsets.items() if place(n) != place(chip.name)})
         print(f"{chip.name}: place's effect {effect:.2f}", flush=True)
         shaken = water[fold].with_spec(place_effect=effect)
+        told = {"samples": SAMPLES, "seed": SEED}
         rows = {
-            "independent pixels": Sampler(water[fold], SAMPLES, SEED),
-            "dropout": Sampler(water[fold], SAMPLES, SEED),
-            "dropout and the place's effect": Sampler(shaken, SAMPLES, SEED),
-            "SSN": Sampler(ssn[fold], SAMPLES, SEED),
-            "SSN, one z for the scene": Sampler(ssn[fold].with_spec(correlation="scene"), SAMPLES, SEED),
-            "SSN and the place's effect": Sampler(ssn[fold].with_spec(place_effect=effect), SAMPLES, SEED),
+            "independent pixels": make_sampler(water[fold], **told),
+            "dropout": make_sampler(water[fold], **told),
+            "dropout and the place's effect": make_sampler(shaken, **told),
+            "SSN": make_sampler(ssn[fold], **told),
+            "SSN, one z for the scene": make_sampler(ssn[fold].with_spec(correlation="scene"), **told),
+            "SSN and the place's effect": make_sampler(ssn[fold].with_spec(place_effect=effect), **told),
         }
         if members:
             others = tuple(m[fold] for m in members)
             name = f"ensemble of {1 + len(others)}"
-            rows[name] = Sampler(water[fold], 1 + len(others), SEED, sites=("none",), others=others)
-            rows[f"{name}, with dropout"] = Sampler(water[fold], SAMPLES, SEED, others=others)
+            rows[name] = make_sampler([water[fold], *others], samples=1 + len(others), seed=SEED, sites=("none",))
+            rows[f"{name}, with dropout"] = make_sampler([water[fold], *others], **told)
         polygons = random_polygons(chip)
         for name, sampler in rows.items():
             logits = stack(sampler, chip)
@@ -146,14 +146,9 @@ def load(folder: Path, held: Sequence[tuple[str, Chip]]) -> Mapping[str, Model]:
 def stack(sampler: Sampler, chip: Chip) -> np.ndarray:
     """Return the logits of every sample, (S, h, w), divided by the temperature."""
     logits = np.empty((sampler.samples, *chip.label.shape), np.float32)
-    core = Roi(0, chip.label.shape[0], 0, chip.label.shape[1])
-    for m, member in enumerate(sampler.members()):
-        x = torch.from_numpy(member.model.normalise(chip.pixels))[None]
-        numbers = sampler.numbers(m)
-        with torch.inference_mode():
-            drawn = sample_logits(member, x, core, (0, 0), numbers)
-            for s, sample in zip(numbers, drawn, strict=True):
-                logits[s] = (sample[0] / member.model.spec.temperature).numpy()
+    with torch.inference_mode():
+        for s, sample in sampler.draw(whole(chip.pixels)):
+            logits[s] = (sample[0] / sampler.model.spec.temperature).numpy()
     return logits
 
 
@@ -164,7 +159,7 @@ def mean_probability(logits: np.ndarray) -> np.ndarray:
 
 def wet_shares(model: Model, chip: Chip) -> np.ndarray:
     """Return each sample's share of water among the valid pixels, (S,)."""
-    return np.asarray((stack(Sampler(model, SAMPLES, SEED), chip)[:, chip.valid] >= 0).mean(1))
+    return np.asarray((stack(make_sampler(model, samples=SAMPLES, seed=SEED), chip)[:, chip.valid] >= 0).mean(1))
 
 
 def offset(sampler: Sampler, chip: Chip) -> float:

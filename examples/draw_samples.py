@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from geouq.learning.data.chips import read_chips
 from geouq.networks.model import Model
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
 
 SAMPLES = 100
 PIXEL_KM2 = 1e-4
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/img/plausible.png"))
     arguments = parser.parse_args()
     chip = next(c for c in read_chips(arguments.data) if c.name == arguments.chip)
-    wet = stack(Sampler(Model.load(arguments.model), SAMPLES), chip) >= 0
+    wet = stack(make_sampler(Model.load(arguments.model), samples=SAMPLES), chip) >= 0
     areas = wet[:, chip.valid].sum(1) * PIXEL_KM2
     order = np.argsort(areas)
     chosen = [int(order[int(q * (SAMPLES - 1))]) for q in (0.05, 0.35, 0.65, 0.95)]

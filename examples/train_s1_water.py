@@ -34,8 +34,8 @@ from geouq.learning.training.train import TrainConfig, seed_weights, train
 from geouq.networks.model import Model, ModelSpec
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.draws import place_effects
-from geouq.sampling.engine import sample_logits
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
+from geouq.sampling.window import Window
 from geouq.units import DB
 
 SEED = 0
@@ -169,11 +169,15 @@ def spec(network: UNet) -> ModelSpec:
 def logits_of(model: Model, chip: Chip, bands: tuple[bool, bool] = (True, True)) -> np.ndarray:
     """Return SAMPLES + 1 logits of a chip's valid pixels, (SAMPLES + 1, pixels); the first is without dropout."""
     pixels = np.where(np.asarray(bands)[:, None, None], chip.pixels, np.nan)
-    x = torch.from_numpy(model.normalise(pixels))[None]
+    samplers = [make_sampler(model, samples=s, seed=SEED) for s in (0, SAMPLES)]
     with torch.inference_mode():
-        core = Roi(0, x.shape[2], 0, x.shape[3])
-        drawn = [logits for s in (0, SAMPLES) for logits in sample_logits(Sampler(model, s, SEED), x, core)]
+        drawn = [logits for sampler in samplers for _, logits in sampler.draw(whole(pixels))]
     return np.stack([logits[0].numpy()[chip.valid] for logits in drawn])
+
+
+def whole(pixels: np.ndarray) -> Window:
+    """Return a chip's pixels (K, h, w) as one window without a halo; what is NaN is what the network sees as 0."""
+    return Window(pixels, np.ones(pixels.shape[1:], bool), Roi(0, pixels.shape[1], 0, pixels.shape[2]))
 
 
 def probability(logits: np.ndarray, temperature: float) -> np.ndarray:

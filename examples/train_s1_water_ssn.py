@@ -42,7 +42,7 @@ from geouq.learning.training.train import TrainConfig, seed_weights
 from geouq.networks.model import Model
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
 
 T = TypeVar("T")
 
@@ -160,13 +160,16 @@ def score(chips: Sequence[Chip], models: dict[str, Model]) -> Found:
     shipped, raw = Scores(), Scores()
     spreads = {c.name: fit_spread(others(areas, c), labels) for _, c in held}
     spread = fit_spread(areas, labels)
-    logits = {c.name: stack(Sampler(m.with_spec(spread=spread), SAMPLES, SEED), c)[:, c.valid] for m, c in held}
+    logits = {
+        c.name: stack(make_sampler(m.with_spec(spread=spread), samples=SAMPLES, seed=SEED), c)[:, c.valid]
+        for m, c in held
+    }
     truth = {c.name: c.label[c.valid] for _, c in held}
     for model, chip in held:
         temperature = fit_temperature(others(logits, chip), truth)
         fitted = model.with_spec(spread=spreads[chip.name], temperature=temperature)
-        shipped.add(chip, stack(Sampler(fitted, SAMPLES, SEED), chip), ())
-        raw.add(chip, stack(Sampler(model, SAMPLES, SEED), chip), ())
+        shipped.add(chip, stack(make_sampler(fitted, samples=SAMPLES, seed=SEED), chip), ())
+        raw.add(chip, stack(make_sampler(model, samples=SAMPLES, seed=SEED), chip), ())
     return Found(shipped, raw, spread, fit_temperature(logits, truth))
 
 

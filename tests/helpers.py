@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from torch import nn
+from torch import Tensor, nn
 
+from geouq.grid import Roi
 from geouq.networks.model import Model, ModelSpec
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
+from geouq.sampling.sampler import Sampler
+from geouq.sampling.window import Window
 
 
 def small_model(**changes) -> Model:
@@ -73,6 +77,25 @@ def scene_values(rows: int, columns: int, seed: int = 0, holes: bool = True) -> 
         values[:, rows // 3 : rows // 3 + 3, columns // 4 : columns // 4 + 9] = np.nan
         values[1, -1, -1] = np.inf
     return values
+
+
+class Seen(Window):
+    """A window that networks see as it is, x (1, K, H, W): it is normalised already."""
+
+    def __init__(self, x: Tensor, core: Roi, origin: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(x[0].numpy(), np.ones(x.shape[2:], bool), core, origin)
+        self.x = x
+
+    def seen_by(self, model: Model, device: str) -> Tensor:
+        return self.x
+
+
+def sample_logits(
+    sampler: Sampler, x: Tensor, core: Roi, origin: tuple[int, int] = (0, 0), numbers: Sequence[int] | None = None
+) -> Iterator[Tensor]:
+    """The core's logits of one sample after the other."""
+    for _, logits in sampler.draw(Seen(x, core, origin), numbers):
+        yield logits
 
 
 def as_scene(values: np.ndarray, units: str = "dB", crs: str | None = "EPSG:32633", chunks=None) -> xr.DataArray:

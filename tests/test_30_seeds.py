@@ -9,8 +9,9 @@ from geouq.networks.model import Model, ModelSpec
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
-from geouq.sampling.engine import plain_logits, sample_logits
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.dropout import plain_logits
+from geouq.sampling.samplers import make_sampler
+from tests.helpers import sample_logits
 
 NARROW = {
     "mc-dropout-unet": (
@@ -84,7 +85,7 @@ def model(name):
 
 @pytest.mark.parametrize("name", NARROW)
 def test_compiled_equals_plain_passes(name):
-    sampler = Sampler(model(name), samples=4, seed=3, batch=2)
+    sampler = make_sampler(model(name), samples=4, seed=3, batch=2)
     x = torch.randn(1, 3, 48, 64)
     plain = torch.stack(list(plain_logits(sampler, x)))
     assert plain.std(0).max() > 0.01, "samples differ"

@@ -10,10 +10,9 @@ import torch
 import geouq
 from geouq.errors import InputError, ModelError
 from geouq.grid import Roi
-from geouq.sampling.closed import check_closed, logit_moments
-from geouq.sampling.engine import sample_logits
-from geouq.sampling.sampler import CLOSED, Sampler
-from tests.helpers import as_scene, scene_values, small_model
+from geouq.sampling.closed import ClosedForm
+from geouq.sampling.samplers import make_sampler
+from tests.helpers import Seen, as_scene, sample_logits, scene_values, small_model
 
 LAYERS = ("mask", "probability", "uncertainty", "confidence", "aleatoric", "epistemic", "std")
 
@@ -26,10 +25,10 @@ def head_model(rate=0.4, **changes):
 def test_moments_are_those_of_all_masks(network):
     rate = 0.4
     model = head_model(rate, **network)
-    sampler = Sampler(model, samples=1, kind=CLOSED)
+    sampler = make_sampler(model, samples=math.inf)
     x, core = torch.randn(1, 2, 32, 24), Roi(3, 29, 0, 20)
     with torch.inference_mode():
-        mean, variance = logit_moments(sampler, x, core)
+        mean, variance = sampler.moments(Seen(x, core))
         plan, all_logits, chances = sampler.plan(), [], []
         kept = plan.prefix(x)
         for mask in itertools.product((0.0, 1 / (1 - rate)), repeat=4):
@@ -44,9 +43,9 @@ def test_moments_are_those_of_all_masks(network):
     assert (mean[0] - expected).abs().max() < 1e-5
     spread = (chance * (stack - expected) ** 2).sum(0)
     assert (variance[0] - spread).abs().max() < 1e-4 * float(spread.max())
-    effect = Sampler(model.with_spec(place_effect=1.5), samples=1, kind=CLOSED)
+    effect = make_sampler(model.with_spec(place_effect=1.5), samples=math.inf)
     with torch.inference_mode():
-        _, more = logit_moments(effect, x, core)
+        _, more = effect.moments(Seen(x, core))
     assert (more - variance - 1.5**2).abs().max() < 1e-4
 
 
@@ -57,7 +56,7 @@ def test_layers_are_the_limit_of_a_thousand_samples():
     exact = geouq.segment(scene, model, samples=math.inf, layers=LAYERS, tile=16).compute()
     many = geouq.segment(scene, model, samples=1000, layers=LAYERS).compute()
     whole = geouq.segment(scene, model, samples=math.inf, layers=LAYERS).compute()
-    assert exact.attrs["samples"] == "inf" and exact.attrs["sampler"] == CLOSED
+    assert exact.attrs["samples"] == "inf" and exact.attrs["sampler"] == ClosedForm.name
     assert float(many["std"].max()) > 0.05
     for layer in LAYERS[1:]:
         np.testing.assert_allclose(exact[layer], many[layer], atol=0.03, err_msg=layer)
@@ -71,8 +70,8 @@ def test_samples_tend_to_the_moments():
     model = head_model(0.5)
     x, core = torch.randn(1, 2, 16, 16), Roi(0, 16, 0, 16)
     with torch.inference_mode():
-        mean, variance = logit_moments(Sampler(model, samples=1, kind=CLOSED), x, core)
-        drawn = torch.stack(list(sample_logits(Sampler(model, samples=2000, batch=500), x, core)))[:, 0]
+        mean, variance = make_sampler(model, samples=math.inf).moments(Seen(x, core))
+        drawn = torch.stack(list(sample_logits(make_sampler(model, samples=2000, batch=500), x, core)))[:, 0]
     scale = float(variance.sqrt().max())
     assert (drawn.mean(0) - mean[0]).abs().max() < 0.15 * scale
     assert (drawn.std(0) - variance[0].sqrt()).abs().max() < 0.1 * scale
@@ -83,7 +82,7 @@ def test_where_there_is_no_closed_form():
     with pytest.raises(ModelError, match="--sites head"):
         geouq.segment(scene, small_model(), samples=math.inf)
     with pytest.raises(ModelError, match="one logit"):
-        check_closed(Sampler(head_model(classes=3), samples=1, kind=CLOSED))
+        make_sampler(head_model(classes=3), samples=math.inf)
     with pytest.raises(InputError, match="votes"):
         geouq.segment(scene, head_model(), samples=math.inf, layers=("votes",))
     with pytest.raises(InputError, match="is for dropout"):

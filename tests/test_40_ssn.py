@@ -11,12 +11,11 @@ from geouq.errors import ModelError
 from geouq.grid import Roi
 from geouq.networks.model import Model
 from geouq.networks.ssn import SSN
-from geouq.sampling.engine import sample_logits
 from geouq.sampling.field import add_deviations, blend, field, pixel_noise, spacing
-from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
 from geouq.sampling.ssn import Weights
 from geouq.segmentation.job import Settings, prepare, run_attrs
-from tests.helpers import as_scene, scene_values, small_model, small_ssn
+from tests.helpers import as_scene, sample_logits, scene_values, small_model, small_ssn
 
 # --- the field
 
@@ -110,9 +109,9 @@ def test_samples_are_draws_of_the_distribution(stem, rank, classes, correlation)
     assert expected.std(0).max() > 0.1
     with torch.inference_mode():
         for core in (Roi(0, 32, 0, 48), Roi(9, 21, 13, 30), Roi(31, 32, 0, 48)):
-            ours = torch.stack(list(sample_logits(Sampler(model, 5, seed=3), x, core)))
+            ours = torch.stack(list(sample_logits(make_sampler(model, samples=5, seed=3), x, core)))
             np.testing.assert_allclose(ours, expected[..., *core.slices], rtol=1e-5, atol=1e-4)
-        (mean,) = sample_logits(Sampler(model, 0), x, Roi(0, 32, 0, 48))
+        (mean,) = sample_logits(make_sampler(model, samples=0), x, Roi(0, 32, 0, 48))
     np.testing.assert_allclose(mean, model.network(x)[0, :classes].detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -151,9 +150,9 @@ def test_spread_and_weights_act_on_the_deviations_alone():
 
     def draw(weights: Weights, changed: Model = model) -> torch.Tensor:
         with torch.inference_mode():
-            return torch.stack(list(sample_logits(Sampler(changed, 4, weights=weights), x, core)))
+            return torch.stack(list(sample_logits(make_sampler(changed, samples=4, weights=weights), x, core)))
 
-    (mean,) = sample_logits(Sampler(model, 0), x, core)
+    (mean,) = sample_logits(make_sampler(model, samples=0), x, core)
     plain = draw(Weights())
     assert torch.allclose(draw(Weights(spread=0)), mean.detach().expand(4, -1, -1, -1), atol=1e-6)
     assert torch.allclose(draw(Weights(spread=2)) - mean, 2 * (plain - mean), atol=1e-4)
@@ -171,8 +170,8 @@ def test_an_ssn_with_dropout_may_sample_by_either():
     model = small_ssn(dropout={"decoder": 0.3}).with_spec(sampler="dropout")
     x, core = torch.randn(1, 2, 16, 16), Roi(0, 16, 0, 16)
     with torch.inference_mode():
-        dropout = torch.stack(list(sample_logits(Sampler(model, 3), x, core)))
-        drawn = torch.stack(list(sample_logits(Sampler(model, 3, kind="ssn"), x, core)))
+        dropout = torch.stack(list(sample_logits(make_sampler(model, samples=3), x, core)))
+        drawn = torch.stack(list(sample_logits(make_sampler(model, "ssn", samples=3), x, core)))
     assert dropout.shape == drawn.shape == (3, 1, 16, 16) and not torch.equal(dropout, drawn)
 
 
@@ -198,10 +197,10 @@ def test_a_map_says_how_its_samples_were_drawn(tmp_path):
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ModelError, match="is no SSN"):
-        Sampler(small_model(), kind="ssn")
+        make_sampler(small_model(), "ssn")
     with pytest.raises(ModelError, match="leave out --sites"):
-        Sampler(small_ssn(), sites=("all",))
+        make_sampler(small_ssn(), sites=("all",))
     with pytest.raises(ModelError, match="correlation is 'everywhere'"):
-        Sampler(small_ssn(correlation="everywhere"))
+        make_sampler(small_ssn(correlation="everywhere"))
     with pytest.raises(ModelError, match="correlation is 2"):
-        Sampler(small_ssn(correlation=2))
+        make_sampler(small_ssn(correlation=2))

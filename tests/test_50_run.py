@@ -23,7 +23,7 @@ import geouq
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.maps.preview import preview
-from geouq.sampling.engine import plain_logits
+from geouq.sampling.dropout import Dropout, plain_logits
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
 from geouq.segmentation.results import Outputs
@@ -91,11 +91,12 @@ def test_plain_passes_give_the_same_files(tmp_path, monkeypatch):
     layers = ("mask", "uncertainty", "confidence", "probability", "epistemic")
     map_scene(tmp_path / "plan.tif", outputs=Outputs(tmp_path / "plan.tif"), layers=layers)
 
-    def plain(sampler, x, core, origin, numbers):
-        for logits in plain_logits(sampler, x, numbers):
-            yield logits[:, *core.slices]
+    def plain(sampler, window, numbers=None):
+        x = window.seen_by(sampler.model, sampler.device)
+        for number, logits in enumerate(plain_logits(sampler, x)):
+            yield number, logits[:, *window.core.slices]
 
-    monkeypatch.setattr("geouq.sampling.engine.sample_logits", plain)
+    monkeypatch.setattr(Dropout, "draw", plain)
     map_scene(tmp_path / "plain.tif", outputs=Outputs(tmp_path / "plain.tif"), layers=layers)
     with rasterio.open(tmp_path / "plan.tif") as a, rasterio.open(tmp_path / "plain.tif") as b:
         ours, theirs = a.read().astype(int), b.read().astype(int)

@@ -9,7 +9,7 @@ import rasterio
 
 import geouq
 from geouq.errors import InputError
-from geouq.sampling import engine
+from geouq.sampling.dropout import Dropout
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import BatchHalved, run
@@ -65,10 +65,8 @@ def test_devices_take_tiles_in_turn_and_do_not_show(tmp_path, monkeypatch):
     values = scene_values(80, 70)
     scene = as_scene(values)
     used = []
-    original = engine.sample_logits
-    monkeypatch.setattr(
-        "geouq.sampling.engine.sample_logits", lambda s, *args: used.append(s.device) or original(s, *args)
-    )
+    original = Dropout.draw
+    monkeypatch.setattr(Dropout, "draw", lambda s, window: used.append(s.device) or original(s, window))
     files = {}
     for device in ("cpu", "cpu,cpu:0"):
         path = tmp_path / f"{len(files)}.tif"
@@ -79,7 +77,7 @@ def test_devices_take_tiles_in_turn_and_do_not_show(tmp_path, monkeypatch):
 
 
 def test_a_halved_batch_is_an_event(tmp_path, monkeypatch):
-    monkeypatch.setattr("geouq.sampling.engine.batch_that_fits", lambda sampler: 1)
+    monkeypatch.setattr("geouq.sampling.engine.batch_that_fits", lambda device, batch: 1)
     scene = as_scene(scene_values(40, 40))
     events = []
     job = prepare(scene, MODEL, Settings(samples=4, batch=4))

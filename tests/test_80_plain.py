@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 from geouq.cli.main import _processor_quota, geouq
-from geouq.sampling.engine import plain_logits
+from geouq.sampling.dropout import Dropout, plain_logits
 from tests.helpers import scene_values, small_model
 
 
@@ -38,11 +38,12 @@ def test_plain_passes_give_the_same_map(folder, monkeypatch, name):
     model = ["--model", str(folder / f"{name}.safetensors"), "--layers", layers]
     ours = segment(folder, "plan", *model)
 
-    def plain(sampler, x, core, origin, numbers):
-        for logits in plain_logits(sampler, x, numbers):
-            yield logits[:, *core.slices]
+    def plain(sampler, window, numbers=None):
+        x = window.seen_by(sampler.model, sampler.device)
+        for number, logits in enumerate(plain_logits(sampler, x)):
+            yield number, logits[:, *window.core.slices]
 
-    monkeypatch.setattr("geouq.sampling.engine.sample_logits", plain)
+    monkeypatch.setattr(Dropout, "draw", plain)
     theirs = segment(folder, "plain", *model)
     exact = segment(folder, "exact", *model, "--float32")["probability"]
     for layer in layers.split(",")[1:]:

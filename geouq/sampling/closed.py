@@ -13,54 +13,64 @@ central limit theorem for the 16 channels and more that heads have (fast dropout
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from geouq.compiling.blocks import block_logits, cut
+from geouq.compiling.blocks import block_logits
 from geouq.compiling.crops import crop, pixel_shuffle
 from geouq.compiling.plan import Plan
 from geouq.errors import ModelError
-from geouq.grid import Roi
-from geouq.sampling.estimators import RunningSums
-from geouq.sampling.sampler import PRECISIONS, Sampler
+from geouq.sampling.dropout import Dropout
+from geouq.sampling.one_model import PRECISIONS
+from geouq.sampling.window import Window
 
-NODES = 32
-
-
-def check_closed(sampler: Sampler) -> None:
-    """Raise ModelError unless the sampler's only active site is that of a linear head with one logit."""
-    spec = sampler.model.spec
-    if list(sampler.active) != ["head"] or not _is_linear(sampler.plan()) or len(spec.classes) != 2:
-        raise ModelError(
-            f"--samples inf needs dropout in the linear head alone of a network with one logit; {spec.name!r} samples "
-            f"at {', '.join(sampler.active) or 'no site'}: give --sites head if it has a rate there, or a number"
-        )
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
 
 
-def logit_moments(sampler: Sampler, x: Tensor, core: Roi) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects.
+class ClosedForm(Dropout):
+    """The limit of ever more dropout samples: draws are the nodes of a quadrature over the logit, none has a number."""
 
-    ``x`` : the window's normalised pixels (1, K, H, W).
-    """
-    plan, dtype = sampler.plan(), PRECISIONS[sampler.precision]
-    (rate,) = plan.sites.values()
-    kept = plan.prefix(x.to(sampler.device, dtype, memory_format=torch.channels_last))
-    blocks = cut(plan, kept, core, (x.shape[2], x.shape[3]))
-    ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=dtype, device=sampler.device)
-    squares = [replace(block, kept=tuple(t.square() for t in block.kept)) for block in blocks]
-    mean = block_logits(plan, blocks, [ones]).float()[0]
-    variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones]).float()[0]
-    return mean, variance * (rate / (1 - rate)) + sampler.model.spec.place_effect**2
+    name = "closed form"
+    quadrature = tuple(_WEIGHTS / _WEIGHTS.sum())
 
+    @property
+    def numbers(self) -> range:
+        """None."""
+        return range(0)
 
-def add_expectation(sums: RunningSums, mean: Tensor, variance: Tensor) -> None:
-    """Put the expectations over a normal logit (1, h, w) in the place of means over samples."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    deviation = variance.sqrt()
-    sums.expect([(mean + deviation * x, w) for x, w in zip(nodes, weights / weights.sum(), strict=True)])
+    def check(self) -> None:
+        """Raise ModelError unless the only active site is that of a linear head with one logit."""
+        spec = self.model.spec
+        if self.samples != math.inf:
+            raise ModelError(f"samples={self.samples}: the closed form is that of infinitely many")
+        if list(self.active) != ["head"] or not _is_linear(self.plan()) or len(spec.classes) != 2:
+            raise ModelError(
+                f"--samples inf needs dropout in the linear head alone of a network with one logit; {spec.name!r} "
+                f"samples at {', '.join(self.active) or 'no site'}: give --sites head if it has a rate there, or a "
+                "number"
+            )
+
+    def draw(self, window: Window, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield (node, logits of the core), one for each weight of the quadrature."""
+        mean, variance = self.moments(window)
+        deviation = variance.sqrt()
+        for node, x in enumerate(_NODES):
+            yield node, mean + deviation * x
+
+    def moments(self, window: Window) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects."""
+        plan, blocks = self.plan(), self.start(window)
+        (rate,) = plan.sites.values()
+        ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=PRECISIONS[self.precision], device=self.device)
+        squares = [replace(block, kept=tuple(t.square() for t in block.kept)) for block in blocks]
+        mean = block_logits(plan, blocks, [ones]).float()[0]
+        variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones]).float()[0]
+        return mean, variance * (rate / (1 - rate)) + self.model.spec.place_effect**2
 
 
 def _is_linear(plan: Plan) -> bool:

@@ -1,4 +1,4 @@
-"""Devices: which to compute on, what memory they may take, how a window gets there; one inference at a time on each."""
+"""Devices: which to compute on, what memory they may take; one inference at a time on each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from geouq.errors import InputError
 from geouq.sampling.sampler import Sampler
@@ -64,26 +63,14 @@ def choose_batch(sampler: Sampler, shape: tuple[int, int], halo: int, size: int)
     """Return how many samples to compute at once: one on a CPU, where more gain nothing; what a GPU's budget holds."""
     if torch.device(sampler.device).type == "cpu":
         return 1
-    window, one = _window(size, shape, halo), sampler.bytes_for(_window(size, shape, halo))
-    each = max(sampler.plan().bytes_for(window, 2) - sampler.plan().bytes_for(window, 1), 1)
-    return int(np.clip(1 + (tensor_budget(sampler.device) - one) // each, 1, max(sampler.samples, 1)))
+    window = _window(size, shape, halo)
+    one = sampler.changed(batch=1).bytes_for(window)
+    each = max(sampler.changed(batch=2).bytes_for(window) - one, 1)
+    return int(np.clip(1 + (tensor_budget(sampler.device) - one) // each, 1, max(len(sampler.numbers), 1)))
 
 
 def _window(size: int, shape: tuple[int, int], halo: int) -> int:
     return (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
-
-
-def upload(array: np.ndarray, device: str) -> Tensor:
-    """Return ``array`` on a device. To a GPU it goes beside what is being computed there, through pinned memory."""
-    tensor = torch.from_numpy(array)
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    stream = torch.cuda.Stream(device)
-    with torch.cuda.stream(stream):
-        there = tensor.pin_memory().to(device, non_blocking=True)
-    stream.synchronize()  # this thread waits; the one that computes does not
-    there.record_stream(torch.cuda.current_stream(device))
-    return there
 
 
 def device_lock(device: str) -> threading.Lock:
@@ -92,15 +79,15 @@ def device_lock(device: str) -> threading.Lock:
         return _LOCKS.setdefault(device, threading.Lock())
 
 
-def batch_that_fits(sampler: Sampler) -> int:
-    """Return the samples at once that the sampler asks for, or fewer where more have not fitted its device."""
-    return min(sampler.batch, _FITS.get(sampler.device, sampler.batch))
+def batch_that_fits(device: str, batch: int) -> int:
+    """Return ``batch`` samples at once, or fewer where more have not fitted the device."""
+    return min(batch, _FITS.get(device, batch))
 
 
-def did_not_fit(sampler: Sampler, batch: int) -> int:
+def did_not_fit(device: str, batch: int) -> int:
     """Remember that ``batch`` samples at once are too many for the device; return half of them (0 from 1)."""
-    if torch.device(sampler.device).type == "cuda":
+    if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
     if batch > 1:
-        _FITS[sampler.device] = batch // 2
+        _FITS[device] = batch // 2
     return batch // 2

@@ -8,7 +8,7 @@ sample 7 of 50.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.special import ndtri
@@ -17,7 +17,7 @@ from geouq.noise import uniform
 
 
 def dropout_masks(
-    sites: Mapping[str, float], channels: Mapping[str, int], seed: int, samples: range
+    sites: Mapping[str, float], channels: Mapping[str, int], seed: int, samples: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Return each site's masks for ``samples``: float32 (S, C, 1, 1), values 0 or 1/(1 − rate).
 
@@ -32,7 +32,7 @@ def dropout_masks(
     return masks
 
 
-def place_effects(scale: float, seed: int, samples: range) -> np.ndarray:
+def place_effects(scale: float, seed: int, samples: Sequence[int]) -> np.ndarray:
     """Return one offset of the positive class's logit for each sample, float32 (S,), normal with deviation ``scale``.
 
     How bright soil and water are differs from place to place, and a network meets a place with an error that

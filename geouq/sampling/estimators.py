@@ -28,7 +28,7 @@ MAX_VOTES = 64
 STRIP = 512
 
 
-def check_layers(layers: tuple[str, ...], samples: int) -> None:
+def check_layers(layers: tuple[str, ...], samples: float) -> None:
     """Raise InputError for a layer that does not exist or is asked for twice, or votes of more samples than bits."""
     if len(set(layers)) < len(layers):
         raise InputError(f"a layer is asked for twice among {', '.join(layers)}: name each once")

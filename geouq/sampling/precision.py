@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from geouq.grid import Roi
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
 from geouq.sampling.sampler import Sampler
+from geouq.sampling.window import Window
 
 #: bfloat16 must be this much faster to be taken, and may differ by at most this much in the mean.
 WORTH, TOLERABLE = 1.2, 0.01
@@ -48,7 +49,7 @@ def compare_precisions(sampler: Sampler, pixels: np.ndarray, precision: str) -> 
 
     ``pixels`` : (K, H, W) in the model's units, H and W multiples of its stride.
     """
-    exact, rounded = (_probability(replace(sampler, precision=p), pixels) for p in ("float32", precision))
+    exact, rounded = (_probability(sampler.changed(precision=p), pixels) for p in ("float32", precision))
     difference = np.abs(exact - rounded)
     return float(difference.max()), float(difference.mean())
 
@@ -79,14 +80,14 @@ def measure_precision(sampler: Sampler, clock: Callable[[], float] = time.perf_c
     pixels = np.random.default_rng(0).normal(size=(len(sampler.model.spec.bands), side, side)).astype(np.float32)
     for k, (mean, std) in enumerate(zip(sampler.model.spec.mean, sampler.model.spec.std, strict=True)):
         pixels[k] = mean + std * pixels[k]
-    small = replace(sampler, samples=min(sampler.samples, 2), batch=1)
+    small = sampler.changed(batch=1, **({} if sampler.quadrature else {"samples": min(sampler.samples, 2)}))
     largest, average = compare_precisions(small, pixels, "bfloat16")  # also makes the plans
     best = {"float32": float("inf"), "bfloat16": float("inf")}
     ends = clock() + 2 * SECONDS
     while True:
         for precision in best:
             began = clock()
-            _probability(replace(small, precision=precision), pixels)
+            _probability(small.changed(precision=precision), pixels)
             best[precision] = min(best[precision], clock() - began)
         if clock() >= ends:
             break
@@ -101,7 +102,8 @@ def _probability(sampler: Sampler, pixels: np.ndarray) -> np.ndarray:
         ("probability",), len(spec.classes), spec.classes.index(spec.positive), spec.threshold, spec.temperature
     )
     core = Roi(0, shape[0], 0, shape[1])
-    return predict_tile(sampler, question, pixels, np.ones(shape, bool), core, np.ones((1, 1))).layers["probability"]
+    window = Window(pixels, np.ones(shape, bool), core)
+    return predict_tile(sampler, question, window, np.ones((1, 1))).layers["probability"]
 
 
 def _processor(device: str) -> str:

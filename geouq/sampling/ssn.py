@@ -1,80 +1,72 @@
-"""Samples of a Stochastic Segmentation Network: the mean plus one draw of the deviations, which cost next to nothing.
-
-Mean, diagonal and factor come from one pass of the network; sample s adds P z_s + √D ε_s (geouq.networks.ssn,
-geouq.sampling.field). That is linear in z, so S samples are S small matrix products over the core.
+"""Samples of a Stochastic Segmentation Network (Monteiro et al. 2020, arXiv 2006.06015): one pass of the network gives
+mean, diagonal and factor, and sample s adds its draw of the deviations (geouq.sampling.deviations), dropout off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from geouq.compiling.blocks import block_logits
 from geouq.errors import ModelError
-from geouq.networks.ssn import Distribution
-from geouq.sampling.field import BLOCK, Correlation, add_deviations, pixel_noise
+from geouq.networks.ssn import SSN, Distribution
+from geouq.sampling.deviations import TOGETHER, Draw, Weights, draw_logits
+from geouq.sampling.field import check_correlation
+from geouq.sampling.one_model import OneModel
+from geouq.sampling.window import Window
 
-#: samples drawn at once: a whole number of what one call of the noise's generator serves
-TOGETHER = 2 * BLOCK
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How an SSN's samples are made to differ from the model's own: section 4.3 of Monteiro et al. 2020.
-
-    spread : times the deviations from the mean, the paper's temperature; 0 = the mean, every time.
-    classes : a factor for the deviations of each logit. ranks : one for each number of z. Empty = 1 throughout.
-    """
-
-    spread: float = 1.0
-    classes: tuple[float, ...] = ()
-    ranks: tuple[float, ...] = ()
-
-    def apply(self, distribution: Distribution) -> Distribution:
-        """Return the distribution (mean (C, h, w), diagonal (C, h, w), factor (R, C, h, w)) of weighted deviations.
-
-        Raises
-        ------
-        ModelError : there are not as many weights as logits or ranks.
-        """
-        mean, diagonal, factor = distribution
-        rank, classes = factor.shape[:2]
-        for what, weights, count in (("class", self.classes, classes), ("rank", self.ranks, rank)):
-            if weights and len(weights) != count:
-                raise ModelError(f"{len(weights)} {what} weights are given, and the model has {count}: give as many")
-        if self == Weights():
-            return distribution
-        by_class = self.spread * torch.tensor(self.classes or (1.0,) * classes, device=mean.device)[:, None, None]
-        by_rank = torch.tensor(self.ranks or (1.0,) * rank, device=mean.device)[:, None, None, None]
-        return Distribution(mean, diagonal * by_class**2, factor * by_class * by_rank)
+__all__ = ["StochasticSegmentation", "Weights"]
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Which deviations: of which seed, correlated over what length (pixels, or "scene"), from which corner on.
+class StochasticSegmentation(OneModel):
+    """The logits' own distribution, drawn by (seed, sample) and absolute position."""
 
-    corner : absolute row and column of the distribution's first pixel in the scene.
-    """
+    name = "ssn"
 
-    seed: int
-    correlation: Correlation
-    corner: tuple[int, int]
+    @property
+    def varies(self) -> bool:
+        """True."""
+        return True
 
+    def check(self) -> None:
+        """Raise ModelError for a network that is no SSN, for dropout sites, or for a length that is none."""
+        spec = self.model.spec
+        if not isinstance(self.model.network, SSN):
+            raise ModelError(f"model {spec.name!r} is no SSN: use --sampler dropout, or a model that is one")
+        if self.sites is not None:
+            raise ModelError("an SSN samples with dropout off: leave out --sites, or use --sampler dropout")
+        check_correlation(spec.correlation)
+        super().check()
 
-def draw_logits(distribution: Distribution, draw: Draw, samples: Sequence[int]) -> Iterator[Tensor]:
-    """Yield logits (n, C, h, w) of up to ``TOGETHER`` samples at a time, in the order of ``samples``.
+    def draw_samples(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (number, logits of the core): mean and deviations come from one pass, (1, C·(2 + R), h, w)."""
+        network, spec = self.model.network, self.model.spec
+        assert isinstance(network, SSN)
+        try:
+            parameters = block_logits(self.plan(), self.start(window), ()).float()
+        except torch.OutOfMemoryError:
+            raise self.too_large(window) from None
+        spread = replace(self.weights, spread=spec.spread * self.weights.spread)
+        distribution = spread.apply(Distribution(*(part[0] for part in network.split(parameters))))
+        done = 0
+        for logits in draw_logits(distribution, Draw(self.seed, spec.correlation, window.corner), numbers):
+            yield from self.finish(logits, numbers[done : done + len(logits)])
+            done += len(logits)
 
-    ``distribution`` : mean (C, h, w), diagonal (C, h, w) and factor (R, C, h, w), float32.
-    """
-    mean, diagonal, factor = distribution
-    deviation = diagonal.sqrt()
-    for _, members in groupby(samples, lambda s: s // TOGETHER):
-        block = list(members)
-        noise = pixel_noise(draw.seed, block, len(mean), draw.corner, (mean.shape[1], mean.shape[2]))
-        logits = torch.from_numpy(noise).to(mean.device).mul_(deviation).add_(mean)
-        if len(factor):
-            add_deviations(logits, factor, draw.seed, block, draw.corner, draw.correlation)
-        yield logits
+    def bytes_for(self, pixels: int) -> int:
+        """Return the bytes of the one pass, and of a block of samples, its deviations and its noise."""
+        network = self.model.network
+        assert isinstance(network, SSN)
+        parameters, together = 2 + network.rank, min(TOGETHER, len(self.numbers))
+        return self.plan().bytes_for(pixels, 1) + 4 * pixels * network.classes * (2 * parameters + together + 8)
+
+    def tags(self) -> dict[str, Any]:
+        """Return what must be known of the deviations."""
+        spec, weights = self.model.spec, self.weights
+        factors = {"class_weights": weights.classes, "rank_weights": weights.ranks}
+        told = {"correlation": spec.correlation, "spread": spec.spread * weights.spread}
+        return told | {name: ",".join(f"{v:g}" for v in values) for name, values in factors.items() if values}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -18,12 +18,12 @@ from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi, Tile, Tiling
 from geouq.networks.model import Model
 from geouq.rasters.raster import scene_geobox
-from geouq.sampling.closed import check_closed
+from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
 from geouq.sampling.estimators import Question, check_layers, check_tolerance
 from geouq.sampling.precision import choose_precision
-from geouq.sampling.sampler import CLOSED, Sampler
-from geouq.sampling.ssn import Weights
+from geouq.sampling.sampler import Sampler
+from geouq.sampling.samplers import make_sampler
 from geouq.segmentation.matching import bounds_roi, check_array, match_bands, scene_name, scene_nodata, scene_units
 
 #: a shipped model's name, a model file, a Model, or several of these: an ensemble
@@ -35,9 +35,9 @@ GENEROUS_OVERLAP = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """How a scene is to be segmented; see :func:`segment` for the meaning of each. ``closed``: samples = ∞."""
+    """How a scene is to be segmented; see :func:`segment` for the meaning of each."""
 
-    samples: int = 20
+    samples: float = 20
     seed: int = 0
     layers: tuple[str, ...] = DEFAULT_LAYERS
     threshold: float | None = None
@@ -50,7 +50,6 @@ class Settings:
     sampler: str = "auto"
     weights: Weights = Weights()
     tolerance: float = 0.0
-    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ class Job:
     @property
     def intervals(self) -> bool:
         """True if each sample was drawn everywhere, so that their areas have quantiles."""
-        return self.sampler.samples > 0 and self.sampler.kind != CLOSED and self.question.tolerance == 0
+        return self.sampler.samples > 0 and not self.sampler.quadrature and self.question.tolerance == 0
 
     def sampler_of(self, tile: Tile) -> Sampler:
         """Return the sampler on the device whose turn it is."""
         device = self.devices[tile.index % len(self.devices)]
-        return self.sampler if device == self.sampler.device else replace(self.sampler, device=device)
+        return self.sampler if device == self.sampler.device else self.sampler.changed(device=device)
 
     @property
     def region(self) -> Roi:
@@ -122,12 +121,10 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     spec = models[0].spec
     check_array(scene)
     check_layers(settings.layers, settings.samples)
-    if settings.closed and "votes" in settings.layers:
-        raise InputError("votes are of samples, and --samples inf draws none: give a number, or leave them out")
     check_tolerance(settings.tolerance, settings.layers)
     geobox = scene_geobox(scene)
     devices = choose_devices(settings.device)
-    sampler = make_sampler(models, settings, devices[0])
+    sampler = settled_sampler(models, settings, devices[0])
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not between 0 and 1")
@@ -144,47 +141,29 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     if size < 1:
         raise InputError(f"tile size {size} must be 1 or more")
     if settings.batch is None:
-        sampler = replace(sampler, batch=choose_batch(sampler, shape, overlap, size))
+        sampler = sampler.changed(batch=choose_batch(sampler, shape, overlap, size))
     for device in devices:  # now, because torch traces a network by a patch that other threads would feel
-        replace(sampler, device=device).bytes_for(1)
+        sampler.changed(device=device).bytes_for(1)
     roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
     tiling = Tiling(shape, size, overlap, stride, roi)
     bands = [match_bands(scene, m) for m in models][0]
     return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos, devices)
 
 
-def make_sampler(models: Sequence[Model], settings: Settings, device: str) -> Sampler:
+def settled_sampler(models: Sequence[Model], settings: Settings, device: str) -> Sampler:
     """Return the sampler that settings ask for, its precision measured if that is ``auto``."""
-    if settings.closed and settings.sampler not in ("auto", "dropout"):
-        raise InputError(f"--samples inf is for dropout, not for the sampler {settings.sampler}: give a number")
-    sampler = Sampler(
-        models[0],
-        settings.samples,
-        settings.seed,
-        settings.batch or 1,
-        device,
-        settings.sites,
-        "float32" if settings.precision == "auto" else settings.precision,
-        CLOSED if settings.closed else settings.sampler,
-        tuple(models[1:]),
-        settings.weights,
+    sampler = make_sampler(
+        models,
+        settings.sampler,
+        samples=settings.samples,
+        seed=settings.seed,
+        batch=settings.batch or 1,
+        device=device,
+        precision="float32" if settings.precision == "auto" else settings.precision,
+        sites=settings.sites,
+        weights=settings.weights,
     )
-    if settings.closed:
-        check_closed(sampler)
-    if settings.precision != "auto":
-        return sampler
-    return replace(sampler, precision=choose_precision(sampler).precision)
-
-
-def _deviation_attrs(sampler: Sampler) -> dict[str, Any]:
-    """Return what must be known of an SSN's deviations; nothing for other samplers."""
-    specs = [member.model.spec for member in sampler.members() if member.kind == "ssn"]
-    if not specs:
-        return {}
-    own, weights = specs[0], sampler.weights
-    factors = {"class_weights": weights.classes, "rank_weights": weights.ranks}
-    told = {"correlation": own.correlation, "spread": own.spread * weights.spread}
-    return told | {name: ",".join(f"{v:g}" for v in values) for name, values in factors.items() if values}
+    return sampler.changed(precision=choose_precision(sampler).precision) if settings.precision == "auto" else sampler
 
 
 def run_attrs(job: Job) -> dict[str, Any]:
@@ -193,9 +172,9 @@ def run_attrs(job: Job) -> dict[str, Any]:
     return {
         "model": "+".join(model.spec.name for model in sampler.models),
         "model_hash": "+".join(model.hash for model in sampler.models),
-        "sampler": sampler.kind,
-        **_deviation_attrs(sampler),
-        "samples": "inf" if sampler.kind == CLOSED else sampler.samples,
+        "sampler": sampler.name,
+        **sampler.tags(),
+        "samples": "inf" if math.isinf(sampler.samples) else sampler.samples,
         **({"tolerance": job.question.tolerance} if job.question.tolerance else {}),
         "seed": sampler.seed,
         "sites": ",".join(sampler.active),

@@ -58,7 +58,8 @@ def segment(
     bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
     precision : "float32"; "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits;
         "float16" on a GPU; "auto": bfloat16 where a measurement says that it pays (geouq.sampling.precision).
-    sampler : "dropout", "ssn", "ensemble", or "auto": what the model or models are made for (docs/samplers.md).
+    sampler : a name of the table in geouq.sampling.samplers ("dropout", "ssn", "ensemble" …), or "auto": what the
+        model or models are made for (docs/samplers.md).
     weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
     tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
 
@@ -73,11 +74,10 @@ def segment(
     """
     chosen = None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
-    closed = samples == math.inf
-    if not (closed or float(samples).is_integer()):
+    if not (samples == math.inf or float(samples).is_integer()):
         raise InputError(f"samples={samples}: give a whole number, or math.inf")
     settings = Settings(
-        samples=1 if closed else int(samples),
+        samples=samples if samples == math.inf else int(samples),
         seed=seed,
         layers=asked,
         threshold=threshold,
@@ -90,7 +90,6 @@ def segment(
         sampler=sampler,
         weights=weights,
         tolerance=tolerance,
-        closed=closed,
     )
     return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
 

@@ -97,7 +97,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         vector=outputs.vector,
         preview=outputs.preview,
         bands=bands,
-        vote_bands=vote_bands(job.sampler.samples) if keeps_votes else (),
+        vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
         layers=tuple(dict.fromkeys((*asked, "mask", *(["votes"] if keeps_votes else [])))),
         tags={f"GEOUQ_{k.upper()}": str(v) for k, v in run_attrs(job).items()} | {"GEOUQ_VERSION": version("geouq")},
         min_area=outputs.min_area,

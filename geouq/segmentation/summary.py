@@ -17,7 +17,7 @@ def summarise(job: Job, results: Results, receipts: list[Receipt]) -> dict[str, 
     rows, columns = job.region.shape
     valid = sum(r.valid for r in receipts)
     low, high = area_interval(np.sum([r.areas for r in receipts], axis=0)) if job.intervals else (None, None)
-    drawn = sum(r.drawn * r.valid for r in receipts) / max(valid * job.sampler.samples, 1)
+    drawn = sum(r.drawn * r.valid for r in receipts) / max(valid * max(len(job.sampler.numbers), 1), 1)
     saved = {"samples_saved_percent": round(100 * (1 - drawn), 2)} if job.question.tolerance and valid else {}
     return {
         "map": None if results.map is None else str(results.map),

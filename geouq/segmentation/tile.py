@@ -11,6 +11,7 @@ import xarray as xr
 from geouq import units
 from geouq.grid import Tile, pixel_areas
 from geouq.sampling.engine import TileResult, predict_tile
+from geouq.sampling.window import Window
 from geouq.segmentation.job import Job
 
 
@@ -19,14 +20,19 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
 
     ``values`` is (scene bands, h, w) over the part of the window inside the scene.
     """
-    pixels, valid = tile_pixels(job, values, tile)
+    window = tile_window(job, values, tile)
     area = np.zeros(tile.whole.shape, np.float32)
     part = tile.core.within(tile.whole).slices
     area[part] = pixel_areas(job.geobox, tile.core)
-    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
-    result = predict_tile(job.sampler_of(tile), job.question, pixels, valid, core, area, origin=origin)
+    result = predict_tile(job.sampler_of(tile), job.question, window, area)
     layers = {name: layer[..., *part] for name, layer in result.layers.items()}
-    return replace(result, layers=layers, valid=int(valid[tile.core.within(tile.window).slices].sum()))
+    return replace(result, layers=layers, valid=int(window.valid[tile.core.within(tile.window).slices].sum()))
+
+
+def tile_window(job: Job, values: np.ndarray, tile: Tile) -> Window:
+    """Return what samplers draw from for a tile, without regard to bounds."""
+    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
+    return Window(*tile_pixels(job, values, tile), core, origin)
 
 
 def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ logits of all samples are kept for a random, bounded part of the pixels.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +19,15 @@ from scipy.optimize import minimize_scalar
 
 from geouq import noise
 from geouq.errors import InputError
-from geouq.grid import Roi, Tile, pixel_areas
+from geouq.grid import Roi, pixel_areas
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.networks.model import Model
-from geouq.sampling.engine import sample_logits
 from geouq.sampling.estimators import area_interval
-from geouq.segmentation.job import Job, Settings, prepare
-from geouq.segmentation.tile import read_window, tile_pixels
+from geouq.segmentation.job import Settings, prepare
+from geouq.segmentation.tile import read_window, tile_window
 
 #: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
 BOUNDS = (0.2, 5.0)
@@ -178,40 +177,31 @@ def mean_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
 def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float) -> Part:
     """Run a chip as ``segment`` would, and keep the logits of a random share of its valid, labelled pixels."""
     job = prepare(open_chip(chip), model, settings)
-    logits: list[list[np.ndarray]] = [[] for _ in range(max(settings.samples, 1))]
+    logits: list[list[np.ndarray]] = [[] for _ in job.sampler.numbers]
     labels, truth, areas = [], 0.0, np.zeros(len(logits))
     positive = model.spec.classes.index(model.spec.positive)
     for tile in job.tiling:
         label = load_label(chip, tile.core)
         if label.max(initial=0) >= len(model.spec.classes):
             raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {len(model.spec.classes)}")
-        pixels, valid = tile_pixels(job, np.asarray(read_window(open_chip(chip), tile)), tile)
-        part = tile.core.within(tile.window).slices
-        keep = (label != UNLABELLED) & valid[part]
+        window = tile_window(job, np.asarray(read_window(open_chip(chip), tile)), tile)
+        keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
         if not keep.any():
             continue
         chosen = keep & (_lottery(chip.name, tile.core, settings.seed) < share)
         labels.append(label[chosen])
         area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
         truth += float(area[label[keep] == positive].sum())
-        for s, sample in enumerate(_logits(job, pixels, valid, tile)):
-            logits[s].append(sample[:, chosen])
-            areas[s] += area[_says_positive(sample[:, keep], model)].sum()
+        with torch.inference_mode():
+            for s, drawn in job.sampler.draw(window):
+                sample = drawn.cpu().numpy()
+                logits[s].append(sample[:, chosen])
+                areas[s] += area[_says_positive(sample[:, keep], model)].sum()
     if not labels:
         return Part(chip.place, np.zeros((1, 1, 0), np.float32), np.zeros(0, np.int16))
     low, high = area_interval(areas)
     stacked = np.stack([np.concatenate(sample, axis=1) for sample in logits])
     return Part(chip.place, stacked, np.concatenate(labels), bool(low <= truth <= high))
-
-
-def _logits(job: Job, pixels: np.ndarray, valid: np.ndarray, tile: Tile) -> Iterator[np.ndarray]:
-    """Yield the logits of a tile's core, (C or 1, h, w), sample by sample."""
-    x = job.sampler.model.normalise(pixels)
-    x[:, ~valid] = 0
-    with torch.inference_mode():
-        core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
-        for logits in sample_logits(job.sampler, torch.from_numpy(x)[None], core, origin):
-            yield logits.float().cpu().numpy()
 
 
 def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:

@@ -141,7 +141,7 @@ class _Work:
         self.skipped: list[str] = []
         self.noisy, self.quiet = RiskCoverage(), RiskCoverage()
         self.yardsticks: dict[tuple[str, ...], Yardsticks] = {}
-        self.kind = ""
+        self.sampler = ""
 
     def new_tally(self) -> Tally:
         """Return empty sums."""
@@ -151,11 +151,11 @@ class _Work:
         """Score a chip; None, and nothing counted, where no pixel of it is valid and labelled."""
         scene, settings = open_chip(chip), self.settings
         job = prepare(scene, self.models, settings)
-        self.kind = job.sampler.kind
+        self.sampler = job.sampler.name
         single_pass = replace(settings, samples=0, layers=_layers(self.model, 0), tile=job.tiling.size)
         once = prepare(scene, self.models, single_pass)
-        own, areas, picture = self.new_tally(), Areas(max(settings.samples, 1)), Canvas(scene)
-        agreement = Agreement(max(settings.samples, 1), 1 + len(chip.raters))
+        own, areas, picture = self.new_tally(), Areas(len(job.sampler.numbers)), Canvas(scene)
+        agreement = Agreement(len(job.sampler.numbers), 1 + len(chip.raters))
         for tile in job.tiling:
             values = np.asarray(read_window(scene, tile))
             layers = self._segment(job, values, tile)
@@ -172,7 +172,9 @@ class _Work:
             single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
             self.once.add(self._pixels(single, label, keep))
             self._disturb(job, values, tile, layers["uncertainty"], keep)
-            agreement.add(*_positives(layers, keep, self.positive, settings.samples), raters[:, keep] == self.positive)
+            agreement.add(
+                *_positives(layers, keep, self.positive, len(job.sampler.numbers)), raters[:, keep] == self.positive
+            )
             if "votes" in layers:
                 areas.add(layers["votes"][keep], label[keep] == self.positive, _area(job, tile.core)[keep])
         if not own.matrix.counts.any():
@@ -253,7 +255,7 @@ class _Work:
             "datasets": [{"dataset": name, **tally.scores()} for name, tally in self.datasets.items()],
             "places": self.places,
             "chips": self.chips,
-            "sampler": self.kind,
+            "sampler": self.sampler,
             "areas": _coverage([row for row in self.chips if "area_low" in row]),
             "agreement": _mean_agreement(self.chips),
             "noise": {"auroc": auroc(self.noisy), "auroc_without_noise": auroc(self.quiet)},
