@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import xarray as xr
+from typing import TYPE_CHECKING
 
 from geouq.errors import OutputError
 from geouq.gdal import gdal_errors, open_dataset
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 #: the file that makes a folder a Sentinel-1 product
 MANIFEST = "manifest.safe"

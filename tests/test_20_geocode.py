@@ -10,8 +10,9 @@ from rasterio.control import GroundControlPoint
 from rasterio.warp import Resampling, reproject
 
 from geouq.errors import SceneError
+from geouq.rasters.coords import scene_geobox
 from geouq.rasters.geocode import fit_spline, geocode
-from geouq.rasters.raster import inspect_raster, scene_geobox
+from geouq.rasters.raster import inspect_raster
 from geouq.scenes.open import open_scene
 from tests.shared import SHARED
 

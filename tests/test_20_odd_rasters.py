@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 from geouq.errors import GeouqError
-from geouq.rasters.raster import scene_geobox
+from geouq.rasters.coords import scene_geobox
 from geouq.scenes.open import open_scene
 from tests.shared import SHARED
 

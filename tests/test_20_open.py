@@ -19,7 +19,8 @@ from rasterio.windows import Window
 from geouq import units
 from geouq.errors import InputError, SceneError, UnitsError
 from geouq.rasters import raster as raster_module
-from geouq.rasters.raster import chunk_shape, inspect_raster, scene_geobox
+from geouq.rasters.coords import scene_geobox
+from geouq.rasters.raster import chunk_shape, inspect_raster
 from geouq.scenes.info import scene_info
 from geouq.scenes.open import open_scene
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from geouq.compiling.shapes import shape_of
 from geouq.grid import Roi
 
 #: A margin that is clipped to the window: the level is kept whole.
@@ -207,7 +208,7 @@ def _needs(nodes: list[fx.Node], effects: dict[fx.Node, Effect], margin: int) ->
 
 
 def _side(node: fx.Node) -> int:
-    shape: Sequence[int] = getattr(node.meta.get("tensor_meta"), "shape", ())
+    shape = shape_of(node)
     return int(shape[2]) if len(shape) == 4 else 0
 
 

@@ -17,11 +17,11 @@ A network that cannot be traced is run whole for each sample (``suffix`` = the n
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 
 from geouq.compiling.crops import FULL, Crops, plan_crops
@@ -37,6 +37,7 @@ from geouq.compiling.rewrites import (
     split_convolutions,
     tainted_nodes,
 )
+from geouq.compiling.shapes import note_shapes, shape_of
 from geouq.networks.sites import DropoutSite
 
 #: Pixels that a block's coarse levels need around it, roughly.
@@ -129,13 +130,13 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     remove_inactive_sites(module, active)
     fold_batch_norm(module)
     example = torch.zeros(1, bands, 4 * stride, 4 * stride)
-    ShapeProp(module).propagate(example)
+    note_shapes(module, example)
     splits = split_convolutions(module, tainted_nodes(module))
     merge_upsampling(module, tainted_nodes(module))
     replace_pixel_shuffle(module)
     share_concatenated(module, tainted_nodes(module))
     module = fx.GraphModule(module, module.graph)
-    ShapeProp(module).propagate(example)
+    note_shapes(module, example)
     return _partition(module, active, splits, example.shape[2])
 
 
@@ -210,7 +211,7 @@ class _Parts:
             nn.Identity(),
             suffix,
             sites={name: self.active[name] for name in names.values()},
-            channels={name: int(n.meta["tensor_meta"].shape[1]) for n, name in names.items()},
+            channels={name: shape_of(n)[1] for n, name in names.items()},
             sample_bytes=self.scale * _peak(suffix),
             largest_bytes=self.scale * max(map(_floats, nodes), default=0),
             crops=plan_crops(suffix, masks, self.side, margin),
@@ -301,8 +302,7 @@ def _reuse_buffers(module: fx.GraphModule, graph: fx.Graph, results: set[fx.Node
 
 
 def _floats(node: fx.Node) -> int:
-    shape = getattr(node.meta.get("tensor_meta"), "shape", (0,))
-    return int(torch.Size(shape).numel())
+    return math.prod(shape_of(node) or (0,))
 
 
 def _peak(module: fx.GraphModule) -> int:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geouq.compiling.crops import cat_samples, pixel_shuffle
+from geouq.compiling.shapes import shape_of
 from geouq.networks.sites import DropoutSite
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -142,7 +143,7 @@ def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], b
     """Return the convolution over the input channels that ``members`` hold within ``parts``."""
     picked, start = [], 0
     for part in parts:
-        width = part.meta["tensor_meta"].shape[1]
+        width = shape_of(part)[1]
         picked += [slice(start, start + width)] if part in members else []
         start += width
     weight = torch.cat([conv.weight[:, s] for s in picked], 1)

@@ -17,7 +17,7 @@ from geouq.errors import InputError
 from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi
 from geouq.maps.cog import Band, MapWriter, check_options
-from geouq.rasters.raster import scene_geobox
+from geouq.rasters.coords import scene_geobox
 from geouq.units import DB, check_convertible, convert
 
 #: chunks computed at once: memory is that of so many, whatever the scene's size

@@ -10,18 +10,21 @@ computes its part alone from the few lattice points around it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.interpolate import BSpline
 from scipy.special import ndtri
 from torch import Tensor
 
 from geouq.errors import ModelError
 from geouq.grid import Roi
 from geouq.noise import philox, stream, uniform
+
+if TYPE_CHECKING:
+    from scipy.interpolate import BSpline
 
 #: one z for the whole scene: the paper's reading, where a scene is a patch
 SCENE = "scene"
@@ -32,7 +35,6 @@ NODES = 6
 #: samples whose ε come from one call of the generator, a byte each
 BLOCK = 16
 _FIELD, _PIXEL = 0x7A, 0x65  # purposes: keep both apart from each other and from any other random numbers
-_SPLINE = BSpline.basis_element(np.arange(NODES + 1), extrapolate=False)
 
 
 def check_correlation(correlation: Correlation) -> Correlation:
@@ -59,8 +61,15 @@ def blend(start: int, stop: int, step: int) -> tuple[int, np.ndarray]:
     first, last = start // step - NODES // 2 + 1, (stop - 1) // step + NODES // 2
     position = np.arange(start, stop)[:, None] / step
     distance = position - np.arange(first, last + 1)[None, :]
-    weights = np.nan_to_num(_SPLINE(distance + NODES / 2))
+    weights = np.nan_to_num(_spline()(distance + NODES / 2))
     return first, weights / np.sqrt((weights**2).sum(1, keepdims=True))
+
+
+@cache
+def _spline() -> BSpline:
+    from scipy.interpolate import BSpline  # here, for it takes half a second, and an SSN alone needs it
+
+    return BSpline.basis_element(np.arange(NODES + 1), extrapolate=False)
 
 
 def lattice(seed: int, samples: Sequence[int], rank: int, points: Roi) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Raster, read_window
 from geouq.rasters.windowed import spread_out
-from geouq.sentinel1.grd import POLARISATIONS
+from geouq.sentinel1.safe import POLARISATIONS
 from geouq.units import SCALES, Clues, decide_units
 
 #: words that may stand beside a polarisation in a band's name without making it something else

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from geouq.scenes.bands import probe
 from geouq.scenes.open import Source, describe_scene
 from geouq.scenes.scene import Scene
 from geouq.sentinel1.preprocessing import Preprocessing
-from geouq.sentinel1.product import ProductPixels
 from geouq.units import DB, UNKNOWN
+
+if TYPE_CHECKING:
+    from geouq.sentinel1.product import ProductPixels
 
 _OTHER = {"VV": "VH", "VH": "VV", "HH": "HV", "HV": "HH"}
 
@@ -48,9 +50,9 @@ def scene_info(
         # Any scale will do to describe the rest.
         scene = describe_scene(source, scale="dn", nodata=nodata, bidx=bidx)
         units, reason = UNKNOWN, str(error)
-    product = scene.parts[0]
-    if isinstance(product, ProductPixels):
-        return _product(product) | _grid(scene, chunk)
+    first = scene.parts[0]
+    if not isinstance(first, Pixels):
+        return _product(first) | _grid(scene, chunk)
     rasters = [part.raster for part in scene.parts if isinstance(part, Pixels)]
     bands = [band for raster in rasters for band in raster.bands]
     return {

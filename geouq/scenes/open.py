@@ -8,20 +8,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.base import tokenize
 
 from geouq.errors import InputError, SceneError
-from geouq.rasters.raster import Pixels, chunk_shape, grid_coords
+from geouq.rasters.raster import Pixels, chunk_shape
 from geouq.scenes.rasters import bundle_scene, is_bundle, raster_scene
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
-from geouq.sentinel1.product import ProductPixels, product_pixels
 from geouq.sentinel1.safe import is_product
 from geouq.units import DB, SCALES
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import xarray as xr
+
+    from geouq.sentinel1.product import ProductPixels
 
 Path = str | os.PathLike[str]
 Source = Path | Sequence[Path] | Mapping[str, Path]
@@ -36,6 +39,8 @@ def is_product_scene(request: Request) -> bool:
 
 def product_scene(request: Request) -> Scene:
     """Open a Sentinel-1 product, calibrated and on a map."""
+    from geouq.sentinel1.product import product_pixels  # here, for it needs SciPy, and a raster does not
+
     path = next(path for path in request.paths if is_product(path))
     if len(request.paths) > 1 or request.scale != "auto" or request.nodata is not None:
         raise InputError(
@@ -104,6 +109,10 @@ def open_scene(
     if chunk < 1:
         raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
     scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
+    import xarray as xr  # here, for it takes most of a second, and neither a refusal nor a description needs it
+
+    from geouq.rasters.coords import grid_coords
+
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
@@ -143,6 +152,9 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _lazy(parts: Sequence[Pixels | ProductPixels], chunk: int) -> da.Array:
     """The stacked parts as one dask array; a task reads one chunk of one file."""
+    import dask.array as da  # here, as xarray above
+    from dask.base import tokenize
+
     rows, columns = chunk_shape(parts[0].shape[1:], parts[0].block, chunk)
     deep = max(1, _CHUNK_BYTES // (4 * rows * columns))
     arrays = []

@@ -13,9 +13,8 @@ from geouq.rasters.geocode import geocode
 from geouq.rasters.raster import Pixels, Raster, inspect_raster
 from geouq.scenes.bands import band_names, polarisation_in, scene_units
 from geouq.scenes.scene import Request, Scene
-from geouq.sentinel1.grd import POLARISATIONS
 from geouq.sentinel1.preprocessing import Preprocessing
-from geouq.sentinel1.safe import zip_members
+from geouq.sentinel1.safe import POLARISATIONS, zip_members
 from geouq.units import DB
 
 

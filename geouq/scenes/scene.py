@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from geouq.grid import GeoBox
 from geouq.rasters.raster import Pixels
 from geouq.sentinel1.preprocessing import Preprocessing
-from geouq.sentinel1.product import ProductPixels
+
+if TYPE_CHECKING:
+    from geouq.sentinel1.product import ProductPixels
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from geouq import units
 from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi, Tile, Tiling
 from geouq.networks.model import Model
-from geouq.rasters.raster import scene_geobox
+from geouq.rasters.coords import scene_geobox
 from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
 from geouq.sampling.estimators import Question, check_layers, check_tolerance

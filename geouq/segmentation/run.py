@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
+import dask.threaded
 import numpy as np
 import xarray as xr
 
@@ -175,4 +176,4 @@ class _Work:
 def _compute(work: _Work, tiles: list[Tile]) -> None:
     shared = dask.delayed(work, traverse=False)
     tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in tiles]
-    dask.compute(*tasks, scheduler="threads", num_workers=len(work.job.devices) + WAITING)
+    dask.compute(*tasks, scheduler=dask.threaded.get, num_workers=len(work.job.devices) + WAITING)

@@ -23,12 +23,10 @@ from geouq.gdal import FileKey, gdal_errors, handle, open_dataset
 from geouq.rasters.raster import refuse_large_blocks
 from geouq.sentinel1.annotation import Annotation, read_annotation
 from geouq.sentinel1.luts import QUANTITIES, Calibration, Noise, read_calibration, read_noise
-from geouq.sentinel1.safe import Files, Manifest, find_files, read_manifest
+from geouq.sentinel1.safe import POLARISATIONS, Files, Manifest, find_files, read_manifest
 from geouq.sentinel1.speckle import HALO, check_filter, despeckle
 from geouq.units import LEAST_POWER
 
-#: in the order that bands have
-POLARISATIONS = ("VV", "VH", "HH", "HV")
 #: Equivalent number of looks of detected products by mode and pixel spacing in m (ESA, "Sentinel-1 Product
 #: Definition", S1-RS-MDA-52-7440, tables of GRD products).
 _LOOKS: dict[str, dict[float, float]] = {

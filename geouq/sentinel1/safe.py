@@ -21,6 +21,8 @@ from geouq.files import MANIFEST
 from geouq.gdal import FileKey, file_key, is_remote
 from geouq.sentinel1.annotation import parse, xml_errors
 
+#: in the order that bands have
+POLARISATIONS = ("VV", "VH", "HH", "HV")
 #: No XML file of a product comes near it: EW annotations, the largest, have 3 MB.
 _LARGEST_XML = 64 << 20
 _AGAIN = "copy or download the product again"

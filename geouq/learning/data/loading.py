@@ -16,7 +16,8 @@ import xarray as xr
 from geouq.errors import InputError, UnitsError
 from geouq.grid import GeoBox, Roi, corners_apart
 from geouq.learning.data.dataset import LabelledChip
-from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window, scene_geobox
+from geouq.rasters.coords import scene_geobox
+from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
 from geouq.scenes.open import open_scene
 from geouq.units import convert
 

@@ -1,0 +1,81 @@
+"""Grids of DataArrays: written into coordinates, and read from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from affine import Affine
+from odc.geo.xr import xr_coords
+
+from geouq.errors import SceneError
+from geouq.grid import GeoBox, apply
+
+
+def grid_coords(geobox: GeoBox) -> dict[Any, xr.DataArray]:
+    """Return the coordinates ``y``, ``x`` and ``spatial_ref`` by which odc-geo and rioxarray know a grid again.
+
+    Unrotated grids have pixel centres in ``y`` and ``x``; rotated ones have pixel numbers there. Without a CRS,
+    ``spatial_ref`` holds the transform alone.
+    """
+    coords = dict(xr_coords(geobox, always_yx=True))
+    if "spatial_ref" not in coords:
+        transform = " ".join(repr(float(value)) for value in geobox.affine.to_gdal())
+        coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs={"GeoTransform": transform})
+    return coords
+
+
+def scene_geobox(scene: xr.DataArray) -> GeoBox:
+    """Return the grid of a DataArray: as odc-geo or rioxarray wrote it, or from regular x and y coordinates.
+
+    Raises
+    ------
+    SceneError : if it has none, or one that is not a single affine.
+    """
+    if "spatial_ref" in scene.coords and not {"spatial_ref", "crs_wkt"} & set(scene.coords["spatial_ref"].attrs):
+        scene = scene.copy(deep=False)  # odc-geo looks at a transform without CRS only if it is named
+        scene.encoding = {**scene.encoding, "grid_mapping": "spatial_ref"}
+    try:
+        geobox = scene.odc.geobox
+        order = scene.odc.spatial_dims
+    except (ValueError, KeyError, AttributeError):
+        geobox = order = None
+    if order is not None and order != scene.dims[-2:]:
+        raise SceneError(
+            f"the scene's dimensions come as {', '.join(map(str, scene.dims))}: rows and columns must be the last two: "
+            f"give scene.transpose(..., {', '.join(repr(str(dim)) for dim in order)})"
+        )
+    if not isinstance(geobox, GeoBox) or not _evenly_spaced(scene):
+        raise SceneError(
+            "the scene has no grid: give it regular x and y coordinates and a CRS "
+            "(scene.odc.assign_crs or scene.rio.write_crs), or read it with open_scene"
+        )
+    if 1 in geobox.shape:
+        geobox = _one_pixel_wide(scene, geobox)
+    if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
+        return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
+    return geobox
+
+
+def _evenly_spaced(scene: xr.DataArray) -> bool:
+    """True unless a coordinate of the last two dimensions strays from even steps by a tenth of one."""
+    for dim in scene.dims[-2:]:
+        values = np.asarray(scene[dim], float)
+        even = np.linspace(values[0], values[-1], len(values))
+        if len(values) > 2 and not np.abs(values - even).max() <= abs(even[1] - even[0]) / 10:
+            return False
+    return True
+
+
+def _one_pixel_wide(scene: xr.DataArray, geobox: GeoBox) -> GeoBox:
+    """Grid of a rotated scene one pixel high or wide, which odc-geo cannot get from its coordinates."""
+    written = [c.attrs["GeoTransform"] for c in scene.coords.values() if c.ndim == 0 and "GeoTransform" in c.attrs]
+    if not written:
+        return geobox
+    transform = Affine.from_gdal(*map(float, written[0].split()))
+    if transform.b == 0 and transform.d == 0:
+        return geobox
+    row, column = (float(scene.coords[dim][0]) - 0.5 for dim in scene.dims[-2:])
+    x, y = apply(transform, column, row)
+    return GeoBox(geobox.shape, Affine(transform.a, transform.b, x, transform.d, transform.e, y), geobox.crs)
