@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from geouq.segmentation.run import BatchHalved, Event, Finishing, Started, TileDone
+from geouq.segmentation.run import BatchHalved, Event, Finishing, Noted, Started, TileDone
 
 
 def each_chip(quiet: bool) -> Callable[[str, int, int], None]:
@@ -44,6 +44,8 @@ class Progress:
             elif isinstance(event, BatchHalved) and event.batch != self.batch:
                 self.batch = event.batch
                 self._line(f"memory holds {event.batch} samples at once, not {event.asked}")
+            elif isinstance(event, Noted):
+                self._line(event.text)
             elif isinstance(event, Finishing):
                 self._line(f"writing {event.step}")
 

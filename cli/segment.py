@@ -136,6 +136,9 @@ def command(**options: Any) -> None:
     if options["verbose"]:
         _explain(scene, job, options["precision"])
     summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
+    if not options["quiet"]:
+        for warning in summary["warnings"]:
+            click.echo(f"geouq: WARNING: {warning}", err=True)
     if options["as_json"]:
         click.echo(json.dumps(summary))
     elif not options["quiet"]:
@@ -194,11 +197,21 @@ def describe(summary: dict[str, Any]) -> str:
     """Return the summary for people."""
     unit, scale = ("km²", 1e6) if summary["crs"] else ("px", 1.0)
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
-    if summary["area_m2_p05"] is not None:
+    if not summary["valid_area_m2"]:
+        area = f"{summary['positive_class']}: nothing was classified"
+    elif summary["area_m2_p05"] is not None:
         low, high = (summary[k] / scale for k in ("area_m2_p05", "area_m2_p95"))
         area += f" (5–95 % of {summary['samples']} samples: {low:.6g}–{high:.6g} {unit})"
     elif "samples_saved_percent" in summary:
         area += f" (no interval: the tolerance saved {summary['samples_saved_percent']:g} % of the samples)"
+    doubts = {summary["positive_class"]: "mean_uncertainty_positive", "map": "mean_uncertainty"}
+    known = [f"{what} {100 * summary[key]:.0f} %" for what, key in doubts.items() if summary[key] is not None]
+    verb = "already there, made by this very run:" if summary["already_there"] else "wrote"
     return "\n".join(
-        [area, f"not classified: {summary['not_classified_percent']:g} %", *(f"wrote {f}" for f in summary["files"])]
+        [
+            area,
+            f"not classified: {summary['not_classified_percent']:g} %",
+            *([f"mean uncertainty: {', '.join(known)}"] if known else []),
+            *(f"{verb} {file}" for file in summary["files"]),
+        ]
     )

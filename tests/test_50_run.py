@@ -20,6 +20,7 @@ from rasterio.vrt import WarpedVRT
 from rio_cogeo.cogeo import cog_validate
 
 import geouq
+from geouq.cli.segment import describe
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.maps.preview import preview
@@ -27,7 +28,8 @@ from geouq.sampling.dropout import Dropout, plain_logits
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
 from geouq.segmentation.results import Outputs
-from geouq.segmentation.run import TileDone, run
+from geouq.segmentation.run import Noted, TileDone, run
+from geouq.segmentation.summary import findings
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()
@@ -290,8 +292,10 @@ def test_polygons_from_the_samples_of_this_map_alone(tmp_path):
     map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=2)
     with pytest.raises(SceneError, match="votes of samples"):
         geouq.vectorize(tmp_path / "map_samples.tif", tmp_path / "w.gpkg")
+    votes = (tmp_path / "map_samples.tif").read_bytes()
     map_scene(path, outputs=Outputs(path), layers=("mask",), samples=2, threshold=0.3, overwrite=True)
-    with pytest.raises(SceneError, match="different runs \\(GEOUQ_THRESHOLD\\)"):
+    (tmp_path / "map_samples.tif").write_bytes(votes)
+    with pytest.raises(SceneError, match="different runs \\(GEOUQ_RUN\\)"):
         geouq.vectorize(path, tmp_path / "w.gpkg")
     map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=0, overwrite=True)
     geouq.vectorize(path, tmp_path / "w.gpkg")
@@ -380,3 +384,135 @@ def test_killed_runs_of_the_command_line_end_in_the_same_bytes(tmp_path):
     last = start("killed")
     last.communicate()
     assert last.returncode == 0 and digests(tmp_path / "whole") == digests(tmp_path / "killed")
+
+
+def tags_of(path: Path) -> dict[str, str]:
+    with rasterio.open(path) as file:
+        return file.tags()
+
+
+def test_every_file_of_a_run_carries_its_id_which_goes_by_content(tmp_path):
+    ids = {}
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        (tmp_path / folder).mkdir()
+        scene = geouq.open_scene(write_scene(tmp_path / folder / "scene.tif", scene_values(60, 60, seed)), scale="db")
+        os.utime(tmp_path / folder / "scene.tif", (1, 1))
+        job = prepare(scene, MODEL, Settings(samples=2, tile=24, layers=LAYERS))
+        out = tmp_path / folder / "map.tif"
+        outputs = Outputs(out, out.with_suffix(".gpkg"), out.with_suffix(".png"))
+        summary = run(scene, job, outputs)
+        ids[folder] = summary["run"]
+        assert all(summary["run"].encode() in Path(file).read_bytes() for file in summary["files"])
+        assert tags_of(out)["GEOUQ_RUN"] == tags_of(tmp_path / folder / "map_samples.tif")["GEOUQ_RUN"] == ids[folder]
+    assert ids["a"] == ids["b"] != ids["c"]
+    a, b = digests(tmp_path / "a"), digests(tmp_path / "b")
+    assert a == b
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson", ".parquet"])
+def test_polygons_of_every_format_carry_the_run(tmp_path, suffix):
+    outputs = Outputs(tmp_path / "map.tif", tmp_path / f"map{suffix}", min_area=200.0)
+    summary, _ = map_scene(tmp_path / "map.tif", outputs=outputs)
+    said = (tmp_path / f"map{suffix}").read_bytes()
+    assert f"geouq run {summary['run']}, polygons from 200 m²".encode() in said or b"polygons from 200 m" in said
+
+
+def test_votes_of_another_run_are_refused(tmp_path):
+    """The scene of the old votes and that of the new map differ in nothing but their pixels."""
+    path, other = tmp_path / "map.tif", tmp_path / "other.tif"
+    map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=2)
+    map_scene(other, scene_values(150, 170, seed=5), outputs=Outputs(other), layers=("mask", "votes"), samples=2)
+    (tmp_path / "other_samples.tif").replace(tmp_path / "map_samples.tif")
+    with pytest.raises(SceneError, match="different runs \\(GEOUQ_RUN\\)"):
+        geouq.vectorize(path, tmp_path / "w.gpkg")
+    with pytest.raises(SceneError, match="different runs \\(GEOUQ_RUN\\)"):
+        geouq.samples(path)
+
+
+def test_what_an_overwritten_run_left_goes_with_it(tmp_path):
+    path = tmp_path / "map.tif"
+    (tmp_path / "else").mkdir()
+    map_scene(path, outputs=Outputs(path, path.with_suffix(".gpkg"), path.with_suffix(".png")))
+    (tmp_path / "mine_samples.tif").write_text("mine")
+    notes = []
+    new = scene_values(150, 170, seed=3)
+    outputs = Outputs(path, tmp_path / "else" / "far.gpkg")
+    map_scene(path, new, layers=("mask",), outputs=outputs, overwrite=True, on_event=notes.append)
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"map.tif", "map.qml", "else", "mine_samples.tif"}
+    told = [event.text for event in notes if isinstance(event, Noted)]
+    assert len(told) == 3 and all("overwritten" in text for text in told)
+    notes.clear()
+    map_scene(path, layers=("mask",), outputs=Outputs(path), overwrite=True, on_event=notes.append)
+    assert (tmp_path / "else" / "far.gpkg").exists()
+    assert any("far.gpkg belongs to" in event.text for event in notes if isinstance(event, Noted))
+
+
+def test_a_finished_command_given_again_is_success(tmp_path, monkeypatch):
+    path = write_scene(tmp_path / "scene.tif", scene_values(60, 60))
+    scene = geouq.open_scene(path, scale="db")
+    out = tmp_path / "map.tif"
+    outputs = Outputs(out, tmp_path / "map.gpkg", tmp_path / "map.png")
+
+    def again(outputs=outputs, **settings):
+        job = prepare(scene, MODEL, Settings(**{"samples": 4, "tile": 24, "layers": LAYERS} | settings))
+        return run(scene, job, outputs)
+
+    first = again()
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.iterdir()}
+    (tmp_path / ".map.tif.geouq").mkdir()  # as if killed while this was being removed
+    monkeypatch.setattr("geouq.segmentation.run.segment_tile", lambda *args: pytest.fail("computed again"))
+    second = again()
+    assert second["already_there"] and not first["already_there"]
+    effort = {"already_there", "seconds", "megapixels_per_second", "tiles_continued"}
+    assert {k: v for k, v in first.items() if k not in effort} == {k: v for k, v in second.items() if k not in effort}
+    assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in tmp_path.iterdir()} == before
+    refused = [{"seed": 1}, {"samples": 5}, {"threshold": 0.4}, {"bounds": (5e5, 4_999_500, 500_300, 5e6)}]
+    refused += [{"layers": LAYERS[:-1]}, {"layers": (LAYERS[1], LAYERS[0], *LAYERS[2:])}, {"tile": 25}]
+    refused += [{"outputs": Outputs(out, tmp_path / "map.gpkg", min_area=300.0)}]
+    refused += [{"outputs": Outputs(out, options={"LEVEL": "3"})}, {"outputs": Outputs(out, float32=True)}]
+    for changed in refused:
+        with pytest.raises(OutputError, match="exists already"):
+            again(**changed)
+    write_scene(path, scene_values(60, 60, seed=2))
+    scene = geouq.open_scene(path, scale="db")
+    with pytest.raises(OutputError, match="exists already"):
+        again()
+
+
+def test_a_scene_newer_than_its_map_is_not_taken_for_mapped(tmp_path):
+    path = write_scene(tmp_path / "scene.tif", scene_values(60, 60))
+    scene = geouq.open_scene(path, scale="db")
+    job = prepare(scene, MODEL, Settings(samples=2))
+    run(scene, job, Outputs(tmp_path / "map.tif"))
+    later = (tmp_path / "map.tif").stat().st_mtime + 10
+    os.utime(path, (later, later))
+    with pytest.raises(OutputError, match="exists already"):
+        run(geouq.open_scene(path, scale="db"), job, Outputs(tmp_path / "map.tif"))
+
+
+def test_nothing_classified_is_said(tmp_path):
+    summary, _ = map_scene(tmp_path / "map.tif", values=np.full((2, 60, 50), np.nan, np.float32))
+    assert len(summary["warnings"]) == 1 and "nothing was classified" in summary["warnings"][0]
+    assert "nothing was classified" in describe(summary) and "km²" not in describe(summary)
+    assert summary["mean_uncertainty"] is None and summary["mean_uncertainty_positive"] is None
+
+
+def test_mean_uncertainty_is_that_of_the_map(tmp_path):
+    summary, scene = map_scene(tmp_path / "map.tif", layers=("mask",), outputs=Outputs(tmp_path / "map.tif"))
+    lazy = geouq.segment(scene, MODEL, samples=6, layers=("mask", "uncertainty"), tile=48).compute()
+    mask, doubt = lazy["mask"].values, lazy["uncertainty"].values
+    assert summary["mean_uncertainty"] == pytest.approx(np.nanmean(doubt), abs=2e-4)
+    assert summary["mean_uncertainty_positive"] == pytest.approx(doubt[mask == 1].mean(), abs=2e-4)
+    tags = tags_of(tmp_path / "map.tif")
+    assert float(tags["GEOUQ_MEAN_UNCERTAINTY_POSITIVE"]) == summary["mean_uncertainty_positive"]
+    assert float(tags["GEOUQ_AREA_M2"]) == summary["area_m2"]
+
+
+@pytest.mark.parametrize("doubt, areas, words", [(0.6, (9.0, 10.0), "uncertain"), (0.1, (0.1, 10.0), "contradict")])
+def test_a_map_that_should_not_be_trusted_says_so(doubt, areas, words):
+    job = prepare(as_scene(scene_values(40, 40)), MODEL, Settings(samples=2))
+    receipt = Receipt(0, "", "", 1600, 10.0, 100.0, areas, 2, doubt=20.0, water_doubt=10 * doubt)
+    assert [words in text for text in findings(job, [receipt])["warnings"]] == [True]
+    sure = Receipt(0, "", "", 1600, 10.0, 100.0, (9.0, 10.0), 2, doubt=20.0, water_doubt=1.0)
+    assert findings(job, [sure])["warnings"] == []

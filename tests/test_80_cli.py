@@ -60,7 +60,9 @@ def test_segment_with_the_shipped_model(folder):
     assert ((mask == 255) == (truth == 255)).all()
     known = truth != 255
     assert (mask == truth)[known].mean() > 0.9
-    again = geouq("segment", folder / "scene.tif", "--samples", 3, cwd=out, code=2)
+    again = geouq("segment", folder / "scene.tif", "--samples", 3, cwd=out)
+    assert again.stdout.count("already there, made by this very run: scene_water") == 2 and "tiles" not in again.stderr
+    again = geouq("segment", folder / "scene.tif", "--samples", 3, "--seed", 1, cwd=out, code=2)
     assert again.stderr.count("\n") == 1 and "--overwrite" in again.stderr
 
 

@@ -158,8 +158,8 @@ def _bars(axes: Axes, panel: Histogram) -> None:
 
 
 @own_settings()
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all; an existing one is replaced.
+def save(figure: Figure, path: Path, description: str = "") -> None:
+    """Write a PNG, whole or not at all; an existing one is replaced. ``description`` goes into its metadata.
 
     Raises
     ------
@@ -168,7 +168,8 @@ def save(figure: Figure, path: Path) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         FigureCanvasAgg(figure)
-        figure.savefig(part, format="png", dpi=_DPI, facecolor="white")
+        told = {"Description": description} if description else {}
+        figure.savefig(part, format="png", dpi=_DPI, facecolor="white", metadata=told)
         os.replace(part, path)
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error}") from error

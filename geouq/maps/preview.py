@@ -134,7 +134,8 @@ def preview(
         squares.read(scene)
     panels = [_scene_panel(squares), *_map_panels(found)]
     figure = draw(panels, found.place, title or Path(map_path).stem, _facts(found, summary or {}))
-    save(figure, Path(out_png))
+    run = (summary or {}).get("run")
+    save(figure, Path(out_png), f"geouq run {run}" if run else "")
 
 
 # ---------------------------------------------------------------- reading
@@ -265,6 +266,9 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
         if low is not None and high is not None:
             text += f" (5–95 % of samples: {area_text(low, found.place)} to {area_text(high, found.place)})"
         facts.append(text)
+    if summary.get("mean_uncertainty_positive") is not None:
+        facts.append(f"mean uncertainty of the {found.positive}: {100 * summary['mean_uncertainty_positive']:.0f} %")
+    facts += [f"WARNING: {text}" for text in summary.get("warnings", [])]
     if "not_classified_percent" in summary:
         facts.append(f"not classified: {summary['not_classified_percent']:.1f} %")
     if summary.get("samples"):

@@ -22,7 +22,7 @@ from geouq.errors import SceneError
 from geouq.grid import Roi
 
 #: tags that a map and its votes must share
-_RUN = tuple(f"GEOUQ_{name}" for name in ("MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
+_RUN = tuple(f"GEOUQ_{name}" for name in ("RUN", "MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
 MAX_SAMPLES = 64
 _ENDING = "_samples.tif"
 

@@ -69,6 +69,7 @@ class FeatureWriter:
     ----------
     path : from ``check_vector_path``; an existing file is replaced by ``finish``, in one step.
     fields : names of the float attributes; NaN is written as null.
+    description : what the file's metadata say it is.
     crs : of the coordinates, anything pyproj understands, or None. GeoJSON is always written in longitude and
         latitude (RFC 7946), if there is a CRS.
 
@@ -77,8 +78,8 @@ class FeatureWriter:
     OutputError : in any method, if the file cannot be written; the message names ``path``.
     """
 
-    def __init__(self, path: Path, fields: Sequence[str], crs: str | None) -> None:
-        self.path, self.fields, self.crs = path, list(fields), crs
+    def __init__(self, path: Path, fields: Sequence[str], crs: str | None, description: str = "") -> None:
+        self.path, self.fields, self.crs, self.description = path, list(fields), crs, description
         self.count = 0
         # begins with no features: a layer without any is a valid result
         self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))))]
@@ -106,7 +107,7 @@ class FeatureWriter:
         self._flush()
         made = self._folder / f"finished{self.path.suffix.lower()}"
         with writing(self.path, *FAILURES), quiet():
-            convert(self._stage, made, LAYER)
+            convert(self._stage, made, LAYER, description=self.description)
             check_whole(made, LAYER, self.count)
             publish(made, self.path)
         return self.path
@@ -131,19 +132,21 @@ class FeatureWriter:
             )
 
 
-def convert(stage: Path, made: Path, layer: str, sql: str | None = None) -> None:
+def convert(stage: Path, made: Path, layer: str, sql: str | None = None, description: str = "") -> None:
     """Write a layer of a GeoPackage (or what ``sql`` asks of it, a table without shapes) as a layer of ``made``.
 
     The format goes by the suffix of ``made``; to a GeoPackage that exists the layer is added.
+    ``description`` goes into the file's metadata.
     """
     suffix = made.suffix.lower()
     read: dict[str, Any] = {"sql": sql} if sql else {"layer": layer}
     if suffix == ".parquet":
         with pyogrio.open_arrow(stage, batch_size=_BATCH, use_pyarrow=True, **read) as (meta, batches):
-            _to_parquet(batches, meta, made)
+            _to_parquet(batches, meta, made, description)
         return
     with pyogrio.open_arrow(stage, batch_size=_BATCH, **read) as (meta, stream):
         options = {"RFC7946": "YES"} if suffix == ".geojson" else _column_names(meta) if suffix == ".gpkg" else {}
+        options |= {"DESCRIPTION": description} if description else {}
         pyogrio.write_arrow(
             stream,
             made,
@@ -163,7 +166,7 @@ def _column_names(meta: dict[str, Any]) -> dict[str, str]:
     return {option: next(name for name in among if name not in taken) for option, among in names.items()}
 
 
-def _to_parquet(batches: Any, meta: dict[str, Any], made: Path) -> None:
+def _to_parquet(batches: Any, meta: dict[str, Any], made: Path, description: str) -> None:
     """Write GeoParquet 1.1 (geoparquet.org): WKB in a column, and a JSON text about it in the metadata."""
     crs = None if meta["crs"] is None else CRS.from_user_input(meta["crs"]).to_json_dict()
     types = [] if meta["geometry_type"] == "Unknown" else [meta["geometry_type"]]
@@ -173,7 +176,8 @@ def _to_parquet(batches: Any, meta: dict[str, Any], made: Path) -> None:
     name = meta["geometry_name"] or "wkb_geometry"
     fields = [pyarrow.field(field.name, field.type) for field in batches.schema if field.name != name]
     fields.append(pyarrow.field(shape, pyarrow.binary()))
-    schema = pyarrow.schema(fields, metadata={"geo": json.dumps(geo)})
+    told = {"geo": json.dumps(geo)} | ({"description": description} if description else {})
+    schema = pyarrow.schema(fields, metadata=told)
     with parquet.ParquetWriter(made, schema, compression="zstd") as writer:
         for batch in batches:
             arrays = [batch.column(field.name) for field in fields[:-1]]

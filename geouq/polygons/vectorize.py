@@ -113,7 +113,10 @@ def vectorize(
         )
     out = check_vector_path(out_path, overwrite)
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
-    with _Map(Path(map_path), samples_path, tile) as source, FeatureWriter(out, FIELDS, source.crs) as writer:
+    with (
+        _Map(Path(map_path), samples_path, tile) as source,
+        FeatureWriter(out, FIELDS, source.crs, source.origin(min_area)) as writer,
+    ):
         rows, columns = source.geobox.shape
         for strip, found in zip(source.strips, regions(source.masks(), columns, source.measure), strict=True):
             area = found.sums[:, 0]
@@ -127,6 +130,11 @@ def vectorize(
                 on_progress(strip.y1, rows)
         writer.finish()
     return VectorSummary(kept, dropped, float(kept_area), float(dropped_area))
+
+
+def origin(run: str, min_area: float) -> str:
+    """Return what polygons say of themselves: which run's map they show, and from what size (m²) on."""
+    return f"geouq run {run}, polygons from {min_area:g} m²"
 
 
 class _Map:
@@ -150,6 +158,11 @@ class _Map:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def origin(self, min_area: float) -> str:
+        """Return what polygons of this map say of themselves; nothing if the map names no run."""
+        run = self._map.tags.get("GEOUQ_RUN")
+        return origin(run, min_area) if run else ""
 
     def masks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, where the positive class is, with a margin of one pixel)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -98,7 +98,8 @@ def open_scene(
     (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or south-up; a
     raster placed by ground control points alone comes warped through all of them onto a north-up grid. A product
     comes calibrated, on a map, in dB.
-    attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), and ``notes`` if anything was unusual.
+    attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside
+    the paths), and ``notes`` if anything was unusual.
 
     Raises
     ------
@@ -116,12 +117,21 @@ def open_scene(
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
+    attrs["read_as"] = _read_as(scale, nodata, bidx, preprocessing)
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
     array = xr.DataArray(_lazy(scene.parts, chunk), dims=("band", "y", "x"), coords=coords, attrs=attrs)
     array.encoding["grid_mapping"] = "spatial_ref"
     return array
+
+
+def _read_as(scale: str, nodata: float | None, bidx: Sequence[int] | None, preprocessing: Preprocessing | None) -> str:
+    """Return all that was asked for beside the paths, as text: two readings of the same files may differ by it."""
+    asked = {"scale": scale.lower(), "nodata": nodata, "bidx": None if bidx is None else list(bidx)}
+    steps = asdict(preprocessing) if preprocessing else {}
+    steps |= {name: os.path.basename(steps[name]) for name in ("dem", "hand") if steps.get(name)}
+    return ", ".join(f"{name} {value}" for name, value in (asked | steps).items() if value is not None)
 
 
 def describe_scene(

@@ -7,21 +7,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from geouq.grid import geobox_roi
+import numpy as np
+
+from geouq.grid import Tile, geobox_roi
 from geouq.maps.cog import Band, MapWriter
 from geouq.maps.preview import Squares, preview
 from geouq.maps.styles import write_qml
 from geouq.maps.votes import beside
 from geouq.polygons.vectorize import vectorize
 from geouq.segmentation.job import Job
-from geouq.segmentation.ledger import Receipt, read_part
 from geouq.segmentation.results import Results
 
 
 def assemble(
     job: Job,
     results: Results,
-    receipts: Mapping[int, Receipt],
+    part_of: Callable[[Tile], Mapping[str, np.ndarray]],
     squares: Squares | None,
     summary: Mapping[str, Any],
     on_step: Callable[[str], None],
@@ -33,11 +34,10 @@ def assemble(
     rasters = {"map": (finished, results.bands)} if results.bands else {}
     if results.vote_bands:
         rasters["votes"] = (beside(finished), results.vote_bands)
-    on_step(" and ".join(path.name for path, _ in rasters.values()))
-    _write_rasters(job, results, receipts, rasters, squares)
+    on_step(" and ".join(path.name for path in (results.map, results.votes) if path is not None))
+    _write_rasters(job, results, part_of, rasters, squares)
     if results.style is not None:
-        spec, names = job.sampler.model.spec, [band.name for band in results.bands]
-        write_qml(results.made(results.style), names, results.float32, spec.classes, spec.classes.index(spec.positive))
+        _write_style(job, results, results.made(results.style))
     if results.vector is not None:
         on_step(results.vector.name)
         samples = rasters["votes"][0] if "votes" in rasters else None
@@ -47,10 +47,17 @@ def assemble(
         preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
 
 
+def _write_style(job: Job, results: Results, path: Path) -> None:
+    spec, names = job.sampler.model.spec, [band.name for band in results.bands]
+    write_qml(path, names, results.float32, spec.classes, spec.classes.index(spec.positive))
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"<!-- geouq run {results.tags['GEOUQ_RUN']} -->\n")
+
+
 def _write_rasters(
     job: Job,
     results: Results,
-    receipts: Mapping[int, Receipt],
+    part_of: Callable[[Tile], Mapping[str, np.ndarray]],
     rasters: Mapping[str, tuple[Path, tuple[Band, ...]]],
     squares: Squares | None,
 ) -> None:
@@ -62,7 +69,7 @@ def _write_rasters(
             for what, (path, bands) in rasters.items()
         }
         for tile in job.tiling:
-            part, roi = read_part(results.work / receipts[tile.index].part), tile.core.within(job.region)
+            part, roi = part_of(tile), tile.core.within(job.region)
             for what, writer in writers.items():
                 writer.write(roi, part[what])
             if squares is not None:

@@ -2,7 +2,8 @@
 
 A *part* is one finished tile's arrays in one file, written under a temporary name, synced and renamed before its
 *receipt* is entered into the ledger (sqlite), so that a receipt always speaks of a whole part. The ledger is tied to
-the *identity* of its run: all that the result depends on.
+the *identity* of its run: all that the result depends on. Each line in it is sealed with its own hash, and each receipt
+has the hash of its part: what a disk has damaged since is not believed but made again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import shutil
 import sqlite3
+import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -22,12 +24,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from geouq.errors import OutputError
+from geouq.errors import OutputError, TileError
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn."""
+    """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn.
+
+    doubt, water_doubt : sums of uncertainty · pixel area over what is classified, and over the positive class.
+    """
 
     index: int
     part: str
@@ -37,6 +42,8 @@ class Receipt:
     valid_area: float
     areas: tuple[float, ...]
     drawn: int = 0
+    doubt: float = 0.0
+    water_doubt: float = 0.0
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -61,14 +68,27 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256(packed).hexdigest()
 
 
-def read_part(path: Path) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a part."""
-    arrays: Mapping[str, np.ndarray] = np.load(io.BytesIO(zlib.decompress(path.read_bytes())))
-    return arrays
+def read_part(path: Path, digest: str, most: int) -> dict[str, np.ndarray] | None:
+    """Return the arrays of a part; None if it is gone or damaged, or would take more than ``most`` bytes."""
+    try:
+        packed = path.read_bytes()
+        if hashlib.sha256(packed).hexdigest() != digest:
+            return None
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(packed, most)
+        if not unpacker.eof:
+            return None
+        with np.load(io.BytesIO(content)) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile):
+        return None
 
 
 class Ledger:
     """What is done of one run, in its hidden ``work`` folder. One process at a time holds it.
+
+    A run in the way with other settings is refused, unless there is nothing in it to lose: no tile was finished, a tile
+    failed (so that the command that began it cannot finish it), or its ledger is damaged. ``notes`` says so.
 
     Parameters
     ----------
@@ -83,15 +103,12 @@ class Ledger:
     """
 
     def __init__(self, work: Path, identity: Mapping[str, Any], finals: Iterable[Path], overwrite: bool) -> None:
-        self.work = work
+        self.work, self.notes = work, list[str]()
         text = json.dumps(identity, sort_keys=True)
         broken = _facts(work)
         ours = broken.get("identity") == text
         if broken and not ours and not overwrite:
-            raise OutputError(
-                f"{work} holds an unfinished run with other settings ({_difference(broken['identity'], text)}): "
-                "finish it with the command that began it, or give --overwrite to start anew"
-            )
+            self._give_way(broken, text)
         existing = [path for path in finals if path.exists()]
         if existing and not overwrite and not (ours and "placing" in broken):
             raise OutputError(f"{existing[0]} exists already: give --overwrite to replace it, or another name")
@@ -107,32 +124,73 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             raise OutputError(f"{work} cannot be written: {error}") from None
 
+    def _give_way(self, broken: Mapping[str, str], text: str) -> None:
+        """Note why another run in the folder may be emptied; raise OutputError if it may not."""
+        if "identity" not in broken:
+            self.notes.append(f"{self.work.name}, what a broken run left, is damaged: the run starts anew")
+        elif "failed" in broken:
+            self.notes.append(f"a run with other settings in {self.work.name} failed: this one takes its place")
+        elif broken["tiles"] != "0":
+            raise OutputError(
+                f"{self.work} holds an unfinished run with other settings ({_difference(broken['identity'], text)}): "
+                "finish it with the command that began it, or give --overwrite to start anew"
+            )
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let go; a run that failed says so, and one that failed before its first tile leaves nothing behind."""
+        failed = kind is not None and issubclass(kind, Exception)
+        if failed and not self.receipts():
+            self.close()
+        elif kind is not None and issubclass(kind, TileError):
+            self.note("failed", "yes")
         self._lock.close()
 
     def note(self, name: str, value: str) -> None:
         """Write down a fact about the run."""
-        _write(self.work, "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        _write(self.work, "INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, _seal(value)))
 
     def receipts(self) -> dict[int, Receipt]:
-        """Return the receipts whose part is there and whole, by tile."""
+        """Return the receipts whose part is there and whole, by tile; ``notes`` says how many are not."""
         with closing(_connect(self.work)) as database:
             rows = list(database.execute("SELECT receipt FROM receipts ORDER BY tile"))
-        found = {}
-        for (text,) in rows:
-            values = json.loads(text)
-            part = self.work / values["part"]
-            if part.exists() and hashlib.sha256(part.read_bytes()).hexdigest() == values["digest"]:
-                found[values["index"]] = Receipt(**values | {"areas": tuple(values["areas"])})
+        read = [_receipt(text) for (text,) in rows]
+        found = {r.index: r for r in read if r is not None and self._whole(r)}
+        if len(found) < len(rows):
+            lost = len(rows) - len(found)
+            self.notes.append(f"{lost} finished tiles are damaged or gone from {self.work.name}: computed again")
         return found
+
+    def _whole(self, receipt: Receipt) -> bool:
+        try:
+            return hashlib.sha256((self.work / receipt.part).read_bytes()).hexdigest() == receipt.digest
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Remove the folder: the run is finished and all its outputs are in place."""
         self._lock.close()
-        shutil.rmtree(self.work)
+        clear(self.work)
+
+
+def clear(work: Path) -> None:
+    """Remove a work folder, its ledger first: what is left if this is cut short is nobody's."""
+    (work / "ledger.sqlite").unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def tidy(work: Path, identity: Mapping[str, Any]) -> None:
+    """Remove what a finished run of this identity has left of its folder, unless a process is at it."""
+    text = json.dumps(identity, sort_keys=True)
+    if not work.is_dir() or _facts(work).get("identity", text) != text:
+        return
+    try:
+        _hold(work).close()
+    except OutputError:
+        return
+    clear(work)
 
 
 def enter(work: Path, receipt: Receipt) -> None:
@@ -142,7 +200,8 @@ def enter(work: Path, receipt: Receipt) -> None:
     ------
     OutputError : the ledger cannot be written.
     """
-    _write(work, "INSERT OR REPLACE INTO receipts VALUES (?, ?)", (receipt.index, json.dumps(asdict(receipt))))
+    text = _seal(json.dumps(asdict(receipt)))
+    _write(work, "INSERT OR REPLACE INTO receipts VALUES (?, ?)", (receipt.index, text))
 
 
 def _write(work: Path, statement: str, row: tuple[Any, ...]) -> None:
@@ -155,6 +214,24 @@ def _write(work: Path, statement: str, row: tuple[Any, ...]) -> None:
 
 def _connect(work: Path) -> sqlite3.Connection:
     return sqlite3.connect(work / "ledger.sqlite", timeout=60)
+
+
+def _seal(text: str) -> str:
+    """Return a line with its hash before it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16] + text
+
+
+def _unseal(line: object) -> str | None:
+    """Return the line as it was sealed; None if it is not."""
+    return line[16:] if isinstance(line, str) and _seal(line[16:]) == line else None
+
+
+def _receipt(line: object) -> Receipt | None:
+    text = _unseal(line)
+    if text is None:
+        return None
+    values = json.loads(text)
+    return Receipt(**values | {"areas": tuple(values["areas"])})
 
 
 def _hold(work: Path) -> sqlite3.Connection:
@@ -176,14 +253,21 @@ def _empty(work: Path) -> None:
 
 
 def _facts(work: Path) -> dict[str, str]:
-    """Return the facts of a ledger that is there; nothing if there is none."""
+    """Return the facts of a ledger that is there, and how many ``tiles`` it has; nothing if there is none.
+
+    Those of a damaged one are without ``identity``.
+    """
     if not (work / "ledger.sqlite").exists():
         return {}
     try:
         with closing(_connect(work)) as database:
-            return {"identity": "{}", **dict(database.execute("SELECT name, value FROM facts"))}
+            whole = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            rows = list(database.execute("SELECT name, value FROM facts")) if whole else []
+            facts = {str(name): _unseal(line) for name, line in rows}
+            tiles = database.execute("SELECT count(*) FROM receipts").fetchone()[0] if whole else 0
     except sqlite3.Error:
-        return {"identity": "{}"}
+        facts, tiles = {}, 0
+    return {"tiles": str(tiles)} | {name: value for name, value in facts.items() if value is not None}
 
 
 def _difference(old: str, new: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -44,8 +45,8 @@ class Results:
     bands : of the map; empty if it is not left.
     vote_bands : of the votes that parts hold; empty if they hold none. Polygons take their area intervals from
         votes, also where the votes themselves are not left.
-    layers : what each tile must compute for all this.
-    tags : what the files say about how they were made.
+    layers : what each tile must compute for all this, and for the summary.
+    tags : what the files say about how they were made, and which files elsewhere belong to them.
     """
 
     path: Path
@@ -98,8 +99,8 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         preview=outputs.preview,
         bands=bands,
         vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
-        layers=tuple(dict.fromkeys((*asked, "mask", *(["votes"] if keeps_votes else [])))),
-        tags={f"GEOUQ_{k.upper()}": str(v) for k, v in run_attrs(job).items()} | {"GEOUQ_VERSION": version("geouq")},
+        layers=tuple(dict.fromkeys((*asked, "mask", "uncertainty", *(["votes"] if keeps_votes else [])))),
+        tags=_tags(job) | _companions(outputs),
         min_area=outputs.min_area,
         float32=outputs.float32,
         options=outputs.options,
@@ -109,6 +110,18 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     for file in results.files:
         check_place(file)
     return results
+
+
+def _tags(job: Job) -> dict[str, str]:
+    told = run_attrs(job) | {"version": version("geouq")}
+    return {f"GEOUQ_{name.upper()}": str(value) for name, value in told.items()}
+
+
+def _companions(outputs: Outputs) -> dict[str, str]:
+    """Return tags that name, as seen from the map's folder, the files of a run that the map's name does not tell."""
+    named = {"GEOUQ_VECTOR": outputs.vector, "GEOUQ_PREVIEW": outputs.preview}
+    folder = outputs.path.absolute().parent
+    return {tag: Path(os.path.relpath(path.absolute(), folder)).as_posix() for tag, path in named.items() if path}
 
 
 def _check_asked(outputs: Outputs, layers: set[str]) -> None:

@@ -18,17 +18,20 @@ import dask.threaded
 import numpy as np
 import xarray as xr
 
-from geouq.files import place, refuse_own_scene, writing
+from geouq.errors import OutputError
+from geouq.files import refuse_own_scene
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.maps.cog import quantise
 from geouq.maps.preview import Squares
+from geouq.sampling.engine import TileResult
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.segmentation.assemble import assemble
-from geouq.segmentation.identity import identity
+from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
-from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
+from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
+from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
-from geouq.segmentation.summary import summarise
+from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import read_window, segment_tile
 
 #: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
@@ -68,7 +71,14 @@ class Finishing:
     step: str
 
 
-Event = Started | TileDone | BatchHalved | Finishing
+@dataclass(frozen=True)
+class Noted:
+    """Something that people should know, in a line."""
+
+    text: str
+
+
+Event = Started | TileDone | BatchHalved | Finishing | Noted
 OnEvent = Callable[[Event], None]
 
 
@@ -76,6 +86,8 @@ def run(
     scene: xr.DataArray, job: Job, outputs: Outputs, *, overwrite: bool = False, on_event: OnEvent = lambda event: None
 ) -> dict[str, Any]:
     """Segment ``scene`` into files and return a summary of plain values.
+
+    A run whose files are all there already, made by this very run, is done: nothing is computed or written.
 
     Raises
     ------
@@ -87,28 +99,49 @@ def run(
     results = resolve(job, outputs)
     job = replace(job, question=replace(job.question, layers=results.layers))
     refuse_own_scene(scene, results.files)
-    with Ledger(results.work, identity(scene, job, results), results.files, overwrite) as ledger:
-        done, tiles = ledger.receipts(), list(job.tiling)
+    identity, tiles = identify(scene, job, results), list(job.tiling)
+    before = None if overwrite else found_before(identity.run, scene, results)
+    if before is not None:
+        tidy(results.work, identity.values)
+        summary = summarise(job, results, identity.run, before)
+        return summary | {"already_there": True} | _effort(tiles, [], started)
+    with Ledger(results.work, identity.values, results.files, overwrite) as ledger:
+        done = ledger.receipts()
         todo = [tile for tile in tiles if tile.index not in done]
+        for note in ledger.notes:
+            on_event(Noted(note))
         promise = job.promise(len(job.devices) + WAITING)
         on_event(Started(len(tiles), len(done), _pixels(tiles), _pixels(tiles) - _pixels(todo), promise))
         squares = None if results.preview is None else Squares(_region(scene, job.region))
-        _compute(_Work(scene, job, results, squares, on_event), todo)
-        computing = time.perf_counter() - started
-        receipts = ledger.receipts()
-        summary = summarise(job, results, [receipts[tile.index] for tile in tiles])
-        assemble(job, results, receipts, squares, summary, lambda step: on_event(Finishing(step)))
+        work = _Work(scene, job, results, squares, on_event)
+        receipts = _compute(work, ledger, tiles, todo)
+        effort = _effort(tiles, todo, started)
+        found = findings(job, [receipts[tile.index] for tile in tiles])
+        summary = summarise(job, results, identity.run, found)
+        told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
+        results = replace(results, tags=told)
+        assemble(job, results, lambda tile: work.part(receipts[tile.index], tile), squares, summary, work.finishing)
         ledger.note("placing", "yes")  # from here on, finished outputs in place are this run's own
-        for final in results.files:
-            with writing(final):
-                place(results.made(final), final)
+        for note in put_in_place(results):
+            on_event(Noted(note))
         ledger.close()
-    return summary | {
+    seconds = {"seconds": round(time.perf_counter() - started, 3)}
+    return summary | {"already_there": False} | effort | seconds
+
+
+def _effort(tiles: list[Tile], computed: list[Tile], started: float) -> dict[str, Any]:
+    """Return what computing took so far."""
+    seconds = time.perf_counter() - started
+    return {
         "tiles": len(tiles),
-        "tiles_continued": len(done),
-        "seconds": round(time.perf_counter() - started, 3),
-        "megapixels_per_second": round(_pixels(todo) / 1e6 / computing, 4),
+        "tiles_continued": len(tiles) - len(computed),
+        "seconds": round(seconds, 3),
+        "megapixels_per_second": round(_pixels(computed) / 1e6 / seconds, 4),
     }
+
+
+def _scene_tags(scene: xr.DataArray) -> dict[str, str]:
+    return {"GEOUQ_SCENE": scene.attrs["notes"]} if scene.attrs.get("notes") else {}
 
 
 def _pixels(tiles: list[Tile]) -> int:
@@ -130,6 +163,10 @@ class _Work:
     squares: Squares | None
     on_event: OnEvent
 
+    def finishing(self, step: str) -> None:
+        """Tell that all tiles are there, and what is being made of them."""
+        self.on_event(Finishing(step))
+
     def do(self, tile: Tile) -> None:
         """Read, predict and write one tile, then enter its receipt."""
         values = read_window(self.scene, tile)
@@ -137,23 +174,41 @@ class _Work:
             values = values.compute(scheduler="synchronous")
         values = np.asarray(values)
         result = segment_tile(self.job, values, tile)
-        mask = result.layers["mask"]
-        area = np.broadcast_to(pixel_areas(self.job.geobox, tile.core), mask.shape)
-        name = f"{tile.index:06d}.part"
-        receipt = Receipt(
-            tile.index,
-            name,
-            write_part(self.results.work / name, self._arrays(result.layers) | self._picture(values, tile)),
-            result.valid,
-            float(area[mask == self.job.question.positive].sum()),
-            float(area[mask != NOT_CLASSIFIED].sum()),
-            tuple(map(float, result.areas)),
-            result.drawn,
-        )
-        enter(self.results.work, receipt)
+        part = self.results.work / f"{tile.index:06d}.part"
+        digest = write_part(part, self._arrays(result.layers) | self._picture(values, tile))
+        enter(self.results.work, self._receipt(tile, part.name, digest, result))
         if result.batch < self.job.sampler.batch:
             self.on_event(BatchHalved(result.batch, self.job.sampler.batch))
-        self.on_event(TileDone(mask.size))
+        self.on_event(TileDone(tile.core.shape[0] * tile.core.shape[1]))
+
+    def part(self, receipt: Receipt, tile: Tile) -> Mapping[str, np.ndarray]:
+        """Return the arrays of a finished tile; if its part was lost meanwhile, it is computed again."""
+        most = tile.core.shape[0] * tile.core.shape[1] * (4 * len(self.results.bands) + 40) + (1 << 20)
+        arrays = read_part(self.results.work / receipt.part, receipt.digest, most)
+        if arrays is None:
+            self.on_event(Noted(f"{receipt.part} in {self.results.work.name} is damaged or gone: computed again"))
+            self.do(tile)
+            arrays = read_part(self.results.work / receipt.part, receipt.digest, most)
+        if arrays is None:
+            raise OutputError(f"{self.results.work / receipt.part} cannot be read back: is the disk failing?")
+        return arrays
+
+    def _receipt(self, tile: Tile, part: str, digest: str, result: TileResult) -> Receipt:
+        mask, doubt = result.layers["mask"], result.layers["uncertainty"]
+        area = np.broadcast_to(pixel_areas(self.job.geobox, tile.core), mask.shape)
+        water, classified = mask == self.job.question.positive, mask != NOT_CLASSIFIED
+        return Receipt(
+            index=tile.index,
+            part=part,
+            digest=digest,
+            valid=result.valid,
+            water_area=float(area[water].sum()),
+            valid_area=float(area[classified].sum()),
+            areas=tuple(map(float, result.areas)),
+            drawn=result.drawn,
+            doubt=float((area * doubt)[classified].sum()),
+            water_doubt=float((area * doubt)[water].sum()),
+        )
 
     def _arrays(self, layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what the files store of a tile: of the map, of the votes."""
@@ -173,7 +228,16 @@ class _Work:
         return {"picture": self.squares.part(shown, corner.y0, corner.x0)}
 
 
-def _compute(work: _Work, tiles: list[Tile]) -> None:
+def _compute(work: _Work, ledger: Ledger, tiles: list[Tile], todo: list[Tile]) -> dict[int, Receipt]:
+    """Compute tiles and return the receipts of all; what is lost on the way is computed once more."""
     shared = dask.delayed(work, traverse=False)
-    tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in tiles]
-    dask.compute(*tasks, scheduler=dask.threaded.get, num_workers=len(work.job.devices) + WAITING)
+    receipts: dict[int, Receipt] = {}
+    for _ in range(2):
+        tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in todo]
+        dask.compute(*tasks, scheduler=dask.threaded.get, num_workers=len(work.job.devices) + WAITING)
+        receipts = ledger.receipts()
+        todo = [tile for tile in tiles if tile.index not in receipts]
+        if not todo:
+            return receipts
+        work.on_event(Noted(f"{len(todo)} finished tiles are damaged or gone from {ledger.work.name}: computed again"))
+    raise OutputError(f"{ledger.work} does not keep what is written to it: is the disk failing?")

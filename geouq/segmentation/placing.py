@@ -1,0 +1,72 @@
+"""Finished files and their final names: found there already, or put there, in the place of what was overwritten."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import xarray as xr
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from geouq.files import place, writing
+from geouq.maps.votes import beside
+from geouq.segmentation.identity import carries, made_by
+from geouq.segmentation.results import Results
+from geouq.segmentation.summary import from_tags
+
+
+def found_before(run: str, scene: xr.DataArray, results: Results) -> dict[str, Any] | None:
+    """Return what a run found if all its files are there already; None if they are not, or not of this very run."""
+    if not made_by(run, scene, results):
+        return None
+    try:
+        return from_tags(_tags(results.map or results.files[0]))
+    except (ValueError, KeyError):
+        return None
+
+
+def put_in_place(results: Results) -> list[str]:
+    """Give every file its final name, the map last; return notes for people.
+
+    What the run that is overwritten left and this one does not make (votes, polygons, a picture) goes first: it would
+    be taken for this run's. What lies in another folder is named, and left.
+    """
+    stale, notes = _left_over(results), []
+    for path in stale:
+        if path.absolute().parent == results.path.absolute().parent:
+            path.unlink()
+            notes.append(f"removed {path.name}, which belonged to the map that is overwritten")
+        else:
+            notes.append(f"{path} belongs to the map that is overwritten, and no longer to {results.path.name}")
+    for final in results.files:
+        with writing(final):
+            place(results.made(final), final)
+    return notes
+
+
+def _left_over(results: Results) -> list[Path]:
+    """Return the files of the run whose map is to be overwritten that are not to be overwritten themselves."""
+    if results.map is None or not results.map.is_file():
+        return []
+    tags, path = _tags(results.map), results.map
+    run = tags.get("GEOUQ_RUN", "")
+    if not re.fullmatch("[0-9a-f]{16}", run):
+        return []
+    named = [path.parent / tags[tag] for tag in ("GEOUQ_VECTOR", "GEOUQ_PREVIEW") if tags.get(tag)]
+    ours = {file.absolute() for file in results.files}
+    return [file for file in (beside(path), *named) if file.absolute() not in ours and carries(file, run)]
+
+
+def _tags(path: Path) -> Mapping[str, str]:
+    """Return the tags of a raster; none if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                return dict(file.tags())
+    except RasterioError:
+        return {}
