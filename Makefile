@@ -43,8 +43,18 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --strict
+	@echo "site:     site/index.html"
+
+# Both archives, and the wheel tried where nothing of geouq is but what it brings.
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m tests.package dist
+
 sizes:
 	@wc -l geouq/*.py geouq/*/*.py cli/*.py | sort -n
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -99,6 +99,7 @@ def test_torch_is_not_reached_from_scenes_and_maps(name):
 #: function → what it imports late: heavy (tenths of a second), and needed by that branch alone
 LATE = {
     "geouq.polygons.frame.as_frame": {"geopandas"},
+    "geouq.rasters.geocode.fit_spline": {"RBFInterpolator"},
     "geouq.scenes.open.open_scene": {"xarray", "grid_coords"},  # a refusal and a description need no DataArray
     "geouq.scenes.open._lazy": {"dask.array", "tokenize"},
     "geouq.scenes.open.product_scene": {"product_pixels"},  # SciPy

@@ -9,6 +9,7 @@ unit matters. Heights between the points are not known here: terrain is correcte
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from affine import Affine
@@ -18,6 +19,9 @@ from geouq.errors import SceneError
 from geouq.grid import GeoBox, apply, wrap
 from geouq.rasters.raster import Pixels, Raster, read_window
 
+if TYPE_CHECKING:
+    from scipy.interpolate import RBFInterpolator
+
 FEWEST_POINTS, MOST_POINTS = 4, 2500
 #: The spline is evaluated every so many output pixels and interpolated between: off by under 0.05 source pixels.
 STEP = 16
@@ -26,63 +30,36 @@ STEP = 16
 WORST_MISFIT = 0.4
 
 
-@dataclass(frozen=True, eq=False)
-class Spline:
-    """A thin-plate spline from map coordinates to image (column, row).
-
-    ``nodes`` (n, 2) are in units of ``scale`` from ``centre``; ``weights`` (n + 3, 2): one per node, then the
-    constant and the two slopes.
-    """
-
-    nodes: np.ndarray
-    weights: np.ndarray
-    centre: np.ndarray
-    scale: float
-
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Image (column, row) of map points, float64 (m, 2)."""
-        points = (points - self.centre) / self.scale
-        out = np.empty_like(points)
-        size = max(1, 2**21 // len(self.nodes))
-        for start in range(0, len(points), size):
-            part = points[start : start + size]
-            out[start : start + size] = _terms(part, self.nodes) @ self.weights
-        return out
-
-
-def _terms(points: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-    """What the weights multiply: r²·ln r to every node, one, and the point itself."""
-    squared = ((points[:, None] - nodes[None]) ** 2).sum(-1)
-    kernel = 0.5 * squared * np.log(np.where(squared > 0, squared, 1))
-    return np.hstack([kernel, np.ones((len(points), 1)), points])
-
-
-def fit_spline(source: np.ndarray, target: np.ndarray) -> tuple[Spline, np.ndarray]:
-    """Fit the spline that takes ``source`` points (n, 2) exactly to ``target`` points (n, 2).
-
-    Returns
-    -------
-    (spline, misfit): misfit (n,) is how far, in target units, the spline through all other points misses each
-    point: weight over the diagonal of the inverse (Rippa 1999).
+def fit_spline(source: np.ndarray, target: np.ndarray) -> RBFInterpolator:
+    """Fit the spline that takes ``source`` points (n, 2) exactly to ``target`` points (n, 2); call it on (m, 2).
 
     Raises
     ------
     numpy.linalg.LinAlgError : if the points lie on one line or coincide.
     """
-    n = len(source)
-    centre = source.mean(0)
-    scale = float(np.abs(source - centre).max()) or 1.0
-    nodes = (source - centre) / scale
-    terms = _terms(nodes, nodes)
-    system = np.zeros((n + 3, n + 3))
-    system[:n] = terms
-    system[n:, :n] = terms[:, n:].T
-    inverse = np.linalg.inv(system)
-    weights = inverse @ np.vstack([target, np.zeros((3, 2))])
-    if not np.abs(terms @ weights - target).max() < 1e-6 * np.ptp(target, axis=0).max():
+    from scipy.interpolate import RBFInterpolator  # needed by the few rasters without a grid
+
+    spline = RBFInterpolator(source, target, kernel="thin_plate_spline")
+    if not np.abs(spline(source) - target).max() < 1e-6 * np.ptp(target, axis=0).max():
         raise np.linalg.LinAlgError("control points coincide or lie on one line")
-    misfit = weights[:n] / np.diag(inverse)[:n, None]
-    return Spline(nodes, weights, centre, scale), np.hypot(*misfit.T)
+    return spline
+
+
+def misfits(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return how far, in target units, the spline through all other points misses each point, (n,).
+
+    The weight of a point over its element of the inverse's diagonal (Rippa 1999), of the system that a spline solves:
+    r²·ln r to every node, and one and the point itself, which the weights do not see.
+    """
+    n = len(source)
+    nodes = (source - source.mean(0)) / np.ptp(source, axis=0).max()
+    squared = ((nodes[:, None] - nodes) ** 2).sum(-1)
+    system = np.zeros((n + 3, n + 3))
+    system[:n, :n] = 0.5 * squared * np.log(np.where(squared > 0, squared, 1))
+    system[:n, n:] = np.hstack([np.ones((n, 1)), nodes])
+    system[n:, :n] = system[:n, n:].T
+    inverse = np.linalg.inv(system)[:n, :n]
+    return np.asarray(np.hypot(*(inverse @ target / np.diag(inverse)[:, None]).T))
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +67,7 @@ class GeocodedPixels(Pixels):
     """The pixels of a raster warped onto the grid ``target``: (band, y, x) float32, NaN outside the image."""
 
     target: GeoBox
-    spline: Spline
+    spline: RBFInterpolator  # from map coordinates to image (column, row)
 
     @property
     def geobox(self) -> GeoBox:
@@ -170,8 +147,8 @@ def geocode(raster: Raster) -> GeocodedPixels:
     """
     pixel, ground, crs = _points(raster)
     try:
-        spline, misfit = fit_spline(ground, pixel)
-        forward, _ = fit_spline(pixel, ground)
+        spline, forward = fit_spline(ground, pixel), fit_spline(pixel, ground)
+        misfit = misfits(ground, pixel)
     except np.linalg.LinAlgError as error:
         raise _refusal(raster, "coincide or lie on one line") from error
     height, width = raster.shape

@@ -1,0 +1,64 @@
+"""The examples for users run as their first lines say, and say what is so."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+
+import geouq
+from tests.helpers import geouq as run
+from tests.maps import write_places
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    run("simulate", "s.tif", "--size", 160, "--seed", 7, cwd=folder)
+    return folder / "s.tif"
+
+
+def example(name, *arguments):
+    runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"](*map(str, arguments))
+
+
+def test_a_pipeline_step(scene, tmp_path, capsys):
+    example("pipeline_step", scene, tmp_path / "share.tif")
+    with rasterio.open(tmp_path / "share.tif") as file:
+        share = file.read(1)
+        assert file.shape == (8, 8) and file.res == (200, 200)
+    assert np.nanmin(share) == 0 and 0.5 < np.nanmax(share) <= 1
+    assert "of what is known is water" in capsys.readouterr().out
+
+
+def test_a_stack_of_dates(scene, tmp_path, capsys):
+    example("stack_of_dates", tmp_path / "f.tif", f"2024-05-01={scene}", f"2024-05-13={scene}")
+    with rasterio.open(tmp_path / "f.tif") as file:
+        frequency = file.read(1)
+    assert set(np.unique(frequency[np.isfinite(frequency)])) == {0, 1}, "twice the same date"
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.split()[1] == second.split()[1] and first.startswith("2024-05-01: ")
+
+
+def test_answers_about_places(scene, tmp_path, capsys):
+    water = tmp_path / "w.tif"
+    run("segment", scene, "-o", water, "--layers", "mask,uncertainty,votes", "--samples", 10)
+    with rasterio.open(water) as file:
+        left, bottom, right, top = file.bounds
+    halves = [shapely.box(left, bottom, right, (bottom + top) / 2), shapely.box(left, (bottom + top) / 2, right, top)]
+    example("places", water, write_places(tmp_path / "p.gpkg", halves, geouq.open_scene(scene).odc.crs.to_wkt()))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(line.startswith("place ") for line in lines[:2])
+    whole = geouq.samples(tmp_path / "w_samples.tif").areas / 1e4  # the two halves are all of the map
+    low, high = np.quantile(whole, (0.05, 0.95))
+    assert lines[2] == f"together {whole.mean():.1f} ha ({low:.1f} to {high:.1f})"
+
+
+def test_an_own_network(scene, capsys):
+    example("own_network", scene)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "halo 4 pixels, measured; dropout at drop" and 0 < float(lines[1]) < 1
