@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import geouq
+from tests.test_00_ladder import RUNGS
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
@@ -58,6 +59,12 @@ def test_a_dead_link_is_found(tmp_path, monkeypatch):
 
 def test_the_reference_has_every_public_name():
     assert sorted(re.findall(r"^::: geouq\.(\w+)$", (ROOT / "docs/api.md").read_text(), re.M)) == sorted(geouq.__all__)
+
+
+def test_the_design_has_every_room_in_its_order():
+    rows = re.findall(r"^\| (`[\w`, ]+`) \|", (ROOT / "DESIGN.md").read_text().partition("## The ladder")[2], re.M)
+    rooms = [room for row in rows for room in re.findall(r"`(\w+)`", row)]
+    assert rooms == [room for rung in RUNGS for room in rung] + ["cli"]
 
 
 def test_every_page_is_in_the_navigation():
