@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -70,6 +71,7 @@ def geouq() -> None:
 def main() -> None:
     """Run the command line; errors geouq raises on purpose become one line on stderr and their exit code."""
     prepare_process()
+    _stop_alike()
     from geouq.errors import GeouqError
 
     try:
@@ -80,10 +82,25 @@ def main() -> None:
     except GeouqError as error:
         click.echo(f"geouq: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         click.echo("geouq: interrupted; the same command continues an unfinished segment run", err=True)
         sys.stdout.flush()
-        os._exit(130)  # without waiting for tiles in flight: their parts are whole or absent
+        told = error.args or getattr(error.__cause__, "args", ())
+        os._exit(
+            128 + int(told[0] if told else signal.SIGINT)
+        )  # without waiting for tiles in flight: their parts are whole or absent
+
+
+def _stop_alike() -> None:
+    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: what it has begun beside its outputs is cleared away."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # under nohup it is ignored
+            signal.signal(number, stop)
 
 
 def prepare_process() -> None:

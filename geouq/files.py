@@ -6,7 +6,9 @@ And what they may never replace: files that are there unless told so, and what t
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -22,10 +24,15 @@ if TYPE_CHECKING:
 
 #: the file that makes a folder a Sentinel-1 product
 MANIFEST = "manifest.safe"
+_FULL = 1 << 20  # bytes that are as good as none
+#: bytes of an output's name: file systems take 255, and hidden names beside it are up to 55 longer
+LONGEST_NAME = 200
 
 
 def check_place(path: Path) -> None:
     """Raise OutputError unless a file may be there: its folder exists, and it is no folder itself."""
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise OutputError(f"{path}: the name is too long: give one of at most {LONGEST_NAME} bytes")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
     if path.is_dir():
@@ -82,9 +89,26 @@ def files_behind(name: str) -> list[str]:
 def scratch(path: Path, work: str | os.PathLike[str] | None = None) -> Path:
     """Make a new hidden folder in ``work``, or else beside ``path``; ``discard`` it at the end.
 
-    Its name is new each time, also because GDAL's pool of VRT sources remembers names as long as a process lives.
+    Those that killed processes of this computer have left there are removed. Its name is new each time, also because
+    GDAL's pool of VRT sources remembers names as long as a process lives.
     """
-    return Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=work or path.parent))
+    folder = Path(work or path.parent)
+    here = f"@{platform.node()[:20].replace('-', '_')}-"
+    for left in folder.glob(f".{glob.escape(path.stem)}-*{glob.escape(here)}*"):
+        pid = left.name.removeprefix(f".{path.stem}-").split("@")[0]
+        if pid.isdecimal() and not _is_running(int(pid)) and left.is_dir() and not left.is_symlink():
+            discard(left)
+    return Path(tempfile.mkdtemp(prefix=f".{path.stem}-{os.getpid()}{here}", dir=folder))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def discard(folder: Path) -> None:
@@ -121,4 +145,15 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except caught as error:
-        raise OutputError(f"{path} cannot be written: {' '.join(str(error).split())}") from error
+        reason = "no space is left on its disk: make some" if _is_full(path, error) else " ".join(str(error).split())
+        raise OutputError(f"{path} cannot be written: {reason}") from error
+
+
+def _is_full(path: Path, error: Exception) -> bool:
+    """True if a failure comes from a full disk, whatever a library says of it."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return True
+    try:
+        return shutil.disk_usage(path.parent).free < _FULL
+    except OSError:
+        return False

@@ -46,7 +46,7 @@ from rasterio.windows import Window
 
 from geouq.errors import InputError
 from geouq.files import discard, publish, scratch, writing
-from geouq.grid import GeoBox, Roi
+from geouq.grid import GeoBox, Roi, corners_apart
 
 NOT_CLASSIFIED = 255
 BLOCK = 512
@@ -258,10 +258,17 @@ class MapWriter:
         rows, columns = self.geobox.shape
         fill = _bit_sum(_nothing(self.bands))
         expected = self._sum + (rows * columns - self._written) * fill
-        with rasterio.open(finished) as file:
+        # without what GDAL keeps in a file beside, which does not go with the map
+        with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(finished) as file:
+            if (file.crs is None) != (self.geobox.crs is None) or corners_apart(self.geobox, _grid_of(file)) > 0.01:
+                raise OSError("the finished file does not keep the grid of the scene")
             found = sum(_bit_sum(_get(file, _window(roi), self.bands)) for roi in _chunks(rows, columns))
         if (found - expected) % 2**64:
             raise OSError("the finished file does not hold all that was written, is the disk full?")
+
+
+def _grid_of(file: rasterio.io.DatasetReader) -> GeoBox:
+    return GeoBox(file.shape, file.transform, None)
 
 
 def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:

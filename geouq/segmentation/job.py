@@ -31,6 +31,8 @@ Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
 DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
 #: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
 GENEROUS_OVERLAP = 128
+#: beyond this the quantiles of areas gain nothing, and the receipts of tiles, which hold an area a sample, get large
+MOST_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,17 @@ def load_models(model: Models) -> list[Model]:
     return [one if isinstance(one, Model) else Model.load(one) for one in several]
 
 
+def _check_numbers(settings: Settings) -> None:
+    """Raise InputError for numbers that make no run: it would not end, or not be the one that is asked for."""
+    if MOST_SAMPLES < settings.samples < math.inf:
+        raise InputError(
+            f"{settings.samples} samples cost as many passes of the network over the scene: give at most "
+            f"{MOST_SAMPLES}, whose quantiles are as good, or math.inf (--samples inf) where a model has a closed form"
+        )
+    if not 0 <= settings.seed < 2**64:
+        raise InputError(f"seed {settings.seed}: give a whole number from 0 to 2⁶⁴ − 1; beyond, seeds would repeat")
+
+
 def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Settings) -> Job:
     """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
     models = [model] if isinstance(model, Model) else list(model)
@@ -122,6 +135,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     check_array(scene)
     check_layers(settings.layers, settings.samples)
     check_tolerance(settings.tolerance, settings.layers)
+    _check_numbers(settings)
     geobox = scene_geobox(scene)
     devices = choose_devices(settings.device)
     sampler = settled_sampler(models, settings, devices[0])

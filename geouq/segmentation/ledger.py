@@ -249,7 +249,7 @@ def _empty(work: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path)
         elif not path.name.startswith("lock.sqlite"):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _facts(work: Path) -> dict[str, str]:

@@ -107,7 +107,9 @@ def bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, floa
     if not np.isfinite(bounds).all():
         raise InputError(f"bounds {bounds} are not four finite numbers")
     corners = [apply(~geobox.affine, x, y) for x in (left, right) for y in (bottom, top)]
-    columns, rows = zip(*corners, strict=True)
+    columns, rows = np.clip(np.transpose(corners), -1, np.array([shape[1], shape[0]])[:, None] + 1)  # NaN stays NaN
+    if np.isnan([columns, rows]).any():
+        raise InputError(f"bounds {bounds} are no numbers for the scene's CRS")
     roi = Roi(
         max(int(np.floor(min(rows) + 1e-6)), 0),
         min(int(np.ceil(max(rows) - 1e-6)), shape[0]),

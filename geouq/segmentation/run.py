@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from geouq.segmentation.assemble import assemble
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
+from geouq.segmentation.mapgrid import map_grid
+from geouq.segmentation.matching import scene_name
 from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
@@ -97,8 +100,9 @@ def run(
     """
     started = time.perf_counter()
     results = resolve(job, outputs)
-    job = replace(job, question=replace(job.question, layers=results.layers))
     refuse_own_scene(scene, results.files)
+    grid = map_grid(job.geobox, scene_name(scene))
+    job = replace(job, geobox=grid, question=replace(job.question, layers=results.layers))
     identity, tiles = identify(scene, job, results), list(job.tiling)
     before = None if overwrite else found_before(identity.run, scene, results)
     if before is not None:
@@ -230,14 +234,24 @@ class _Work:
 
 def _compute(work: _Work, ledger: Ledger, tiles: list[Tile], todo: list[Tile]) -> dict[int, Receipt]:
     """Compute tiles and return the receipts of all; what is lost on the way is computed once more."""
-    shared = dask.delayed(work, traverse=False)
-    receipts: dict[int, Receipt] = {}
     for _ in range(2):
-        tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in todo]
-        dask.compute(*tasks, scheduler=dask.threaded.get, num_workers=len(work.job.devices) + WAITING)
+        _compute_once(work, todo)
         receipts = ledger.receipts()
         todo = [tile for tile in tiles if tile.index not in receipts]
         if not todo:
             return receipts
         work.on_event(Noted(f"{len(todo)} finished tiles are damaged or gone from {ledger.work.name}: computed again"))
     raise OutputError(f"{ledger.work} does not keep what is written to it: is the disk failing?")
+
+
+def _compute_once(work: _Work, tiles: list[Tile]) -> None:
+    """Compute tiles, a few at a time; of a run that fails, those in flight are waited for, but not when interrupted."""
+    shared = dask.delayed(work, traverse=False)
+    tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in tiles]
+    pool = ThreadPoolExecutor(len(work.job.devices) + WAITING)
+    try:
+        dask.compute(*tasks, scheduler=dask.threaded.get, pool=pool)
+    except BaseException as error:
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
