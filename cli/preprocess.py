@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from geouq.cli.options import FILE, band_numbers, creation_options, preprocessing, product_options
+from geouq.cli.progress import Bar
 from geouq.errors import InputError
 from geouq.maps.backscatter import write_backscatter
 from geouq.scenes.open import open_scene
@@ -47,15 +46,15 @@ def command(product: str, output: Path, **options: Any) -> None:
         "GEOUQ_VERSION": version("geouq"),
     }
     pixels = scene.shape[1] * scene.shape[2]
-    shown: TextIO = io.StringIO() if options["quiet"] else sys.stderr
-    with click.progressbar(length=pixels, label="geouq: writing", file=shown) as bar:
+    with Bar(options["quiet"]) as bar:
+        bar.begin(pixels)
         summary = write_backscatter(
             scene,
             output,
             tags=tags,
             options=creation_options(options["co"]),
             overwrite=options["overwrite"],
-            on_pixels=bar.update,
+            on_pixels=bar.advance,
         )
     if options["as_json"]:
         click.echo(json.dumps(summary | {"steps": notes.split("; ")}))

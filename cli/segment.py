@@ -21,7 +21,7 @@ from geouq.cli.options import (
     scene_source,
     voice_options,
 )
-from geouq.cli.progress import Progress
+from geouq.cli.progress import RunProgress
 from geouq.files import MANIFEST
 from geouq.sampling.deviations import Weights
 from geouq.sampling.one_model import PRECISIONS
@@ -126,7 +126,6 @@ def command(**options: Any) -> None:
         float32=options["float32"],
         options=creation_options(options["co"]),
     )
-    progress = Progress(options["quiet"], options["verbose"])
     missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
     if missing and not options["quiet"]:
         click.echo(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
@@ -135,7 +134,8 @@ def command(**options: Any) -> None:
             click.echo(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
-    summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
+    with RunProgress(options["quiet"], options["verbose"]) as progress:
+        summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
     if not options["quiet"]:
         for warning in summary["warnings"]:
             click.echo(f"geouq: WARNING: {warning}", err=True)

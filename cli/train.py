@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import time
+import math
 from pathlib import Path
 
 import click
 
 from geouq.cli.options import FILE
+from geouq.cli.progress import Bar
 from geouq.errors import InputError
 from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
 from geouq.learning.training.recipes import RECIPES
@@ -52,7 +52,8 @@ def command(
         resume=resume,
         device=device,
     )
-    path = train_model(data, recipe, output, options, _Progress(quiet))
+    with _Progress(quiet) as progress:
+        path = train_model(data, recipe, output, options, progress)
     if not quiet:
         click.echo(f"wrote {path}")
 
@@ -73,28 +74,23 @@ def _validation(text: str | None) -> tuple[str, ...] | float | None:
         return tuple(names)
 
 
-class _Progress:
-    """Shows a training run on stderr: what begins, a line a round, and on a terminal the step."""
+class _Progress(Bar):
+    """Shows a training run: what begins, a line a round, and on a terminal the step."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.terminal, self.began, self.first = quiet, sys.stderr.isatty(), time.monotonic(), 0
+        super().__init__(quiet, unit="steps", scale=1.0, interval=math.inf)
+        self._step: int | None = None
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        if self.quiet:
-            return
         if isinstance(event, Prepared):
             left_out = f", {event.left_out} ill-posed left out" if event.left_out else ""
-            self._line(f"{event.training} chips to train on, {event.validation} held out{left_out}; on {event.device}")
+            self.line(f"{event.training} chips to train on, {event.validation} held out{left_out}; on {event.device}")
         elif isinstance(event, Judged):
-            self._line(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.row.items()))
-        elif self.terminal:
-            self.first = self.first or event.step
-            speed = (event.step - self.first) / max(time.monotonic() - self.began, 1e-6)
-            left = f", {(event.steps - event.step) / speed / 60:.0f} min left" if speed else ""
-            click.echo(
-                f"\rgeouq: step {event.step} of {event.steps}, loss {event.loss:.4f}{left}\x1b[K", err=True, nl=False
-            )
-
-    def _line(self, text: str) -> None:
-        click.echo(("\r\x1b[K" if self.terminal else "") + f"geouq: {text}", err=True)
+            self.line(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.row.items()))
+        else:
+            if self._step is None:
+                self._step = event.step - 1
+                self.begin(event.steps, self._step)
+            self.advance(event.step - self._step, f"loss {event.loss:.4f}")
+            self._step = event.step

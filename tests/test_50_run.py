@@ -25,10 +25,11 @@ from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.maps.preview import preview
 from geouq.sampling.dropout import Dropout, plain_logits
+from geouq.segmentation.events import Noted, TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
 from geouq.segmentation.results import Outputs
-from geouq.segmentation.run import Noted, TileDone, run
+from geouq.segmentation.run import run
 from geouq.segmentation.summary import findings
 from tests.helpers import as_scene, scene_values, small_model
 

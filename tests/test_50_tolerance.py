@@ -10,9 +10,10 @@ import rasterio
 import geouq
 from geouq.errors import InputError
 from geouq.sampling.dropout import Dropout
+from geouq.segmentation.events import BatchHalved
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
-from geouq.segmentation.run import BatchHalved, run
+from geouq.segmentation.run import run
 from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model
 

@@ -9,7 +9,7 @@ same bytes; a run with other settings refuses to touch it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +27,7 @@ from geouq.maps.preview import Squares
 from geouq.sampling.engine import TileResult
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.segmentation.assemble import assemble
+from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
@@ -39,50 +40,6 @@ from geouq.segmentation.tile import read_window, segment_tile
 
 #: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
 WAITING = 1
-
-
-@dataclass(frozen=True)
-class Started:
-    """The run is about to compute: tiles and pixels in all and already done, promised bytes by term."""
-
-    tiles: int
-    done: int
-    pixels: int
-    done_pixels: int
-    promise: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class TileDone:
-    """One more tile is safe on disk."""
-
-    pixels: int
-
-
-@dataclass(frozen=True)
-class BatchHalved:
-    """A device had not the memory for ``asked`` samples at once; a tile was computed with ``batch``."""
-
-    batch: int
-    asked: int
-
-
-@dataclass(frozen=True)
-class Finishing:
-    """All tiles are there; now ``step`` is being made."""
-
-    step: str
-
-
-@dataclass(frozen=True)
-class Noted:
-    """Something that people should know, in a line."""
-
-    text: str
-
-
-Event = Started | TileDone | BatchHalved | Finishing | Noted
-OnEvent = Callable[[Event], None]
 
 
 def run(
