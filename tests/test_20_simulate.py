@@ -186,3 +186,9 @@ def test_memory_does_not_grow_with_the_scene(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.05 * peaks[0] and peaks[1] < 150e6
+
+
+def test_a_scene_that_its_disk_cannot_hold_is_refused_at_once(tmp_path):
+    with pytest.raises(OutputError, match="takes some 3e\\+05 GB, and its disk has"):
+        simulate_scene(tmp_path / "s.tif", size=10_000_000)
+    assert not list(tmp_path.iterdir())

@@ -21,11 +21,12 @@ from pyproj import CRS
 import geouq
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.files import check_place, scratch, writing
+from geouq.segmentation.events import Finishing, Noted, TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import read_part
-from geouq.segmentation.mapgrid import map_grid
+from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.results import Outputs
-from geouq.segmentation.run import Finishing, Noted, TileDone, run
+from geouq.segmentation.run import run
 from tests.helpers import as_scene, scene_values, small_model
 
 MODEL = small_model()
@@ -162,12 +163,12 @@ def test_a_crs_that_no_file_keeps_is_refused_before_the_first_tile(tmp_path):
         }
     )
     with pytest.raises(SceneError, match="no GeoTIFF can keep its CRS"):
-        map_grid(GeoBox((40, 40), Affine(0.1, 0, 5, 0, -0.1, 5), rotated.to_wkt()), "scene.tif")
+        grid_of_map(GeoBox((40, 40), Affine(0.1, 0, 5, 0, -0.1, 5), rotated.to_wkt()), "scene.tif")
     for code in (32633, 3035, 4326, 4807, 3413, 2154):
         grid = (
             on_crs(CRS(code)) if CRS(code).is_projected else GeoBox((4, 4), Affine(1, 0, 5, 0, -1, 45), f"EPSG:{code}")
         )
-        assert map_grid(grid, "scene.tif") is grid
+        assert grid_of_map(grid, "scene.tif") is grid
 
 
 def test_broken_proj_data_is_one_line_before_the_first_tile(tmp_path):

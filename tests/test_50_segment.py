@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 import geouq
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
-from geouq.grid import pixel_areas
+from geouq.grid import Roi, Tiling, pixel_areas
 from geouq.sampling.estimators import LAYERS
-from geouq.segmentation.job import Settings, prepare
+from geouq.segmentation.job import Settings, check_tiles, prepare
 from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model
 
@@ -258,3 +258,9 @@ def test_approximate_seams_are_said_so():
 def test_a_number_of_samples_is_whole_or_infinite(samples):
     with pytest.raises(InputError, match="whole number"):
         geouq.segment(as_scene(scene_values(60, 50)), MODEL, samples=samples)
+
+
+def test_a_run_without_end_is_refused_before_its_tiles_are_listed():
+    with pytest.raises(InputError, match="1e\\+12 tiles"):
+        check_tiles(Tiling((1_000_000, 1_000_000), 1, 96, 16))
+    check_tiles(Tiling((1_000_000, 1_000_000), 1, 96, 16, Roi(0, 100, 0, 100)))

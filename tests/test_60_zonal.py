@@ -438,3 +438,8 @@ def test_the_places_of_another_run_are_refused(tmp_path):
     (tmp_path / "m_samples.tif").write_bytes((tmp_path / "b" / "m_samples.tif").read_bytes())
     with pytest.raises(SceneError, match="another grid"):
         zonal(path, write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM)), tmp_path / "o.gpkg")
+
+
+def test_nothing_classified_in_any_place_is_said():
+    said = str(module.ZonalSummary(places=3, samples=20, notes={"outside the map": 2}))
+    assert said == "3 places, none with an answer: nothing of the map is classified in any of them; 2 outside the map"

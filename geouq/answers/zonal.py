@@ -71,6 +71,8 @@ class ZonalSummary:
             f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} m² of water "
             f"(5–95 % of {self.samples} samples: {self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} m²)"
         )
+        if self.places and not self.valid_area_m2:
+            text = f"{self.places} places, none with an answer: nothing of the map is classified in any of them"
         return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
 
 

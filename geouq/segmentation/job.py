@@ -33,6 +33,8 @@ DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
 GENEROUS_OVERLAP = 128
 #: beyond this the quantiles of areas gain nothing, and the receipts of tiles, which hold an area a sample, get large
 MOST_SAMPLES = 10_000
+#: of a run: some 4·10¹² pixels in tiles of 1024
+MOST_TILES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,17 @@ def _check_numbers(settings: Settings) -> None:
         raise InputError(f"seed {settings.seed}: give a whole number from 0 to 2⁶⁴ − 1; beyond, seeds would repeat")
 
 
+def check_tiles(tiling: Tiling) -> None:
+    """Raise InputError for a run that would not end in a human life, or before its tiles are listed."""
+    rows, columns = tiling.bounds.shape if tiling.bounds else tiling.shape
+    tiles = -(-rows // tiling.size) * -(-columns // tiling.size)
+    if tiles > MOST_TILES:
+        raise InputError(
+            f"{rows} x {columns} pixels in tiles of {tiling.size} are {tiles:.3g} tiles: give --bounds, a larger "
+            "--tile, or of a product a coarser --resolution"
+        )
+
+
 def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Settings) -> Job:
     """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
     models = [model] if isinstance(model, Model) else list(model)
@@ -160,6 +173,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
         sampler.changed(device=device).bytes_for(1)
     roi = None if settings.bounds is None else bounds_roi(geobox, shape, settings.bounds)
     tiling = Tiling(shape, size, overlap, stride, roi)
+    check_tiles(tiling)
     bands = [match_bands(scene, m) for m in models][0]
     return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos, devices)
 

@@ -17,7 +17,7 @@ from geouq.grid import GeoBox, Roi, apply, pixel_areas
 _CLOSE = 0.01  # pixels between a point and the same point in the CRS that a file has kept
 
 
-def map_grid(geobox: GeoBox, scene: str) -> GeoBox:
+def grid_of_map(geobox: GeoBox, scene: str) -> GeoBox:
     """Return the grid that the map of a scene has: the horizontal part of a CRS with heights, any other as it is.
 
     Tried before the first tile, by writing the CRS into a small file: what GDAL cannot keep it leaves out silently.

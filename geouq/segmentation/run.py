@@ -31,7 +31,7 @@ from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, St
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
-from geouq.segmentation.mapgrid import map_grid
+from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.matching import scene_name
 from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
@@ -58,7 +58,7 @@ def run(
     started = time.perf_counter()
     results = resolve(job, outputs)
     refuse_own_scene(scene, results.files)
-    grid = map_grid(job.geobox, scene_name(scene))
+    grid = grid_of_map(job.geobox, scene_name(scene))
     job = replace(job, geobox=grid, question=replace(job.question, layers=results.layers))
     identity, tiles = identify(scene, job, results), list(job.tiling)
     before = None if overwrite else found_before(identity.run, scene, results)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
@@ -32,6 +33,7 @@ from geouq.simulation.landscape import REFERENCE_ANGLE, SceneRecipe, bell, surfa
 __all__ = ["SceneRecipe", "random_recipe", "simulate_scene", "simulate_window"]
 
 NODATA = 255  # of the truth
+_BYTES = 3  # a pixel takes on disk, at least: 3.5 of a scene of 700²
 _BLOCK = 256  # pixels worked on at a time, so that the working arrays stay in the processor's cache
 _TILE = 1024  # pixels written at a time; whole TIFF tiles
 _SLANT = 0.21  # columns per row by which the swath edge leans in a north-up grid (12° orbit inclination)
@@ -103,6 +105,7 @@ def simulate_scene(
             raise OutputError(f"{final}: scenes are written as .tif: give it that suffix")
         if final.exists() and not overwrite:
             raise OutputError(f"{final} exists: choose another name or allow overwriting")
+    _check_room(finals, shape)
     parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in finals]
     try:
         _write(parts, shape, seed, recipe, on_progress)
@@ -113,6 +116,17 @@ def simulate_scene(
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _check_room(finals: list[Path], shape: tuple[int, int]) -> None:
+    """Raise OutputError if the scene would not fit its disk, before hours are spent on it."""
+    needed = shape[0] * shape[1] * _BYTES
+    free = shutil.disk_usage(finals[0].parent).free if finals[0].parent.is_dir() else needed
+    if needed > free:
+        raise OutputError(
+            f"{finals[0]}: a scene of {shape[0]} x {shape[1]} pixels takes some {needed / 1e9:.3g} GB, and its "
+            f"disk has {free / 1e9:.3g}: give a smaller size, or make room"
+        )
 
 
 def random_recipe(seed: int) -> SceneRecipe:
