@@ -25,7 +25,7 @@ from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.grid import pixel_areas
 from geouq.maps.preview import preview
 from geouq.sampling.dropout import Dropout, plain_logits
-from geouq.segmentation.events import Noted, TileDone
+from geouq.segmentation.events import Finishing, Noted, TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
 from geouq.segmentation.results import Outputs
@@ -517,3 +517,43 @@ def test_a_map_that_should_not_be_trusted_says_so(doubt, areas, words):
     assert [words in text for text in findings(job, [receipt])["warnings"]] == [True]
     sure = Receipt(0, "", "", 1600, 10.0, 100.0, (9.0, 10.0), 2, doubt=20.0, water_doubt=1.0)
     assert findings(job, [sure])["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "changed, named",
+    [
+        ({"layers": ("mask", "uncertainty")}, "layers"),
+        ({"bounds": (500_000, 4_999_000, 501_000, 5_000_000)}, "bounds"),
+        ({"batch": 2}, "batch"),
+        ({"tile": 64}, "tile"),
+        ({"samples": 3}, "samples"),
+        ({"threshold": 0.4}, "threshold"),
+        ({"moved": 10.0}, "grid"),
+        ({"float32": True}, "float32"),
+    ],
+)
+def test_each_setting_is_part_of_a_runs_identity(tmp_path, changed, named):
+    path = tmp_path / "map.tif"
+
+    def start(on_event=lambda event: None, moved=0.0, float32=False, **settings):
+        scene = as_scene(scene_values(100, 100))
+        scene = scene.assign_coords(x=scene.x + moved)
+        job = prepare(scene, MODEL, Settings(**{"samples": 2, "tile": 48, "layers": ("mask", "std")} | settings))
+        return run(scene, job, Outputs(path, float32=float32), on_event=on_event)
+
+    def stop(event):
+        if isinstance(event, TileDone):
+            raise Stop
+
+    with pytest.raises(Stop):
+        start(stop)
+    with pytest.raises(OutputError, match=f"other settings \\([^)]*{named}"):
+        start(**changed)
+
+
+def test_what_is_being_written_is_what_is_left(tmp_path):
+    steps = []
+    outputs = Outputs(tmp_path / "map.tif", tmp_path / "map.gpkg")
+    map_scene(tmp_path / "map.tif", layers=("mask",), outputs=outputs, on_event=steps.append)
+    assert [event.step for event in steps if isinstance(event, Finishing)] == ["map.tif", "map.gpkg"]
+    assert not (tmp_path / "map_samples.tif").exists()
