@@ -132,7 +132,7 @@ class _Work:
         """Read, predict and write one tile, then enter its receipt."""
         values = read_window(self.scene, tile)
         if hasattr(values, "dask"):
-            values = values.compute(scheduler="synchronous")
+            values = values.compute(scheduler=dask.get)
         values = np.asarray(values)
         result = segment_tile(self.job, values, tile)
         part = self.results.work / f"{tile.index:06d}.part"
