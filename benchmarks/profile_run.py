@@ -26,13 +26,12 @@ import geouq.cli.main  # noqa: E402
 geouq.cli.main.prepare_process()
 
 import geouq.networks.model  # noqa: E402
-import geouq.sampling.engine  # noqa: E402
-import geouq.sampling.sampler  # noqa: E402
 import geouq.segmentation.assemble  # noqa: E402
 import geouq.segmentation.run  # noqa: E402
 import geouq.segmentation.tile  # noqa: E402
+from geouq.compiling import plan  # noqa: E402
 from geouq.maps import cog  # noqa: E402
-from geouq.sampling import estimators, plan  # noqa: E402
+from geouq.sampling import dropout, estimators, one_model  # noqa: E402
 
 #: step → what it is called in the table
 STEPS = {
@@ -42,15 +41,15 @@ STEPS = {
     (geouq.segmentation.tile, "pixel_areas"): "· pixel areas",
     (geouq.networks.model, "Model.normalise"): "· normalising",
     (geouq.segmentation.tile, "predict_tile"): "· predicting, waiting for the device included",
-    (geouq.sampling.engine, "cut"): "·· blocks",
-    (geouq.sampling.engine, "block_logits"): "·· suffix, all samples",
+    (one_model, "cut"): "·· blocks",
+    (dropout, "block_logits"): "·· suffix, all samples",
     (estimators, "RunningSums.add"): "·· running sums",
     (estimators, "RunningSums.layers"): "·· layers",
     (geouq.segmentation.run, "quantise"): "· quantising",
     (geouq.segmentation.run, "write_part"): "· writing the part",
     (geouq.segmentation.run, "enter"): "· receipt",
     (geouq.segmentation.run, "assemble"): "all rasters from parts to COG",
-    (geouq.segmentation.assemble, "read_part"): "· reading parts",
+    (geouq.segmentation.run, "read_part"): "· reading parts",
     (cog, "MapWriter.write"): "· base level",
     (cog, "MapWriter._overviews"): "· overviews",
     (cog.rasterio.shutil, "copy"): "· COG driver",
@@ -97,7 +96,7 @@ def time_prefix(clock: Clock) -> None:
         clock.wrap(made.prefix, "forward", "·· prefix")
         return made
 
-    geouq.sampling.sampler.make_plan = make_timed
+    one_model.make_plan = make_timed
 
 
 def main() -> None:
