@@ -14,7 +14,7 @@ from geouq.segmentation.ledger import Receipt
 from geouq.segmentation.results import Results
 
 #: A map is not to be trusted unseen if its positive class is less certain than this on the mean. Provisional: 0.5 is
-#: the entropy of a probability of 0.89; no scene has calibrated it yet.
+#: the entropy of a probability of 0.89, and no more than ten chips were looked at with it (docs/outputs.md).
 DOUBTFUL = 0.5
 #: ... or if the interval of the area goes from less than this share of it to the whole. Provisional likewise.
 NARROWEST = 0.1
