@@ -4,7 +4,8 @@
 
 A tile of ``--core``² pixels within its halo goes through ``predict_tile`` and its running sums, as in a run with the
 layers mask, uncertainty and confidence. The network is that of s1-water, and the same with an SSN head of rank 10;
-weights do not matter for speed. Processor time of the best of ``--repeats`` runs, all in one process, in turn.
+weights and posterior do not matter for speed. Processor time of the best of ``--repeats`` runs, all in one process, in
+turn.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from geouq.learning.training.train import seed_weights
 from geouq.networks.model import ARCHITECTURES, Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
+from geouq.sampling.laplace import Curvature
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
@@ -36,11 +38,21 @@ def models() -> dict[str, Model]:
     network = seed_weights(ARCHITECTURES["ssn"](arguments), 0)
     spec = replace(plain.spec, name="ssn", architecture="ssn", arguments=arguments, sampler="ssn", place_effect=0.0)
     wide = Model(network, replace(spec, correlation=256.0))
+    plain = plain.with_spec(place_effect=0.0)
     return {
-        "dropout, as s1-water": plain.with_spec(place_effect=0.0),
+        "dropout, as s1-water": plain,
+        "last-layer Laplace": with_posterior(plain),
         "SSN, correlation 256 pixels": wide,
         "SSN, one z for the scene": wide.with_spec(correlation="scene"),
     }
+
+
+def with_posterior(model: Model) -> Model:
+    """Return the model with a posterior of its last layer, from noise."""
+    pixels = np.random.default_rng(0).normal(-15, 4, (len(model.spec.bands), 64, 64)).astype(np.float32)
+    curvature, core = Curvature(model), Roi(0, 64, 0, 64)
+    curvature.add(Window(pixels, np.ones(core.shape, bool), core), np.ones(core.shape, bool))
+    return curvature.posterior()
 
 
 def seconds(sampler: Sampler, core: int) -> float:

@@ -13,7 +13,7 @@ from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
 from geouq.files import check_free, refuse_own
 from geouq.learning.data.dataset import read_dataset
-from geouq.learning.judging.calibrate import Fit, calibrate
+from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
 from geouq.networks.model import Model
 
 
@@ -21,7 +21,8 @@ from geouq.networks.model import Model
 @click.argument("model")
 @click.argument("data", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="The calibrated model: .safetensors.")
-@click.option("--samples", default=20, show_default=True, help="MC-dropout samples, as many as you will map with.")
+@click.option("--samples", default=20, show_default=True, help="As many as you will map with.")
+@click.option("--laplace", is_flag=True, help="First fit a posterior of the last layer, which samples come from then.")
 @click.option("--seed", default=0, show_default=True, help="Of samples, pixels and folds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
@@ -37,10 +38,22 @@ def command(model: str, data: Path, **options: Any) -> None:
     refuse_own(output, [model], "the model itself")
     check_free(output, options["overwrite"])
 
-    settings = {key: options[key] for key in ("samples", "seed", "device")}
-    calibrated, fit = calibrate(Model.load(model), read_dataset(data), **settings, on_chip=each_chip(options["quiet"]))
+    settings = {key: options[key] for key in ("seed", "device")} | {"on_chip": each_chip(options["quiet"])}
+    loaded, chips = Model.load(model), read_dataset(data)
+    if options["laplace"]:
+        loaded = fit_laplace(loaded, chips, **settings)
+    calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)
     calibrated.save(output)
-    click.echo(json.dumps(asdict(fit)) if options["as_json"] else f"{describe(fit)}\nwrote {output}")
+    if options["as_json"]:
+        click.echo(json.dumps(asdict(fit) | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})))
+        return
+    if options["laplace"] and calibrated.spec.laplace:
+        told = calibrated.spec.laplace
+        click.echo(
+            f"posterior of the last layer ({told['layer']}): {told['pixels']} pixels, prior precision "
+            f"{told['prior_precision']:.4g}"
+        )
+    click.echo(f"{describe(fit)}\nwrote {output}")
 
 
 def describe(fit: Fit) -> str:

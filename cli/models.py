@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import click
 
@@ -20,7 +19,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         return
     specs = {name: read_spec(path) for name, path in shipped_models().items()}
     if as_json:
-        click.echo(json.dumps({name: asdict(spec) for name, spec in specs.items()}))
+        click.echo(json.dumps({name: spec.to_dict() for name, spec in specs.items()}))
         return
     for name, spec in specs.items():
         click.echo(
@@ -41,7 +40,7 @@ def show(name: str) -> None:
     plan = make_sampler(model, samples=1).plan()
     click.echo(
         table(
-            {k: v for k, v in asdict(model.spec).items() if k not in hidden}
+            {k: v for k, v in model.spec.to_dict().items() if k not in hidden}
             | {
                 "hash": model.hash,
                 "parameters": sum(p.numel() for p in model.network.parameters()),

@@ -1,4 +1,4 @@
-"""How often do 90 % intervals of area hold the label? Dropout, SSN, ensemble and independent pixels, places held out.
+"""How often do 90 % intervals of area hold the label? All samplers and independent pixels, places held out.
 
     OMP_NUM_THREADS=1 python examples/compare_samplers.py DATA --water build/s1-water/s1-water-small \
         --ssn build/s1-water-ssn [--member build/other-seed ...]
@@ -25,8 +25,10 @@ from train_s1_water import FOLDS, WET, area_offset, fit_place_effect, whole
 
 from geouq.learning.data.chips import Chip, leave_out, read_chips
 from geouq.learning.judging.agreement import Agreement
+from geouq.learning.judging.calibrate import LAPLACE_PIXELS
 from geouq.learning.judging.metrics import Calibration, Confusion
 from geouq.networks.model import Model
+from geouq.sampling.laplace import Curvature
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
 
@@ -48,7 +50,7 @@ def main() -> None:
     ready = [f for f in folds if all((d / f"{f}.safetensors").exists() for d in (arguments.ssn, *arguments.member))]
     chips = read_chips(arguments.data)
     held = [(fold, chip) for fold in ready for chip in leave_out(chips, FOLDS[fold])[1]]
-    scores = compare(held, arguments)
+    scores = compare(held, chips, arguments)
     print(f"{len(held)} chips of the folds {', '.join(ready)}; S = {SAMPLES}\n")
     print(table(scores))
     if arguments.json:
@@ -99,10 +101,11 @@ class Scores:
         }
 
 
-def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> dict[str, Scores]:
-    """Return the scores of every sampler."""
+def compare(held: Sequence[tuple[str, Chip]], chips: Sequence[Chip], folders: argparse.Namespace) -> dict[str, Scores]:
+    """Return the scores of every sampler; posteriors are fitted on the chips that the fold's model was trained on."""
     water, ssn = (load(folder, held) for folder in (folders.water, folders.ssn))
     members = [load(folder, held) for folder in folders.member]
+    laplace = {fold: with_posterior(model, leave_out(chips, FOLDS[fold])[0]) for fold, model in water.items()}
     offsets = {c.name: offset(make_sampler(water[f], samples=SAMPLES, seed=SEED), c) for f, c in held if c.name in WET}
     scores: dict[str, Scores] = {}
     for fold, chip in held:
@@ -114,6 +117,8 @@ def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> di
             "independent pixels": make_sampler(water[fold], **told),
             "dropout": make_sampler(water[fold], **told),
             "dropout and the place's effect": make_sampler(shaken, **told),
+            "last-layer Laplace": make_sampler(laplace[fold], **told),
+            "Laplace and the place's effect": make_sampler(laplace[fold].with_spec(place_effect=effect), **told),
             "SSN": make_sampler(ssn[fold], **told),
             "SSN, one z for the scene": make_sampler(ssn[fold].with_spec(correlation="scene"), **told),
             "SSN and the place's effect": make_sampler(ssn[fold].with_spec(place_effect=effect), **told),
@@ -131,6 +136,15 @@ def compare(held: Sequence[tuple[str, Chip]], folders: argparse.Namespace) -> di
                 logits = np.where(drawn, 4.0, -4.0)
             scores.setdefault(name, Scores()).add(chip, logits, polygons)
     return scores
+
+
+def with_posterior(model: Model, chips: Sequence[Chip], pixels: int = LAPLACE_PIXELS) -> Model:
+    """Return the model with a posterior of its last layer, from about that many random pixels of the chips."""
+    curvature, rng = Curvature(model), np.random.default_rng(SEED)
+    share = pixels / sum(int(chip.valid.sum()) for chip in chips)
+    for chip in chips:
+        curvature.add(whole(chip.pixels), chip.valid & (rng.random(chip.valid.shape) < share))
+    return curvature.posterior()
 
 
 def place(name: str) -> str:

@@ -22,13 +22,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from geouq.errors import ModelError, OutputError
+from geouq.networks.head import Head, find_head
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites, measure_channels
 from geouq.networks.ssn import SSN, mean_of
 from geouq.networks.unet import UNet, UNetConfig
 
-FORMAT = 1
+#: the newest format that is read here; a file says the oldest that it needs
+FORMAT = 2
+#: the tensor beside the weights of a model with a posterior: a factor of its covariance (geouq.sampling.laplace)
+FACTOR = "laplace.factor"
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
 
@@ -67,10 +71,11 @@ class ModelSpec:
     temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
     place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
         the model was on places it had not seen (geouq.sampling.draws.place_effects). 0 = none.
-    sampler : where samples come from: "dropout", or "ssn".
+    sampler : where samples come from: "dropout", "ssn", or "laplace".
     correlation : of an SSN, the length in pixels over which its deviations are correlated, or "scene": one draw of z
         for the whole scene (geouq.sampling.field).
     spread : of an SSN, a factor for its deviations, fitted on places it had not seen; the mean stays as it is.
+    laplace : of a model with a posterior of its last layer, how that was fitted (geouq.sampling.laplace).
     threshold : p̄ at and above which a pixel of a binary model is positive.
     stride : rows and columns of a window are multiples of it.
     training, licence, scores : what it was made from, and how good it was, measured.
@@ -94,11 +99,12 @@ class ModelSpec:
     sampler: str = "dropout"
     correlation: float | str = "scene"
     spread: float = 1.0
+    laplace: Mapping[str, Any] | None = None
     description: str = ""
     training: str = ""
     licence: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
+    format: int = 1
 
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "clip", "classes"):
@@ -111,17 +117,22 @@ class ModelSpec:
                 "or place effect below 0"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; what the model has not is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def to_json(self) -> str:
         """Return the spec as one JSON string, keys sorted."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.to_dict(), sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A network in eval mode with its spec."""
+    """A network in eval mode with its spec, and what a sampler has fitted to it beside (``FACTOR``)."""
 
     network: nn.Module
     spec: ModelSpec
+    fitted: Mapping[str, torch.Tensor] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         self.network.eval()
@@ -148,9 +159,10 @@ class Model:
             raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({error})") from None
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        _check_tensors(path, network.state_dict(), state)
-        network.load_state_dict(state)
-        return cls(network, spec)
+        weights, shapes = network.state_dict(), _shapes_beside(path, cls(network, spec))
+        _check_tensors(path, {name: tuple(tensor.shape) for name, tensor in weights.items()} | shapes, state)
+        network.load_state_dict({name: state[name] for name in weights})
+        return cls(network, spec, {name: state[name] for name in shapes})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, whole or not at all."""
@@ -158,7 +170,7 @@ class Model:
             raise ModelError(
                 f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
             )
-        state = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        state = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
         temporary = Path(f"{path}.partial")
         try:
             save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
@@ -181,13 +193,27 @@ class Model:
             return int(mean_of(self.network, self.network(x)).shape[1])
 
     @cached_property
+    def head(self) -> Head:
+        """The network's last layer.
+
+        Raises
+        ------
+        ModelError : it is no 1×1 convolution that gives the logits.
+        """
+        return find_head(self.network, len(self.spec.bands), self.spec.stride)
+
+    @cached_property
     def hash(self) -> str:
         """16 hex digits that identify weights and spec."""
         digest = hashlib.sha256(self.spec.to_json().encode())
-        for name, tensor in sorted(self.network.state_dict().items()):
+        for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Return all that the file holds: weights, and what was fitted."""
+        return {**self.network.state_dict(), **self.fitted}
 
     @property
     def binary(self) -> bool:
@@ -214,7 +240,7 @@ class Model:
 
     def with_spec(self, **changes: Any) -> Model:
         """Return the same network under a changed spec (a fitted temperature, say)."""
-        return Model(self.network, replace(self.spec, **changes))
+        return Model(self.network, replace(self.spec, **changes), self.fitted)
 
 
 def shipped_models() -> dict[str, Path]:
@@ -256,10 +282,20 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
 
 
-def _check_tensors(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+def _shapes_beside(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the tensors that a file must hold beside the weights."""
+    if model.spec.laplace is None:
+        return {}
+    try:
+        return {FACTOR: model.head.factor_shape}
+    except ModelError as error:
+        raise ModelError(f"{path} has a posterior, and {error}") from None
+
+
+def _check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, torch.Tensor]) -> None:
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))
-    misshapen = sorted(k for k in set(expected) & set(found) if expected[k].shape != found[k].shape)
+    misshapen = sorted(k for k in set(expected) & set(found) if expected[k] != tuple(found[k].shape))
     problems = [
         f"{what}: {', '.join(names)}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))

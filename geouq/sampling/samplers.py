@@ -12,6 +12,7 @@ from geouq.networks.model import Model
 from geouq.sampling.closed import ClosedForm
 from geouq.sampling.dropout import Dropout
 from geouq.sampling.ensemble import Ensemble
+from geouq.sampling.laplace import Laplace
 from geouq.sampling.one_model import OneModel
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.ssn import StochasticSegmentation
@@ -28,6 +29,7 @@ class Row:
 SAMPLERS = {
     "dropout": Row("channels switched off", Dropout),
     "ssn": Row("one draw of the logits' own distribution", StochasticSegmentation),
+    "laplace": Row("the weights of the last layer", Laplace),
     "ensemble": Row("the model", None),
 }
 AUTO = "auto"

@@ -9,7 +9,7 @@ logits of all samples are kept for a random, bounded part of the pixels.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,24 @@ from scipy.optimize import minimize_scalar
 
 from geouq import noise
 from geouq.errors import InputError
-from geouq.grid import Roi, pixel_areas
+from geouq.grid import Roi, Tile, pixel_areas
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.networks.model import Model
 from geouq.sampling.estimators import area_interval
-from geouq.segmentation.job import Settings, prepare
+from geouq.sampling.laplace import Curvature
+from geouq.sampling.window import Window
+from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import read_window, tile_window
 
 #: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
 BOUNDS = (0.2, 5.0)
 #: parts that the places are split in: each is judged with a temperature fitted on the others
 FOLDS = 5
+#: about how many pixels a posterior is fitted on: some dozens of chips hold no more that are independent
+LAPLACE_PIXELS = 1_000
 _PURPOSE = 0x63616C69  # keeps the choice of pixels apart from other random numbers
 
 
@@ -111,6 +115,44 @@ def calibrate(
     return model.with_spec(temperature=fit.temperature, scores=scores), fit
 
 
+def fit_laplace(
+    model: Model,
+    chips: Sequence[LabelledChip],
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    most_pixels: int = LAPLACE_PIXELS,
+    on_chip: Callable[[str, int, int], None] | None = None,
+) -> Model:
+    """Return the model with a posterior of its last layer (geouq.sampling.laplace), drawn from by default.
+
+    The temperature stays, and is that of the likelihood; fit it afterwards, for the samples that are drawn now. Chips
+    are chosen as by :func:`calibrate`.
+
+    Parameters
+    ----------
+    most_pixels : about how many pixels are taken. Each counts as one independent observation: twice as many make the
+        posterior narrower by about √2.
+
+    Raises
+    ------
+    InputError : no pixel can be used. ModelError : the last layer is none that this can be done with.
+    """
+    chips = of_split(chips, "validation")
+    share = most_pixels / max(1, sum(int(np.prod(open_chip(c).shape[1:])) for c in chips))
+    curvature: Curvature | None = None
+    for number, chip in enumerate(chips):
+        if on_chip:
+            on_chip(chip.name, number, len(chips))
+        job = prepare(open_chip(chip), model, Settings(0, seed, ("mask",), device=device, sampler="dropout"))
+        curvature = curvature or Curvature(model, job.sampler.device)
+        for tile, window, _, keep in _labelled(job, chip):
+            curvature.add(window, keep & (_lottery(chip.name, tile.core, seed) < share))
+    if curvature is None:
+        raise InputError("no chip is given to fit a posterior on")
+    return curvature.posterior()
+
+
 def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
     """Fit one temperature on all parts, and judge it place by place with those fitted on the other places."""
     positive, before = model.spec.classes.index(model.spec.positive), model.spec.temperature
@@ -180,14 +222,7 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
     logits: list[list[np.ndarray]] = [[] for _ in job.sampler.numbers]
     labels, truth, areas = [], 0.0, np.zeros(len(logits))
     positive = model.spec.classes.index(model.spec.positive)
-    for tile in job.tiling:
-        label = load_label(chip, tile.core)
-        if label.max(initial=0) >= len(model.spec.classes):
-            raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {len(model.spec.classes)}")
-        window = tile_window(job, np.asarray(read_window(open_chip(chip), tile)), tile)
-        keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
-        if not keep.any():
-            continue
+    for tile, window, label, keep in _labelled(job, chip):
         chosen = keep & (_lottery(chip.name, tile.core, settings.seed) < share)
         labels.append(label[chosen])
         area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
@@ -202,6 +237,19 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
     low, high = area_interval(areas)
     stacked = np.stack([np.concatenate(sample, axis=1) for sample in logits])
     return Part(chip.place, stacked, np.concatenate(labels), bool(low <= truth <= high))
+
+
+def _labelled(job: Job, chip: LabelledChip) -> Iterator[tuple[Tile, Window, np.ndarray, np.ndarray]]:
+    """Yield each tile with its window, the label of its core, and where that is both valid and labelled."""
+    for tile in job.tiling:
+        label = load_label(chip, tile.core)
+        classes = len(job.sampler.model.spec.classes)
+        if label.max(initial=0) >= classes:
+            raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
+        window = tile_window(job, np.asarray(read_window(open_chip(chip), tile)), tile)
+        keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
+        if keep.any():
+            yield tile, window, label, keep
 
 
 def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:
