@@ -25,6 +25,7 @@ from geouq.compiling.blocks import block_logits
 from geouq.compiling.crops import crop, pixel_shuffle
 from geouq.compiling.plan import Plan
 from geouq.errors import ModelError
+from geouq.sampling.cores import on_core
 from geouq.sampling.dropout import Dropout
 from geouq.sampling.one_model import PRECISIONS
 from geouq.sampling.window import Window
@@ -57,7 +58,7 @@ class ClosedForm(Dropout):
 
     def draw(self, window: Window, numbers: Sequence[int] | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield (node, logits of the core), one for each weight of the quadrature."""
-        mean, variance = self.moments(window)
+        mean, variance = on_core(self.device, self.moments, window)
         deviation = variance.sqrt()
         for node, x in enumerate(_NODES):
             yield node, mean + deviation * x

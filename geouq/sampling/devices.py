@@ -1,21 +1,19 @@
-"""Devices: which to compute on, what memory they may take; one inference at a time on each."""
+"""Devices: which to compute on, what memory they may take."""
 
 from __future__ import annotations
 
 import os
-import threading
 
 import numpy as np
 import torch
 
 from geouq.errors import InputError
+from geouq.sampling.cores import is_cpu, windows_at_once
 from geouq.sampling.sampler import Sampler
 
 TILES = (2048, 1536, 1024, 768, 512, 256)
-#: Live tensors of one window stay below this many bytes on a CPU when the tile size is chosen for the user.
+#: Live tensors of all windows in work stay below this many bytes on a CPU when the tile size is chosen for the user.
 TENSOR_BUDGET = 256 << 20
-_LOCK = threading.Lock()
-_LOCKS: dict[str, threading.Lock] = {}
 _FITS: dict[str, int] = {}
 
 
@@ -54,14 +52,15 @@ def tensor_budget(device: str) -> int:
 def choose_tile(sampler: Sampler, shape: tuple[int, int], halo: int) -> int:
     """Return the largest usual core size whose window's live tensors stay within the device's budget."""
     for size in TILES:
-        if sampler.bytes_for(_window(size, shape, halo)) <= tensor_budget(sampler.device):
+        tensors = windows_at_once(sampler.device) * sampler.bytes_for(_window(size, shape, halo))
+        if tensors <= tensor_budget(sampler.device):
             return size
     return TILES[-1]
 
 
 def choose_batch(sampler: Sampler, shape: tuple[int, int], halo: int, size: int) -> int:
     """Return how many samples to compute at once: one on a CPU, where more gain nothing; what a GPU's budget holds."""
-    if torch.device(sampler.device).type == "cpu":
+    if is_cpu(sampler.device):
         return 1
     window = _window(size, shape, halo)
     one = sampler.changed(batch=1).bytes_for(window)
@@ -71,12 +70,6 @@ def choose_batch(sampler: Sampler, shape: tuple[int, int], halo: int, size: int)
 
 def _window(size: int, shape: tuple[int, int], halo: int) -> int:
     return (min(size, shape[0]) + 2 * halo) * (min(size, shape[1]) + 2 * halo)
-
-
-def device_lock(device: str) -> threading.Lock:
-    """Return the lock that an inference on ``device`` holds."""
-    with _LOCK:
-        return _LOCKS.setdefault(device, threading.Lock())
 
 
 def batch_that_fits(device: str, batch: int) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 from geouq.compiling.blocks import Block, block_logits
 from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import mean_of
+from geouq.sampling.cores import on_core
 from geouq.sampling.draws import dropout_masks
 from geouq.sampling.one_model import PRECISIONS, OneModel, add_place_effects
 from geouq.sampling.window import Window
@@ -29,7 +30,7 @@ class Dropout(OneModel):
 
     def draw_samples(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits of the core): the suffix of the plan, once a sample."""
-        blocks = self.start(window)
+        blocks = on_core(self.device, self.start, window)
         yield from self.in_batches(window, numbers, lambda now: self._masked(blocks, now))
 
     def _masked(self, blocks: Sequence[Block], numbers: Sequence[int]) -> Tensor:

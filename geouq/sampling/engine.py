@@ -1,13 +1,13 @@
-"""The engine: one window through a sampler, draw by draw, into layers. One inference at a time per device."""
+"""The engine: one window through a sampler, draw by draw, into layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from geouq.sampling.devices import batch_that_fits, device_lock
+from geouq.sampling.cores import on_core, turn
+from geouq.sampling.devices import batch_that_fits
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.window import Window, upload
@@ -43,20 +43,22 @@ def predict_tile(sampler: Sampler, question: Question, window: Window, area: np.
     if not valid.any():
         return TileResult(sums.empty_layers(count), np.zeros(count), 0, batch=sampler.batch)
     window.prepare(sampler.model, device)
-    with device_lock(device), torch.inference_mode():
+    with turn(device):
         _sum_up(sums, sampler, window, count)
+        layers = on_core(device, sums.layers)
     areas = np.array([float(sums.areas[number]) for number in sorted(sums.areas)])
     batch = batch_that_fits(device, sampler.batch)
-    return TileResult(sums.layers(), areas, int(valid.sum()), sums.samples, batch)
+    return TileResult(layers, areas, int(valid.sum()), sums.samples, batch)
 
 
 def _sum_up(sums: RunningSums, sampler: Sampler, window: Window, count: int) -> None:
     """Add what the sampler draws; stop where the ``count`` samples cannot move a probability any more."""
     drawn = sampler.draw(window)
     if sampler.quadrature:
-        sums.expect([(logits, weight) for (_, logits), weight in zip(drawn, sampler.quadrature, strict=True)])
+        nodes = [(logits, weight) for (_, logits), weight in zip(drawn, sampler.quadrature, strict=True)]
+        on_core(sampler.device, sums.expect, nodes)
         return
     for number, logits in drawn:
-        sums.add(logits, number)
-        if sums.settled(count):
+        on_core(sampler.device, sums.add, logits, number)
+        if on_core(sampler.device, sums.settled, count):
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,6 +16,7 @@ from geouq.compiling.plan import Plan, make_plan
 from geouq.errors import ModelError, TileError
 from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
+from geouq.sampling.cores import in_order, is_cpu, on_core
 from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import batch_that_fits, did_not_fit
 from geouq.sampling.draws import place_effects
@@ -97,7 +99,7 @@ class OneModel:
 
     def one_pass(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the logits of the network without any draw, the same for each of ``numbers``."""
-        blocks = self.start(window)
+        blocks = on_core(self.device, self.start, window)
         yield from self.in_batches(window, numbers, lambda now: self.plain(blocks, len(now)))
 
     def plain(self, blocks: Sequence[Block], count: int) -> Tensor:
@@ -119,20 +121,29 @@ class OneModel:
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits) of what ``compute`` makes for some numbers at once, (S, classes or 1, h, w).
 
-        Where a device has not the memory for ``batch`` samples, half as many are tried.
+        On a processor batches are computed side by side. Where a GPU has not the memory for ``batch`` samples, half as
+        many are tried.
         """
+        if is_cpu(self.device):
+            parts = (numbers[i : i + self.batch] for i in range(0, len(numbers), self.batch))
+            for drawn in in_order(partial(self._finished, compute, now) for now in parts):
+                yield from drawn
+            return
         batch = batch_that_fits(self.device, self.batch)
         while numbers:
             now = numbers[:batch]
             try:
-                logits = compute(now)
+                drawn = on_core(self.device, self._finished, compute, now)
             except torch.OutOfMemoryError:
                 batch = did_not_fit(self.device, batch)
                 if batch == 0:
                     raise self.too_large(window) from None
                 continue
-            yield from self.finish(logits, now)
+            yield from drawn
             numbers = numbers[len(now) :]
+
+    def _finished(self, compute: Callable[[Sequence[int]], Tensor], numbers: Sequence[int]) -> list[tuple[int, Tensor]]:
+        return list(self.finish(compute(numbers), numbers))
 
     def finish(self, logits: Tensor, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, float32 logits) of samples (S, classes or 1, h, w) with their place effects, all finite."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from geouq.compiling.blocks import block_logits
 from geouq.errors import ModelError
 from geouq.networks.ssn import SSN, Distribution
+from geouq.sampling.cores import each_on_core
 from geouq.sampling.deviations import TOGETHER, Draw, Weights, draw_logits
 from geouq.sampling.field import check_correlation
 from geouq.sampling.one_model import OneModel
@@ -44,6 +45,9 @@ class StochasticSegmentation(OneModel):
 
     def draw_samples(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits of the core): mean and deviations come from one pass, (1, C·(2 + R), h, w)."""
+        yield from each_on_core(self.device, self._drawn(window, numbers))
+
+    def _drawn(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         network, spec = self.model.network, self.model.spec
         assert isinstance(network, SSN)
         try:

@@ -18,6 +18,7 @@ from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi, Tile, Tiling
 from geouq.networks.model import Model
 from geouq.rasters.coords import scene_geobox
+from geouq.sampling.cores import windows_at_once
 from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
 from geouq.sampling.estimators import Question, check_layers, check_tolerance
@@ -91,10 +92,15 @@ class Job:
         """The pixels asked for: the scene, or the part of it inside the bounds."""
         return self.tiling.bounds or Roi(0, self.tiling.shape[0], 0, self.tiling.shape[1])
 
+    @property
+    def at_once(self) -> int:
+        """Windows that all devices together compute side by side."""
+        return sum(map(windows_at_once, self.devices))
+
     def promise(self, in_flight: int = 1) -> dict[str, int]:
         """Return the bytes a run takes at most, term by term, beside the interpreter and its libraries.
 
-        tensors : live tensors of the one window that each device computes (from the plan), in its own memory.
+        tensors : live tensors of the windows that are computed at once (from the plan), in their devices' memory.
         windows : pixels of the windows in flight, as read and in the model's units, and the network's input.
         layers : running sums of the cores being computed; areas, layers and parts of the cores in flight.
         buffers : GDAL's block cache, the blocks of the files being written, the picture.
@@ -104,9 +110,9 @@ class Job:
         bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
         probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
         return {
-            "tensors": len(self.devices) * self.sampler.bytes_for(window),
+            "tensors": self.at_once * self.sampler.bytes_for(window),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
-            "layers": len(self.devices) * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
+            "layers": self.at_once * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
             "buffers": 384 << 20,
         }
 

@@ -38,7 +38,7 @@ from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import read_window, segment_tile
 
-#: Tiles in flight beside those that compute, one a device: another is read or written meanwhile.
+#: Tiles in flight beside those that compute: another is read or written meanwhile.
 WAITING = 1
 
 
@@ -71,7 +71,7 @@ def run(
         todo = [tile for tile in tiles if tile.index not in done]
         for note in ledger.notes:
             on_event(Noted(note))
-        promise = job.promise(len(job.devices) + WAITING)
+        promise = job.promise(job.at_once + WAITING)
         on_event(Started(len(tiles), len(done), _pixels(tiles), _pixels(tiles) - _pixels(todo), promise))
         squares = None if results.preview is None else Squares(_region(scene, job.region))
         work = _Work(scene, job, results, squares, on_event)
@@ -205,7 +205,7 @@ def _compute_once(work: _Work, tiles: list[Tile]) -> None:
     """Compute tiles, a few at a time; of a run that fails, those in flight are waited for, but not when interrupted."""
     shared = dask.delayed(work, traverse=False)
     tasks = [dask.delayed(_Work.do)(shared, dask.delayed(tile, traverse=False)) for tile in tiles]
-    pool = ThreadPoolExecutor(len(work.job.devices) + WAITING)
+    pool = ThreadPoolExecutor(work.job.at_once + WAITING)
     try:
         dask.compute(*tasks, scheduler=dask.threaded.get, pool=pool)
     except BaseException as error:
