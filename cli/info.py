@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from geouq.cli.options import band_numbers, preprocessing, product_options, scene_options, scene_source
+from geouq.cli.options import band_numbers, preprocessing, product_options, scaling, scene_options, scene_source
 from geouq.cli.show import table
 from geouq.scenes.info import scene_info
 
@@ -23,6 +23,7 @@ def command(**options: Any) -> None:
         scale=options["scale"],
         nodata=options["nodata"],
         bidx=band_numbers(options["bidx"]),
+        **scaling(options),
         preprocessing=preprocessing(options),
     )
     click.echo(json.dumps(info) if options["as_json"] else table(info))

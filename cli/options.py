@@ -32,6 +32,10 @@ def scene_options(function: F) -> F:
             ),
             click.option("--bidx", metavar="I,J,…", help="Bands to read, in the model's order, counted from 1."),
             click.option("--nodata", type=float, help="Value that is not valid, instead of the file's own."),
+            click.option(
+                "--factor", metavar="F[,F…]", help="Of scaled numbers: value · factor + offset is in the unit."
+            ),
+            click.option("--offset", metavar="F[,F…]", help="Likewise; one number, or one a band."),
         ]
     ):
         function = option(function)
@@ -95,6 +99,20 @@ def band_numbers(bidx: str | None) -> list[int] | None:
         return [int(part) for part in bidx.replace(",", " ").split()]
     except ValueError:
         raise InputError(f"--bidx {bidx!r} is not a list of band numbers such as 1,2") from None
+
+
+def scaling(options: dict[str, Any]) -> dict[str, list[float]]:
+    """Parse ``--factor`` and ``--offset`` where they are given, for ``open_scene``."""
+    found = {}
+    for name in ("factor", "offset"):
+        if options[name] is not None:
+            try:
+                found[name] = [float(part) for part in options[name].replace(",", " ").split()]
+            except ValueError:
+                raise InputError(
+                    f"--{name} {options[name]!r} is not a number, or numbers such as 0.0001,0.0001"
+                ) from None
+    return found
 
 
 def creation_options(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from geouq.cli.options import (
     creation_options,
     preprocessing,
     product_options,
+    scaling,
     scene_options,
     scene_source,
     voice_options,
@@ -115,6 +116,7 @@ def command(**options: Any) -> None:
         scale=options["scale"],
         nodata=options["nodata"],
         bidx=band_numbers(options["bidx"]),
+        **scaling(options),
         preprocessing=preprocessing(options),
     )
     job = prepare(scene, models, _settings(options))

@@ -40,6 +40,33 @@ LEAST_POWER = np.finfo(np.float32).tiny
 
 #: units that convert into one another exactly
 BACKSCATTER = (DB, POWER, AMPLITUDE)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that a unit can have at all, both ends included, and where they are from."""
+
+    low: float
+    high: float
+    source: str
+
+
+#: What lies outside cannot be a measurement, and is not valid. Units that are not here (dn) may hold anything.
+RANGES = {
+    DB: Range(
+        -80.0,
+        60.0,
+        "16-bit Sentinel-1 images end at 65535² / A², 52 dB with the least A of calibration tables (170, stripmap "
+        "gamma); noise is at most -22 dB (NESZ, ESA Sentinel-1 User Handbook), and what is left once it is "
+        "subtracted lies a few decades below",
+    ),
+    POWER: Range(-0.1, 1e6, "as dB; where noise was subtracted, no lower than minus ten times the noise of -20 dB"),
+    AMPLITUDE: Range(0.0, 1e3, "as dB"),
+    REFLECTANCE: Range(
+        -0.2, 1.6, "valid range of Landsat Collection 2 Level-2 surface reflectance, 1 to 65455 scaled (USGS LSDS-1619)"
+    ),
+    RGB: Range(0.0, 255.0, "8 bits"),
+}
 _FLAGS = f"{', '.join(list(SCALES)[:-1])} or {list(SCALES)[-1]}"
 
 
@@ -149,8 +176,8 @@ _PRODUCTS = (
 _AMPLITUDE_FLOOR = 10 ** (-30 / 20)
 
 
-def decide_units(clues: Clues) -> tuple[str, str]:
-    """Tell the units of a scene: first from what its files say, then from its values.
+def decide_units(clues: Clues, given: str = "") -> tuple[str, str]:
+    """Tell the units of a scene: as given, or from what its files say, or else from its values.
 
     Returns
     -------
@@ -158,11 +185,18 @@ def decide_units(clues: Clues) -> tuple[str, str]:
 
     Raises
     ------
-    UnitsError : if it cannot be told, or metadata and values contradict each other; names the flag to give.
+    UnitsError : if it cannot be told, or values contradict what is given or said; names the flag to give.
     """
     finite = clues.pooled
+    if given:
+        if finite.size and not plausible(given, finite):
+            raise UnitsError(
+                f"{_seen(clues)}, which cannot be {given}: give the --scale that it is, "
+                "or --factor and --offset if these are scaled numbers"
+            )
+        return given, f"given as --scale {given.lower()}"
     said, where = _said(clues)
-    if said and (not finite.size or _plausible(said, finite)):
+    if said and (not finite.size or plausible(said, finite)):
         return said, f"{where} say {said}"
     if said:
         raise UnitsError(f"{where} say {said}, but {_seen(clues)}: give --scale {_FLAGS}")
@@ -195,13 +229,21 @@ def _said(clues: Clues) -> tuple[str, str]:
     return "", ""
 
 
-def _plausible(unit: str, finite: np.ndarray) -> bool:
-    """Whether values can be in ``unit`` at all: generous limits, to catch wrong tags and scaled integers."""
-    median, negative = float(np.median(finite)), float((finite < 0).mean())
+def plausible(unit: str, values: np.ndarray) -> bool:
+    """Return whether finite values (n,) can be in ``unit``: generous limits, to catch wrong tags and scaled integers.
+
+    Values that cannot be in it one by one (fill, say) are left out, unless nothing else is there.
+    """
+    if unit not in RANGES:
+        return True
+    possible = values[(values >= RANGES[unit].low) & (values <= RANGES[unit].high)]
+    if not possible.size:
+        return False
+    median, negative = float(np.median(possible)), float((possible < 0).mean())
     if unit == DB:
         return -60 < median < 15 and negative > 0.05
-    limit = {POWER: 10.0, AMPLITUDE: 10**0.5, REFLECTANCE: 1.6}.get(unit, np.inf)
-    return median <= limit and (unit == DN or negative < 0.05)
+    limit = {POWER: 10.0, AMPLITUDE: 10**0.5}.get(unit, np.inf)
+    return median <= limit and negative < (0.5 if unit == POWER else 0.05)  # power: where noise was subtracted
 
 
 def _seen(clues: Clues) -> str:

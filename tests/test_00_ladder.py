@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "noise"],
     ["units", "grid"],
-    ["gdal"],
+    ["validity", "gdal"],
     ["files"],
     ["rasters"],
     ["sentinel1"],

@@ -356,7 +356,7 @@ def test_units_that_cannot_be_told_are_refused(tmp_path, name, values, extra, fl
     with pytest.raises(UnitsError) as error:
         open_scene(path)
     one_line(error, path, flag)
-    assert open_scene(path, scale="power").attrs["units"] == units.POWER
+    assert open_scene(path, scale="dn").attrs["units"] == units.DN
     assert scene_info(path)["units"] == units.UNKNOWN
 
 

@@ -88,7 +88,7 @@ def test_factor_and_offset_may_differ_from_band_to_band(tmp_path):
     pixels, _, _ = load(chip, ("VH", "VV"), "dB")
     np.testing.assert_allclose(pixels, [0.05 * grey[0] - 20.0, 0.1 * grey[0] - 20.0], rtol=1e-5)
     manifest(tmp_path, [row | {"offset": "1;2;3"}])
-    with pytest.raises(InputError, match="has 2 bands, and offset 3 values"):
+    with pytest.raises(InputError, match="has 2 bands, and offset is 1, 2, 3"):
         load(read_dataset(tmp_path)[0])
 
 

@@ -22,6 +22,7 @@ from geouq.errors import SceneError
 from geouq.gdal import FileKey, file_key, gdal_errors, handle, open_dataset, refuse_unreadable
 from geouq.grid import GeoBox
 from geouq.rasters.windowed import Windowed
+from geouq.validity import ANY, Rule, Validity
 
 #: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
 LARGEST_BLOCK = 2**27
@@ -29,7 +30,10 @@ LARGEST_BLOCK = 2**27
 
 @dataclass(frozen=True)
 class Band:
-    """One band to be read: number in the file, what it holds, and how its missing pixels are marked."""
+    """One band to be read: number in the file, what it holds, and how its missing pixels are marked.
+
+    ``rule`` says which of its values, scale and offset applied, can be measurements.
+    """
 
     index: int
     dtype: str
@@ -40,6 +44,7 @@ class Band:
     label: str
     unit_tag: str
     colour: str
+    rule: Rule = ANY
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Raster:
 
     ``grd``: an uncalibrated Sentinel-1 GRD image, which has 0 where nothing was measured (``zero_missing``).
     ``gcps`` are ground control points (column, row, x, y) in ``gcp_crs``, given only where there is no transform.
+    ``shared_fill``: values that are not valid where all ``bands`` hold them.
     """
 
     key: FileKey
@@ -63,6 +69,7 @@ class Raster:
     grd: bool
     zero_missing: bool
     notes: tuple[str, ...]
+    shared_fill: tuple[float, ...] = ()
 
     @property
     def path(self) -> str:
@@ -181,6 +188,14 @@ def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
     ------
     SceneError : if the file cannot be read there.
     """
+    if not raster.shared_fill:
+        return _read_bands(raster, bands, rows, columns)
+    whole = Validity(tuple(band.rule for band in raster.bands), raster.shared_fill)
+    values = whole.blank(_read_bands(raster, raster.bands, rows, columns))
+    return values[[raster.bands.index(band) for band in bands]]
+
+
+def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     out = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
     with gdal_errors(raster.path, "read"):
@@ -197,6 +212,7 @@ def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
                 layer[dataset.read_masks(band.index, window=window) == 0] = np.nan
             if opaque is not None:
                 layer[~opaque] = np.nan
+            layer[band.rule.breaks(layer)] = np.nan
     return out
 
 

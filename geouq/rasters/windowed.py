@@ -15,6 +15,20 @@ def spread_out(length: int, pieces: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in starts]
 
 
+def first_windows(shape: tuple[int, int], edges: bool = True) -> list[tuple[slice, slice]]:
+    """Rows and columns of the windows of an image to look at first: 16 of 128² spread over it, all of a small one.
+
+    With ``edges`` four more along each side, 32 pixels deep, where fill lies mostly; always the same ones.
+    """
+    rows, columns = (spread_out(length, 4, 128) for length in shape)
+    found = [(row, column) for row in rows for column in columns]
+    if edges and not (len(rows) == len(columns) == 1):
+        sides = [[slice(0, min(32, length)), slice(max(length - 32, 0), length)] for length in shape]
+        found += [(side, column) for side in sides[0] for column in columns]
+        found += [(row, side) for row in rows for side in sides[1]]
+    return found
+
+
 class Windowed:
     """An array (band, y, x), float32, NaN where not valid, that is read by windows when it is sliced."""
 

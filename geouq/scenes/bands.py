@@ -1,4 +1,4 @@
-"""What the bands of a scene are called and what unit they are in: from labels, file names, tags and a few values."""
+"""What the bands of a scene are called, and what their values mean and can be: from names, tags and a few values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Raster, read_window
-from geouq.rasters.windowed import spread_out
+from geouq.rasters.windowed import first_windows, spread_out
+from geouq.scenes.scene import Request
 from geouq.sentinel1.safe import POLARISATIONS
 from geouq.units import SCALES, Clues, decide_units
+from geouq.validity import judge
 
 #: words that may stand beside a polarisation in a band's name without making it something else
 _BACKSCATTER_WORDS = set("sigma0 gamma0 beta0 sigma gamma beta nought db linear power amplitude intensity".split())
@@ -54,53 +56,88 @@ def band_names(rasters: Sequence[Raster], keys: Sequence[str]) -> tuple[str, ...
     return tuple(names)
 
 
-def scene_units(rasters: Sequence[Raster], names: Sequence[str], scale: str) -> tuple[str, str]:
-    """Units of the scene and why; decided from the bands named by polarisation, if there are any."""
-    if scale != "auto":
-        return SCALES[scale], f"given as --scale {scale}"
+def measured(
+    rasters: Sequence[Raster], names: Sequence[str], request: Request
+) -> tuple[list[Raster], str, str, list[str]]:
+    """Settle what values mean, and which of them can be measurements.
+
+    Decided from the bands named by polarisation, if there are any, and for them alone.
+
+    Returns
+    -------
+    The rasters with rules for their bands, the unit, why it is that, and notes on what is not valid.
+
+    Raises
+    ------
+    UnitsError : units cannot be told, or most values cannot be in them.
+    """
     polarised = {name for name in names if name.split("_")[0] in POLARISATIONS and name[2:].strip("_0123456789") == ""}
     chosen = polarised or set(names)
     rest = iter(names)
+    numbers = [[i for i in range(len(raster.bands)) if next(rest) in chosen] for raster in rasters]
     picked = [
-        replace(raster, bands=tuple(band for band, name in zip(raster.bands, rest, strict=False) if name in chosen))
-        for raster in rasters
+        replace(raster, bands=tuple(raster.bands[i] for i in some))
+        for raster, some in zip(rasters, numbers, strict=True)
     ]
-    picked = [raster for raster in picked if raster.bands]
-    bands = [band for raster in picked for band in raster.bands]
+    looks = [look(raster) if raster.bands else [] for raster in picked]
+    unit, reason = _units([raster for raster in picked if raster.bands], looks, bool(polarised), request.scale)
+    ruled, notes = list(rasters), list[str]()
+    for at, (some, windows) in enumerate(zip(numbers, looks, strict=True)):
+        if some:
+            ruled[at], told = _ruled(rasters[at], some, windows, unit, request)
+            notes += told
+    return ruled, unit, reason, notes
+
+
+def _ruled(
+    raster: Raster, some: Sequence[int], windows: Sequence[np.ndarray], unit: str, request: Request
+) -> tuple[Raster, Sequence[str]]:
+    """Give rules to ``some`` of a raster's bands, the first of which were looked at; and what is to be noted."""
+    try:
+        validity = judge(windows, unit, request.nodata is None, request.most_fill)
+    except UnitsError as error:
+        raise UnitsError(f"{raster.path}: {error}") from error
+    beyond = replace(validity.rules[0], fills=())
+    rules = dict.fromkeys(some, beyond) | dict(zip(some, validity.rules, strict=False))
+    bands = tuple(replace(band, rule=rules[i]) if i in rules else band for i, band in enumerate(raster.bands))
+    whole = len(bands) == len(validity.rules)
+    return replace(raster, bands=bands, shared_fill=validity.shared if whole else ()), validity.notes
+
+
+def _units(
+    rasters: Sequence[Raster], looks: Sequence[list[np.ndarray]], polarised: bool, scale: str
+) -> tuple[str, str]:
+    """Units of the scene and why, from bands and the windows of each file that were looked at."""
+    bands = [band for raster in rasters for band in raster.bands]
+    looked = [np.concatenate([w.reshape(len(w), -1) for w in windows], axis=1) for windows in looks if windows]
     clues = Clues(
-        files=tuple(raster.stem for raster in picked),
+        files=tuple(raster.stem for raster in rasters),
         labels=tuple(band.label for band in bands),
         unit_tags=tuple(dict.fromkeys(band.unit_tag for band in bands if band.unit_tag)),
         dtype=bands[0].dtype,
         scaled=any((band.scale, band.offset) != (1, 0) for band in bands),
-        polarised=bool(polarised),
+        polarised=polarised,
         colour=_is_colour(bands),
-        grd=all(raster.grd for raster in picked),
-        values=tuple(band[np.isfinite(band)] for raster in picked for band in probe(raster)),
+        grd=all(raster.grd for raster in rasters),
+        values=tuple(band[np.isfinite(band)] for values in looked for band in values),
     )
     try:
-        return decide_units(clues)
+        return decide_units(clues, "" if scale == "auto" else SCALES[scale])
     except UnitsError as error:
-        raise UnitsError(f"{picked[0].path}: {error}") from error
+        raise UnitsError(f"{rasters[0].path}: {error}") from error
 
 
-def probe(raster: Raster, most_bands: int = 8) -> np.ndarray:
-    """Return values (bands, n) from at most 16 windows of 128² spread over the raster, always the same ones.
+def look(raster: Raster, edges: bool = True, most_bands: int = 8) -> list[np.ndarray]:
+    """Return the windows (bands, h, w) of a raster that are looked at first, always the same ones.
 
-    A raster whose 16 windows hold no valid pixel is looked at in 256 windows of 32².
+    A raster whose windows hold no valid pixel is looked at in 256 windows of 32² instead.
     """
-    bands = raster.bands[:most_bands]
-    values = np.empty((len(bands), 0), np.float32)
-    for per_side, size in ((4, 128), (16, 32)):
-        windows = [
-            read_window(raster, bands, rows, columns).reshape(len(bands), -1)
-            for rows in spread_out(raster.shape[0], per_side, size)
-            for columns in spread_out(raster.shape[1], per_side, size)
-        ]
-        values = np.concatenate(windows, axis=1)
-        if np.isfinite(values).any():
-            break
-    return values
+    raster = replace(raster, bands=raster.bands[:most_bands])
+    found = [read_window(raster, raster.bands, *window) for window in first_windows(raster.shape, edges)]
+    if any(np.isfinite(window).any() for window in found):
+        return found
+    rows, columns = (spread_out(length, 16, 32) for length in raster.shape)
+    return [read_window(raster, raster.bands, row, column) for row in rows for column in columns]
 
 
 def _is_colour(bands: Sequence[Band]) -> bool:

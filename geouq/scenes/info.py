@@ -11,7 +11,7 @@ import numpy as np
 
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
-from geouq.scenes.bands import probe
+from geouq.scenes.bands import look
 from geouq.scenes.open import Source, describe_scene
 from geouq.scenes.scene import Scene
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -30,6 +30,8 @@ def scene_info(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
+    factor: Sequence[float] = (1.0,),
+    offset: Sequence[float] = (0.0,),
     preprocessing: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """Return what a scene is: files, grid, bands, units and why, validity, chunks; JSON-able values only.
@@ -37,7 +39,7 @@ def scene_info(
     For a Sentinel-1 product: what it is, the state it comes in, what is done to it on its way to a scene, and the
     grid that it is put on. Parameters are those of ``open_scene``. Where units cannot be told, they are ``unknown`` and
     ``units_reason`` says what to give; nothing else of a scene is harder to describe for it. ``valid_share`` is
-    the share of pixels valid in all bands, in a few windows spread over the files.
+    the share of pixels valid in all bands; of large files about, in a few windows, as ``valid_share_of`` says.
 
     Raises
     ------
@@ -45,10 +47,12 @@ def scene_info(
     """
     units, reason = "", ""
     try:
-        scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
+        scene = describe_scene(
+            source, scale=scale, nodata=nodata, bidx=bidx, factor=factor, offset=offset, preprocessing=preprocessing
+        )
     except UnitsError as error:
         # Any scale will do to describe the rest.
-        scene = describe_scene(source, scale="dn", nodata=nodata, bidx=bidx)
+        scene = describe_scene(source, scale="dn", nodata=nodata, bidx=bidx, factor=factor, offset=offset)
         units, reason = UNKNOWN, str(error)
     first = scene.parts[0]
     if not isinstance(first, Pixels):
@@ -64,7 +68,7 @@ def scene_info(
         "units_reason": reason or scene.units_reason,
         "nodata": _common(band.nodata for band in bands),
         "mask": _mask(rasters, bands),
-        "valid_share": _valid_share(rasters),
+        **_valid_share([part for part in scene.parts if isinstance(part, Pixels)]),
         **_grid(scene, chunk),
         "placed_by": f"{len(rasters[0].gcps)} ground control points" if rasters[0].gcps else "transform",
         "block": list(rasters[0].block),
@@ -127,11 +131,19 @@ def _mask(rasters: Sequence[Raster], bands: Sequence[Band]) -> str | None:
     return "mask band" if any(band.masked for band in bands) else None
 
 
-def _valid_share(rasters: Sequence[Raster]) -> float:
-    probes = [np.isfinite(probe(raster)).all(axis=0) for raster in rasters]
-    if len({len(valid) for valid in probes}) == 1:
-        return float(np.logical_and.reduce(probes).mean())
-    return float(min(valid.mean() for valid in probes))
+def _valid_share(parts: Sequence[Pixels]) -> dict[str, Any]:
+    """Share of the pixels that are valid in all bands, and of which pixels."""
+    shares = []
+    for windows in zip(*(look(part.raster, edges=False) for part in parts), strict=False):
+        same = [np.isfinite(window).all(axis=0) for window in windows]
+        shares.append(np.logical_and.reduce(same).ravel() if len({v.shape for v in same}) == 1 else same[0].ravel())
+    valid = np.concatenate(shares)
+    rows, columns = parts[0].raster.shape
+    exact = valid.size == rows * columns
+    return {
+        "valid_share": round(float(valid.mean()), 6 if exact else 3),
+        "valid_share_of": "all pixels" if exact else f"about, from {len(shares)} windows: {valid.size} pixels",
+    }
 
 
 def _sibling(rasters: Sequence[Raster]) -> str | None:

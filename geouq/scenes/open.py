@@ -19,6 +19,7 @@ from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import is_product
 from geouq.units import DB, SCALES
+from geouq.validity import REFUSED
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -42,10 +43,10 @@ def product_scene(request: Request) -> Scene:
     from geouq.sentinel1.product import product_pixels  # here, for it needs SciPy, and a raster does not
 
     path = next(path for path in request.paths if is_product(path))
-    if len(request.paths) > 1 or request.scale != "auto" or request.nodata is not None:
+    if len(request.paths) > 1 or request.scale != "auto" or request.nodata is not None or request.rescaled:
         raise InputError(
             f"{path}: is a Sentinel-1 product, which is a scene of its own, with known units and nodata: "
-            "give it alone, without --scale and --nodata"
+            "give it alone, without --scale, --nodata, --factor and --offset"
         )
     part = product_pixels(path, request.keys[0].upper(), request.bidx, request.preprocessing or Preprocessing())
     notes = tuple(dict.fromkeys(part.notes))
@@ -76,6 +77,9 @@ def open_scene(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
+    factor: Sequence[float] = (1.0,),
+    offset: Sequence[float] = (0.0,),
+    most_fill: float = REFUSED,
     preprocessing: Preprocessing | None = None,
 ) -> xr.DataArray:
     """Open a scene, lazily: metadata and a few windows are read now, pixels when they are computed.
@@ -86,30 +90,42 @@ def open_scene(
         ``{"VV": "a.tif", "VH": "b.tif"}``; or a Sentinel-1 GRD product: its ``.SAFE`` folder, its zip.
     scale : what the pixel values are: db, power, amplitude, dn, reflectance, rgb; or auto, which decides from
         metadata and values (``units.decide_units``) and refuses what it cannot tell.
-    nodata : value that is not valid, in place of what the files say.
+    nodata : value that is not valid, in place of what the files say. Without it undeclared fill is looked for
+        (``geouq.validity``); values that the unit cannot have are not valid either way.
     bidx : numbers (from 1) of the bands to read from each file.
     chunk : side of dask's chunks in pixels, about; they hold whole blocks of the file.
+    factor, offset : value · factor + offset is in those units, after the file's own scale; one number, or one a band.
+    most_fill : share of pixels above which undeclared fill is refused, instead of noted and left out.
     preprocessing : how a Sentinel-1 product is calibrated and put on a map; for nothing else.
 
     Returns
     -------
-    float32 DataArray (band, y, x), NaN where not valid in that band (nodata, mask, alpha, NaN, inf); the band's
-    scale and offset are applied, and nothing else. Coordinates: ``band`` names, ``y`` and ``x`` of pixel centres
-    (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or south-up; a
-    raster placed by ground control points alone comes warped through all of them onto a north-up grid. A product
-    comes calibrated, on a map, in dB.
+    float32 DataArray (band, y, x), NaN where not valid in that band (nodata, mask, alpha, NaN, inf, or no possible
+    measurement); the band's scale and offset are applied, and nothing else. Coordinates: ``band`` names, ``y`` and
+    ``x`` of pixel centres (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or
+    south-up; a raster placed by ground control points alone comes warped through all of them onto a north-up grid. A
+    product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside
     the paths), and ``notes`` if anything was unusual.
 
     Raises
     ------
     SceneError : a file cannot be read or understood, or files do not share one grid.
-    UnitsError : ``auto`` cannot tell the units.
+    UnitsError : ``auto`` cannot tell the units, or most values cannot be in those said.
     InputError : an option is not what it must be.
     """
     if chunk < 1:
         raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
-    scene = describe_scene(source, scale=scale, nodata=nodata, bidx=bidx, preprocessing=preprocessing)
+    scene = describe_scene(
+        source,
+        scale=scale,
+        nodata=nodata,
+        bidx=bidx,
+        factor=factor,
+        offset=offset,
+        most_fill=most_fill,
+        preprocessing=preprocessing,
+    )
     import xarray as xr  # here, for it takes most of a second, and neither a refusal nor a description needs it
 
     from geouq.rasters.coords import grid_coords
@@ -117,7 +133,7 @@ def open_scene(
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
-    attrs["read_as"] = _read_as(scale, nodata, bidx, preprocessing)
+    attrs["read_as"] = _read_as(scale, nodata, bidx, (factor, offset), preprocessing)
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
@@ -126,9 +142,17 @@ def open_scene(
     return array
 
 
-def _read_as(scale: str, nodata: float | None, bidx: Sequence[int] | None, preprocessing: Preprocessing | None) -> str:
+def _read_as(
+    scale: str,
+    nodata: float | None,
+    bidx: Sequence[int] | None,
+    scaling: Sequence[Sequence[float]],
+    preprocessing: Preprocessing | None,
+) -> str:
     """Return all that was asked for beside the paths, as text: two readings of the same files may differ by it."""
-    asked = {"scale": scale.lower(), "nodata": nodata, "bidx": None if bidx is None else list(bidx)}
+    asked: dict[str, object] = {"scale": scale.lower(), "nodata": nodata, "bidx": None if bidx is None else list(bidx)}
+    if tuple(map(tuple, scaling)) != ((1.0,), (0.0,)):
+        asked |= {"factor": list(scaling[0]), "offset": list(scaling[1])}
     steps = asdict(preprocessing) if preprocessing else {}
     steps |= {name: os.path.basename(steps[name]) for name in ("dem", "hand") if steps.get(name)}
     return ", ".join(f"{name} {value}" for name, value in (asked | steps).items() if value is not None)
@@ -140,13 +164,17 @@ def describe_scene(
     scale: str = "auto",
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
+    factor: Sequence[float] = (1.0,),
+    offset: Sequence[float] = (0.0,),
+    most_fill: float = REFUSED,
     preprocessing: Preprocessing | None = None,
 ) -> Scene:
     """Settle grid, bands and units of a scene; see ``open_scene`` for parameters and errors."""
     if scale.lower() not in ("auto", *SCALES):
         raise InputError(f"scale {scale!r} is none of auto, {', '.join(SCALES)}")
     keys, paths = _sources(source)
-    request = Request(keys, paths, scale.lower(), nodata, bidx, preprocessing)
+    scaling = tuple(factor), tuple(offset)
+    request = Request(keys, paths, scale.lower(), nodata, bidx, preprocessing, *scaling, most_fill)
     return next(opener.opens(request) for opener in OPENERS if opener.recognises(request))
 
 

@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from geouq.errors import InputError, SceneError
 from geouq.grid import corners_apart
 from geouq.rasters.geocode import geocode
-from geouq.rasters.raster import Pixels, Raster, inspect_raster
-from geouq.scenes.bands import band_names, polarisation_in, scene_units
+from geouq.rasters.raster import Band, Pixels, Raster, inspect_raster
+from geouq.scenes.bands import band_names, measured, polarisation_in
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import POLARISATIONS, zip_members
@@ -30,12 +32,14 @@ def raster_scene(request: Request) -> Scene:
                 f"{raster.path}: is a palette image, whose values are colour numbers, no measurements: "
                 "give the data it was drawn from (or --scale dn, to take the numbers as they are)"
             )
+    if request.rescaled:
+        rasters = _rescaled(rasters, request.factor, request.offset)
+    names = band_names(rasters, keys)
+    rasters, units, reason, fill = measured(rasters, names, request)
     parts = tuple(geocode(raster) if raster.gcps else Pixels(raster) for raster in rasters)
     for part in parts[1:]:
         _check_same_grid(parts[0], part)
-    names = band_names(rasters, keys)
-    units, reason = scene_units(rasters, names, request.scale)
-    notes = dict.fromkeys(note for raster in rasters for note in raster.notes)
+    notes = dict.fromkeys([*(note for raster in rasters for note in raster.notes), *fill])
     if rasters[0].gcps:
         notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
     if units == DB and names == ("band1", "band2"):
@@ -72,6 +76,24 @@ def _inspect(path: str, key: str, bidx: Sequence[int] | None, nodata: float | No
             raise SceneError(f"{path}: has {len(raster.bands)} bands: say with --bidx which one is {key}")
         raster = replace(raster, bands=tuple(meant))
     return raster
+
+
+def _rescaled(rasters: Sequence[Raster], factor: Sequence[float], offset: Sequence[float]) -> list[Raster]:
+    """Return rasters whose values are taken times ``factor`` plus ``offset``, after the file's own scale."""
+    count = sum(len(raster.bands) for raster in rasters)
+    for name, values in (("factor", factor), ("offset", offset)):
+        if len(values) not in (1, count) or not np.isfinite(values).all():
+            given = ", ".join(f"{value:g}" for value in values)
+            raise InputError(f"{rasters[0].path}: has {count} bands, and {name} is {given}: give 1 number, or {count}")
+    by = iter(np.broadcast_to(factor, count).tolist())
+    plus = iter(np.broadcast_to(offset, count).tolist())
+    return [
+        replace(raster, bands=tuple(_times(band, next(by), next(plus)) for band in raster.bands)) for raster in rasters
+    ]
+
+
+def _times(band: Band, factor: float, offset: float) -> Band:
+    return replace(band, scale=band.scale * factor, offset=band.offset * factor + offset)
 
 
 def band_files(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from geouq.grid import GeoBox
 from geouq.rasters.raster import Pixels
 from geouq.sentinel1.preprocessing import Preprocessing
+from geouq.validity import REFUSED
 
 if TYPE_CHECKING:
     from geouq.sentinel1.product import ProductPixels
@@ -27,6 +28,14 @@ class Request:
     nodata: float | None = None
     bidx: Sequence[int] | None = None
     preprocessing: Preprocessing | None = None
+    factor: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    most_fill: float = REFUSED
+
+    @property
+    def rescaled(self) -> bool:
+        """True if values are to be taken times a factor or plus an offset."""
+        return (*self.factor, *self.offset) != (1.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from geouq import units
@@ -25,7 +27,18 @@ from geouq.sampling.estimators import Question, check_layers, check_tolerance
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
-from geouq.segmentation.matching import bounds_roi, check_array, match_bands, scene_name, scene_nodata, scene_units
+from geouq.segmentation.matching import (
+    bounds_roi,
+    check_array,
+    looked_at,
+    match_bands,
+    scene_name,
+    scene_nodata,
+    scene_units,
+    scene_validity,
+    scene_windows,
+)
+from geouq.validity import Validity, possible
 
 #: a shipped model's name, a model file, a Model, or several of these: an ensemble
 Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
@@ -65,6 +78,8 @@ class Job:
     units : unit of the scene's pixels.
     exact : False if the network's receptive field is not finite, so that seams are approximate.
     devices : those that tiles go to in turn; the sampler's is the first.
+    validity : which values of the scene's bands used can be measurements.
+    looked : False if the scene is still to be looked at for fill, when its first pixels are read.
     """
 
     sampler: Sampler
@@ -76,6 +91,8 @@ class Job:
     nodata: float | None
     exact: bool
     devices: tuple[str, ...] = ("cpu",)
+    validity: Validity = Validity(())
+    looked: bool = True
 
     @property
     def intervals(self) -> bool:
@@ -181,7 +198,20 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     tiling = Tiling(shape, size, overlap, stride, roi)
     check_tiles(tiling)
     bands = [match_bands(scene, m) for m in models][0]
-    return Job(sampler, question, tiling, geobox, bands, unit, scene_nodata(scene), None not in halos, devices)
+    nodata, exact = scene_nodata(scene), None not in halos
+    looked = looked_at(scene) or isinstance(scene.data, np.ndarray)
+    validity = _validity(scene, bands, unit, nodata)
+    return Job(sampler, question, tiling, geobox, bands, unit, nodata, exact, devices, validity, looked)
+
+
+def _validity(scene: xr.DataArray, bands: Sequence[int | None], unit: str, nodata: float | None) -> Validity:
+    """Return which values can be measurements, as far as that can be known without reading a lazy scene."""
+    if looked_at(scene) or not isinstance(scene.data, np.ndarray):
+        return possible(sum(index is not None for index in bands), unit)
+    validity = scene_validity(scene_windows(scene, bands), unit, nodata, scene_name(scene))
+    for note in validity.notes:
+        warnings.warn(f"{scene_name(scene)}: {note}", stacklevel=4)
+    return validity
 
 
 def settled_sampler(models: Sequence[Model], settings: Settings, device: str) -> Sampler:

@@ -16,7 +16,8 @@ from geouq.grid import Tile
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.sampling.ssn import Weights
 from geouq.segmentation.job import DEFAULT_LAYERS, Job, Models, Settings, load_models, prepare, run_attrs
-from geouq.segmentation.tile import read_window, segment_tile
+from geouq.segmentation.matching import scene_name, scene_windows
+from geouq.segmentation.tile import look_first, read_window, segment_tile
 
 
 def segment(
@@ -43,7 +44,9 @@ def segment(
     ----------
     scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
         style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
-        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding.
+        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding; what cannot be a measurement
+        in these units; and undeclared constant fill (``geouq.validity``; a warning tells what, if the scene is in
+        memory, and the first task looks for it otherwise).
     model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
     samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
         closed form, where dropout is in a linear head alone.
@@ -97,6 +100,8 @@ def segment(
 def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
     """One delayed call a tile, one array a layer."""
     shared = dask.delayed(job, traverse=False)
+    if not job.looked:
+        shared = dask.delayed(look_first)(shared, scene_windows(scene, job.bands), scene_name(scene))
     rows: dict[int, list[tuple[Tile, Any]]] = {}
     for tile in job.tiling:
         values = read_window(scene, tile)

@@ -1,9 +1,10 @@
-"""Does a scene fit a model? Its bands by name, its units, its nodata, and the part of it that is asked for."""
+"""Does a scene fit a model? Its bands by name, its units, what of it is valid, and the part of it that is asked for."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +13,8 @@ from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import GeoBox, Roi, apply
 from geouq.networks.model import Model
+from geouq.rasters.windowed import first_windows
+from geouq.validity import Validity, judge
 
 
 def check_array(scene: xr.DataArray) -> None:
@@ -99,6 +102,39 @@ def scene_nodata(scene: xr.DataArray) -> float | None:
             if holder.get(key) is not None:
                 return float(holder[key])
     return None
+
+
+def looked_at(scene: xr.DataArray) -> bool:
+    """Return whether ``open_scene``, which says why units are what they are, has looked for fill already."""
+    return "units_reason" in scene.attrs
+
+
+def scene_windows(scene: xr.DataArray, bands: Sequence[int | None]) -> list[Any]:
+    """Return the (lazy) windows of the bands used that fill is looked for in."""
+    used = [index for index in bands if index is not None]
+    return [scene.data[used][:, rows, columns] for rows, columns in first_windows((scene.shape[1], scene.shape[2]))]
+
+
+def scene_validity(windows: Sequence[np.ndarray], unit: str, nodata: float | None, name: str) -> Validity:
+    """Fix which values of a scene can be measurements, from some windows of the bands used.
+
+    Raises
+    ------
+    UnitsError : most of them cannot.
+    """
+    try:
+        return judge([without_nodata(window, nodata) for window in windows], unit)
+    except UnitsError as error:
+        raise UnitsError(f"{name}: {error}") from None
+
+
+def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
+    """Return values as float32, NaN where they are ``nodata``, infinite or NaN."""
+    out = np.asarray(values).astype(np.float32)
+    out[~np.isfinite(out)] = np.nan
+    if nodata is not None and not np.isnan(nodata):
+        out[np.asarray(values) == nodata] = np.nan
+    return out
 
 
 def bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, float, float, float]) -> Roi:

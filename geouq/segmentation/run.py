@@ -32,11 +32,11 @@ from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
 from geouq.segmentation.mapgrid import grid_of_map
-from geouq.segmentation.matching import scene_name
+from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
-from geouq.segmentation.tile import read_window, segment_tile
+from geouq.segmentation.tile import look_first, read_window, segment_tile
 
 #: Tiles in flight beside those that compute: another is read or written meanwhile.
 WAITING = 1
@@ -58,6 +58,9 @@ def run(
     started = time.perf_counter()
     results = resolve(job, outputs)
     refuse_own_scene(scene, results.files)
+    if not job.looked:
+        windows = dask.compute(*scene_windows(scene, job.bands), scheduler="synchronous")
+        job = look_first(job, windows, scene_name(scene))
     grid = grid_of_map(job.geobox, scene_name(scene))
     job = replace(job, geobox=grid, question=replace(job.question, layers=results.layers))
     identity, tiles = identify(scene, job, results), list(job.tiling)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from geouq.grid import Tile, pixel_areas
 from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job
+from geouq.segmentation.matching import scene_validity, without_nodata
 
 
 def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
@@ -39,14 +41,17 @@ def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, n
     """Return a window as the model takes it, (K, h, w) in its units with NaN, and where all bands are valid."""
     height, width = tile.window.shape
     pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
-    for k, index in enumerate(job.bands):
-        if index is not None:
-            band = values[index].astype(np.float32)
-            if job.nodata is not None and not np.isnan(job.nodata):
-                band[values[index] == job.nodata] = np.nan
-            pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
     present = [k for k, index in enumerate(job.bands) if index is not None]
+    used = [index for index in job.bands if index is not None]
+    measured = job.validity.blank(without_nodata(values[used], job.nodata))
+    for k, band in zip(present, measured, strict=True):
+        pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
     return pixels, np.asarray(np.isfinite(pixels[present]).all(0))
+
+
+def look_first(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:
+    """Return a job that knows what is fill, from the windows of the scene that are looked at first."""
+    return replace(job, validity=scene_validity(windows, job.units, job.nodata, name))
 
 
 def read_window(scene: xr.DataArray, tile: Tile) -> Any:

@@ -34,24 +34,14 @@ def open_chip(chip: LabelledChip) -> xr.DataArray:
     SceneError, UnitsError : it cannot be read or understood. InputError : its bands are not those named.
     """
     source = chip.images[0] if len(chip.images) == 1 else list(chip.images)
-    scene = open_scene(source, scale=chip.scale, nodata=chip.nodata)
+    scene = open_scene(
+        source, scale=chip.scale, nodata=chip.nodata, factor=chip.factor, offset=chip.offset, most_fill=1.0
+    )
     if chip.bands and len(chip.bands) != scene.shape[0]:
         raise InputError(
             f"{chip.images[0]}: has {scene.shape[0]} bands, and {len(chip.bands)} are named: correct bands"
         )
-    if (chip.factor, chip.offset) != ((1.0,), (0.0,)):
-        scene = _scaled(chip, scene)
     return scene.assign_coords(band=list(chip.bands)) if chip.bands else scene
-
-
-def _scaled(chip: LabelledChip, scene: xr.DataArray) -> xr.DataArray:
-    for name, values in (("factor", chip.factor), ("offset", chip.offset)):
-        if len(values) not in (1, scene.shape[0]):
-            raise InputError(
-                f"{chip.images[0]}: has {scene.shape[0]} bands, and {name} {len(values)} values: correct it"
-            )
-    factor, offset = (np.asarray(v, np.float32)[:, None, None] for v in (chip.factor, chip.offset))
-    return scene.copy(data=scene.data * factor + offset)
 
 
 @lru_cache(maxsize=512)

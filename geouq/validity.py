@@ -1,0 +1,223 @@
+"""Which pixel values can be measurements at all: within what is physically possible, and no constant fill.
+
+Files often hold fill that no tag declares: -9999 of a resampling, 0.0 dB of SNAP's borders, 1e20, the 0 that gdalwarp
+leaves around a scene. A network takes it for a measurement, mostly for water. So each band gets a ``Rule``, fixed from
+a few windows (``first_windows``) before any tile is computed and the same for every pixel, so that no tiling shows.
+
+Outside the unit's range (``units.RANGES``) nothing is valid. Inside it a value is fill if whole blocks of pixels hold
+exactly that value, and it stands out from its neighbours among the values: radar pixels differ from one another by
+speckle, so that 4 x 4 equal ones do not happen. A band that was clipped (its lowest or highest value, with others
+just beside it) has real measurements there, and keeps them. Reflectances and colours do have flat areas, in one
+band: there a value is fill only where all bands hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geouq.errors import UnitsError
+from geouq.units import AMPLITUDE, BACKSCATTER, DB, FLOOR_DB, POWER, RANGES, REFLECTANCE, RGB
+
+#: Share of pixels that cannot be measurements from which it is told, and above which a scene is refused.
+TOLD, REFUSED = 0.001, 0.5
+#: Side of the blocks that hold one value, in pixels, and how many there must be: of a band alone, of all together.
+_ALONE, _TOGETHER, _FEWEST = 4, 8, 4
+#: More different values in constant blocks than this are an image enlarged by repeating pixels, not fill.
+_MOST_VALUES = 8
+#: Fill occurs this many times as often as the values next to it.
+_STANDS_OUT = 20
+#: A lowest or highest value this near to the next one is where a band was clipped, in dB, reflectance and bytes.
+_CLIPPED = {DB: 0.25, POWER: 0.25, AMPLITUDE: 0.25, REFLECTANCE: 0.01, RGB: 1.0}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a band's values must be: between ``low`` and ``high``, in the unit, and none of ``fills``."""
+
+    low: float = -np.inf
+    high: float = np.inf
+    fills: tuple[float, ...] = ()
+
+    def breaks(self, values: np.ndarray) -> np.ndarray:
+        """Return where values (float32, any shape) cannot be measurements; False where they are NaN."""
+        out = (values < np.float32(self.low)) | (values > np.float32(self.high))
+        for fill in self.fills:
+            out |= values == np.float32(fill)
+        return out
+
+
+#: of a band whose values may be anything
+ANY = Rule()
+
+
+@dataclass(frozen=True)
+class Validity:
+    """Rules of the bands of one image, and ``shared``: values that are fill where all its bands hold them.
+
+    ``notes`` tell what is not valid by them, a line each.
+    """
+
+    rules: tuple[Rule, ...]
+    shared: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def idle(self) -> bool:
+        """True if every value is valid."""
+        return not self.shared and all(rule == ANY for rule in self.rules)
+
+    def blank(self, values: np.ndarray) -> np.ndarray:
+        """Return values (bands, h, w) float32 with NaN where they cannot be measurements."""
+        if self.idle:
+            return values
+        wrong = np.stack([rule.breaks(band) for rule, band in zip(self.rules, values, strict=True)])
+        for fill in self.shared:
+            wrong |= (values == np.float32(fill)).all(axis=0)
+        return np.where(wrong, np.float32(np.nan), values)
+
+
+def possible(bands: int, unit: str) -> Validity:
+    """Return the validity of bands, no fill being known: what ``unit`` can have; anything in dn and unknown units."""
+    rule = Rule(RANGES[unit].low, RANGES[unit].high) if unit in RANGES else ANY
+    return Validity((rule,) * bands)
+
+
+def judge(windows: Sequence[np.ndarray], unit: str, find_fill: bool = True, most: float = REFUSED) -> Validity:
+    """Fix the rules of an image's bands from some windows of it.
+
+    Parameters
+    ----------
+    windows : (bands, h, w) float32 each, in ``unit``, NaN where not valid already.
+    unit : of ``geouq.units``; in dn and unknown units nothing is impossible.
+    find_fill : look for fill within the possible range too, not for impossible values alone.
+    most : share of a band's pixels above which one constant fill is too much.
+
+    Raises
+    ------
+    UnitsError : more than ``most`` of a band's pixels are one fill value, or more than half of its values lie here
+        and there outside of the range; the line says which and what to give.
+    """
+    bands = windows[0].shape[0]
+    if unit not in RANGES:
+        return possible(bands, unit)
+    low, high = RANGES[unit].low, RANGES[unit].high
+    apart = unit in BACKSCATTER
+    inside = [np.where((window < low) | (window > high), np.float32(np.nan), window) for window in windows]
+    shared = _shared_fill(inside, unit) if find_fill and not apart else ()
+    rules, notes = [], []
+    for number in range(bands):
+        fills = _fill([window[number] for window in inside], unit) if find_fill and apart else ()
+        rules.append(Rule(low, high, fills))
+        notes += _told(np.concatenate([window[number].ravel() for window in windows]), rules[-1], shared, unit, most)
+    return Validity(tuple(rules), shared, tuple(dict.fromkeys(notes)))
+
+
+def _told(values: np.ndarray, rule: Rule, shared: tuple[float, ...], unit: str, most: float) -> list[str]:
+    """Say what share of a band's values is not valid by its rule; raise UnitsError if it is too much of them."""
+    values = values[np.isfinite(values)]
+    notes = []
+    for fill in (*rule.fills, *shared):
+        share = float((values == np.float32(fill)).mean())
+        what = f"{_percent(share)} of the pixels are exactly {_number(fill)}, which is fill"
+        notes += _say(share, most, f"{what} and not classified: give --nodata {_number(fill)} to be sure")
+    outside = values[(values < rule.low) | (values > rule.high)]
+    if not outside.size:
+        return notes
+    share = outside.size / values.size
+    found, counts = np.unique(outside, return_counts=True)
+    commonest = _number(found[counts.argmax()])
+    what = f"{unit} from {rule.low:g} to {rule.high:g}"
+    if counts.max() > outside.size / 2 and outside.size > 1:
+        text = f"{_percent(share)} of the pixels are {commonest}, which is no {what}, and not classified"
+        return notes + _say(share, most, f"{text}: give --nodata {commonest} to be sure")
+    text = f"{_percent(share)} of the values, {_number(found[0])} to {_number(found[-1])}, are no {what}"
+    return notes + _say(share, REFUSED, f"{text}: give the right --scale, or --factor and --offset of scaled numbers")
+
+
+def _say(share: float, most: float, text: str) -> list[str]:
+    if share > most:
+        raise UnitsError(text)
+    return [text] if share > TOLD else []
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.995 else "all"
+
+
+def _number(value: float) -> str:
+    return f"{float(value):.8g}"
+
+
+# --- constant fill ---------------------------------------------------------------------------------------
+
+
+def _fill(windows: Sequence[np.ndarray], unit: str) -> tuple[float, ...]:
+    """Return the values of one band, windows (h, w), that are fill."""
+    candidates = _in_blocks([_constant(window, _ALONE) for window in windows])
+    if unit != DB:
+        candidates = [value for value in candidates if value != 0]  # not measured in any case, and not worth a word
+    else:
+        candidates = [value for value in candidates if value != FLOOR_DB]  # measured, below the noise
+    return _outstanding(windows, candidates, unit, zero_clipped=False)
+
+
+def _shared_fill(windows: Sequence[np.ndarray], unit: str) -> tuple[float, ...]:
+    """Return the values that all bands of windows (bands, h, w) hold together as fill."""
+    blocks = []
+    for window in windows:
+        same = (window == window[:1]).all(axis=0)
+        blocks.append(_constant(np.where(same, window[0], np.float32(np.nan)), _TOGETHER))
+    candidates = _in_blocks(blocks)
+    return _outstanding([window[0] for window in windows], candidates, unit, zero_clipped=len(windows[0]) == 1)
+
+
+def _constant(values: np.ndarray, side: int) -> np.ndarray:
+    """Return the value of each block of ``side``² pixels of an image (h, w) that holds but one."""
+    rows, columns = (n // side for n in values.shape)
+    blocks = values[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    low = blocks.min((1, 3))
+    return np.asarray(low[low == blocks.max((1, 3))])
+
+
+def _in_blocks(blocks: Sequence[np.ndarray]) -> list[float]:
+    """Return the values that enough blocks hold; none if so many values come in blocks that all do."""
+    found, counts = np.unique(np.concatenate(blocks), return_counts=True)
+    return [] if len(found) > _MOST_VALUES else [float(v) for v in found[counts >= _FEWEST]]
+
+
+def _outstanding(
+    windows: Sequence[np.ndarray], candidates: list[float], unit: str, zero_clipped: bool
+) -> tuple[float, ...]:
+    """Return those of the candidates that are rather fill than where a band was clipped or its steps are coarse."""
+    if not candidates:
+        return ()
+    values = np.concatenate([window.ravel() for window in windows])
+    levels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
+    return tuple(
+        value
+        for value in candidates
+        if _stands_out(levels, counts, value) and not ((value or zero_clipped) and _clipped(levels, value, unit))
+    )
+
+
+def _stands_out(levels: np.ndarray, counts: np.ndarray, value: float) -> bool:
+    """True if a value occurs far more often than the two below and the two above it among those that occur."""
+    at = int(np.searchsorted(levels, np.float32(value)))
+    beside = np.r_[counts[max(at - 2, 0) : at], counts[at + 1 : at + 3]]
+    if not beside.size:
+        return value == 0  # all there is: nothing was measured, or an image of one tone
+    return bool(counts[at] >= _STANDS_OUT * beside.max())
+
+
+def _clipped(levels: np.ndarray, value: float, unit: str) -> bool:
+    """True if a value is the lowest or highest of those that occur, with another one just beside it."""
+    at = int(np.searchsorted(levels, np.float32(value)))
+    if len(levels) < 2 or 0 < at < len(levels) - 1:
+        return False
+    pair = levels[[0, 1] if at == 0 else [-2, -1]].astype(float)
+    if unit in (POWER, AMPLITUDE):
+        pair = (10 if unit == POWER else 20) * np.log10(np.maximum(pair, np.finfo(np.float32).tiny))
+    return bool(pair[1] - pair[0] <= _CLIPPED[unit])
