@@ -10,7 +10,7 @@ That is why a tiled pass equals the whole-scene pass (docs/tiling.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,25 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 
-__all__ = ["GeoBox", "Roi", "Tile", "Tiling", "apply", "corners_apart", "pixel_areas", "geobox_roi", "wrap"]
+__all__ = [
+    "GeoBox",
+    "Roi",
+    "Tile",
+    "Tiling",
+    "apply",
+    "corners_apart",
+    "degrees_per_unit",
+    "geobox_roi",
+    "metres_per_unit",
+    "pixel_areas",
+    "straight_length",
+    "to_degrees",
+    "wrap",
+]
+
+_RADIUS = 6.371e6  # of the Earth, m
+#: Metres between nodes that areas are interpolated from: scale factors bend by (distance / radius)².
+_FARTHEST = 1e5
 
 
 @dataclass(frozen=True)
@@ -139,13 +157,13 @@ def corners_apart(grid: GeoBox, other: GeoBox) -> float:
 
 
 def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
-    """Areas on the ellipsoid of the pixels in ``roi``.
+    """Areas on the ellipsoid of the pixels in ``roi``, within 0.1 % of ``pyproj.Geod`` in every CRS PROJ can invert.
 
-    The area of a pixel is M·N·cos φ·|∂(λ, φ)/∂(column, row)| with the ellipsoid's radii of curvature M and N at the
-    pixel's centre (Snyder 1987, Map Projections: A Working Manual, USGS PP 1395, eq. 4-18 to 4-20). Geographic grids
-    have that derivative in their transform; for projected ones it is taken from PROJ by central differences,
-    on a lattice of at most 64 pixels between which the area is interpolated bilinearly. Within 0.1 % of
-    ``pyproj.Geod``.
+    In geographic grids the area of a pixel is M·N·cos φ·|∂(λ, φ)/∂(column, row)| with the ellipsoid's radii of
+    curvature M and N at the pixel's centre (Snyder 1987, Map Projections: A Working Manual, USGS PP 1395, eq. 4-18 to
+    4-20). In any other it is the cross product of the steps along its row and its column on the ellipsoid, in
+    geocentric coordinates, where no pole and no meridian is special; the steps are central differences by PROJ, on a
+    lattice of at most 64 pixels, or 100 km, between which the area is interpolated bilinearly.
 
     Returns
     -------
@@ -158,10 +176,45 @@ def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
     if geobox.crs is None:
         return np.full((len(rows), 1), determinant)
     crs = CRS.from_user_input(str(geobox.crs))
-    if not crs.is_geographic:
-        return _projected_areas(crs, geobox.affine, rows, columns)
-    latitude = f + e * rows[:, None] + (d * columns[None, :] if d else 0)
-    return _ellipsoid_factor(crs, latitude) * determinant
+    if not crs.is_geographic or crs.is_derived:
+        return _areas_by_steps(crs, geobox.affine, rows, columns)
+    unit = degrees_per_unit(crs)
+    latitude = unit * (f + e * rows[:, None] + (d * columns[None, :] if d else 0))
+    return _ellipsoid_factor(crs, latitude) * determinant * unit**2
+
+
+def degrees_per_unit(crs: CRS) -> float:
+    """Return how many degrees one unit of a geographic CRS is: 1 mostly, 0.9 where it counts in grads."""
+    return float(np.degrees(crs.axis_info[0].unit_conversion_factor))
+
+
+def metres_per_unit(crs: CRS) -> float:
+    """Return how long one unit of a CRS is on the ground: of latitude in geographic ones."""
+    unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
+    return float(unit * _RADIUS if crs.is_geographic else unit)
+
+
+def straight_length(crs: CRS, tolerance: float) -> float:
+    """Return the length of edges, in units of ``crs``, that may be taken to another CRS by their ends alone.
+
+    A line of length L that bends with the Earth is L²/8R from straight: at most ``tolerance`` metres.
+    """
+    return float(np.sqrt(8 * _RADIUS * tolerance) / metres_per_unit(crs))
+
+
+def to_degrees(crs: CRS) -> Callable[[Any, Any], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from coordinates x, y of a CRS to longitude and latitude in degrees on its own ellipsoid.
+
+    Longitudes count from the CRS's own prime meridian.
+    """
+    base = crs.geodetic_crs.to_2d() if crs.geodetic_crs is not None else CRS.from_epsg(4326)
+    transform, unit = Transformer.from_crs(crs, base, always_xy=True).transform, degrees_per_unit(base)
+
+    def degrees(x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+        longitude, latitude = transform(x, y)
+        return unit * np.asarray(longitude), unit * np.asarray(latitude)
+
+    return degrees
 
 
 def _ellipsoid_factor(crs: CRS, latitude: np.ndarray) -> np.ndarray:
@@ -173,26 +226,28 @@ def _ellipsoid_factor(crs: CRS, latitude: np.ndarray) -> np.ndarray:
     return np.asarray(m * n * np.abs(np.cos(np.radians(latitude))) * np.radians(1) ** 2)
 
 
-def _projected_areas(crs: CRS, affine: Affine, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    y, x = _lattice(rows), _lattice(columns)
-    transform = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True).transform
+def _areas_by_steps(crs: CRS, affine: Affine, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    step = float(np.clip(_FARTHEST / (metres_per_unit(crs) * np.sqrt(abs(affine.determinant))), 1, 64))
+    y, x = _lattice(rows, step), _lattice(columns, step)
+    geod, degrees = crs.get_geod() or Geod(ellps="WGS84"), to_degrees(crs)
     gx, gy = np.meshgrid(x, y)
 
-    def geographic(dx: float, dy: float) -> tuple[np.ndarray, np.ndarray]:
-        longitude, latitude = transform(*apply(affine, gx + dx, gy + dy))
-        return longitude, latitude
+    def geocentric(dx: float, dy: float) -> np.ndarray:
+        longitude, latitude = np.radians(degrees(*apply(affine, gx + dx, gy + dy)))
+        normal = geod.a / np.sqrt(1 - geod.es * np.sin(latitude) ** 2)
+        across = normal * np.cos(latitude)
+        up = normal * (1 - geod.es) * np.sin(latitude)
+        return np.stack([across * np.cos(longitude), across * np.sin(longitude), up], axis=-1)  # (ny, nx, 3), m
 
-    (east, north_e), (west, north_w) = geographic(0.5, 0), geographic(-0.5, 0)
-    (down, north_d), (up, north_u) = geographic(0, 0.5), geographic(0, -0.5)
-    jacobian = wrap(east - west) * (north_d - north_u) - wrap(down - up) * (north_e - north_w)
-    areas = _ellipsoid_factor(crs, geographic(0, 0)[1]) * np.abs(jacobian)
+    along_row, along_column = (geocentric(dx, dy) - geocentric(-dx, -dy) for dx, dy in ((0.5, 0.0), (0.0, 0.5)))
+    areas = np.linalg.norm(np.cross(along_row, along_column), axis=-1)
     along_y = np.stack([np.interp(rows, y, column) for column in areas.T], 1)
     return np.stack([np.interp(columns, x, row) for row in along_y])
 
 
-def _lattice(centres: np.ndarray) -> np.ndarray:
-    """Nodes from the first to the last centre, at most 64 pixels apart."""
-    steps = int(np.ceil((centres[-1] - centres[0]) / 64))
+def _lattice(centres: np.ndarray, step: float) -> np.ndarray:
+    """Nodes from the first to the last centre, at most ``step`` pixels apart."""
+    steps = int(np.ceil((centres[-1] - centres[0]) / step))
     return np.linspace(centres[0], centres[-1], steps + 1)
 
 

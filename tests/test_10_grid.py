@@ -6,7 +6,7 @@ from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
-from pyproj import Geod, Transformer
+from pyproj import CRS, Transformer
 
 from geouq.grid import Roi, Tiling, geobox_roi, pixel_areas
 
@@ -51,8 +51,11 @@ def geod_area(geobox: GeoBox, row: int, column: int) -> float:
     y = row + np.concatenate([np.zeros(8), t, np.ones(8), 1 - t])
     a, b, c, d, e, f = tuple(geobox.affine)[:6]
     east, north = a * x + b * y + c, d * x + e * y + f
-    longitude, latitude = Transformer.from_crs(str(geobox.crs), "EPSG:4326", always_xy=True).transform(east, north)
-    return abs(Geod(ellps="WGS84").polygon_area_perimeter(longitude, latitude)[0])
+    crs = CRS.from_user_input(str(geobox.crs))
+    base = crs.geodetic_crs.to_2d()
+    longitude, latitude = Transformer.from_crs(crs, base, always_xy=True).transform(east, north)
+    unit = np.degrees(base.axis_info[0].unit_conversion_factor)
+    return abs(crs.get_geod().polygon_area_perimeter(unit * longitude, unit * latitude)[0])
 
 
 GRIDS = {
@@ -64,6 +67,19 @@ GRIDS = {
     "geographic rotated": GeoBox((300, 400), Affine(0.05, 0.01, 10, 0.01, -0.05, 62), "EPSG:4326"),
     "web mercator": GeoBox((300, 400), Affine(1000, 0, 1e6, 0, -1000, 8e6), "EPSG:3857"),
     "polar stereographic": GeoBox((300, 400), Affine(1000, 0, 5e5, 0, -1000, 5e5), "EPSG:3413"),
+    "grads from Paris": GeoBox((300, 400), Affine(0.02, 0, 1, 0, -0.02, 54), "EPSG:4807"),
+    "lambert from Paris": GeoBox((300, 400), Affine(1000, 0, 4e5, 0, -1000, 2.5e6), "EPSG:27572"),
+    "around the pole": GeoBox((301, 401), Affine(1000, 0, -200_500, 0, -1000, 150_500), "EPSG:3413"),
+    "around the south pole": GeoBox((300, 400), Affine(15_000, 0, -3e6, 0, -15_000, 2.25e6), "EPSG:3031"),
+    "equal area at the pole": GeoBox((300, 400), Affine(25_000, 0, -5e6, 0, -25_000, 3.75e6), "EPSG:6931"),
+    "compound": GeoBox((300, 400), Affine(1000, 0, 4e5, 0, -1000, 5.6e6), "EPSG:5555"),
+    "oblique": GeoBox((300, 400), Affine(1000, 0, 2.5e6, 0, -1000, 1.3e6), "EPSG:2056"),
+    "across 180": GeoBox((300, 400), Affine(1000, 0, 3e5, 0, -1000, 7e6), "EPSG:32601"),
+    "rotated pole": GeoBox(
+        (300, 400),
+        Affine(0.05, 0, -10, 0, -0.05, 8),
+        CRS.from_proj4("+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +datum=WGS84").to_wkt(),
+    ),
     "feet": GeoBox((300, 400), Affine(3000, 0, 2e6, 0, -3000, 8e5), "EPSG:2263"),
 }
 

@@ -107,3 +107,11 @@ def test_info(product):
 )
 def test_info_tells_the_state_of_noise(tmp_path, changes, said):
     assert scene_info(safe.build(tmp_path, **changes))["noise"] == said
+
+
+def test_a_map_in_grads_from_paris_is_where_the_product_is(product):
+    paris = open_scene(product, preprocessing=Preprocessing(crs="EPSG:4807", resolution=2e-4))
+    plain = open_scene(product, preprocessing=Preprocessing(crs="EPSG:4326", resolution=2e-4))
+    box, seen = (scene.odc.geobox.footprint("EPSG:4326").boundingbox for scene in (paris, plain))
+    assert np.abs(np.array([*box]) - [*seen]).max() < 3e-3
+    assert 0.4 < np.isfinite(paris.values[0]).mean() < 0.95

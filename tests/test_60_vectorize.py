@@ -27,6 +27,7 @@ from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
 from geouq.polygons import features
 from geouq.polygons.regions import polygons, regions
 from geouq.polygons.vectorize import FIELDS, vectorize
+from tests.helpers import write_raster
 from tests.maps import AFFINES, UTM
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -358,3 +359,13 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_edges_stay_where_they_are_when_they_become_degrees(tmp_path):
+    """GeoJSON is in degrees: only ends of edges are taken there, so long ones need more of them."""
+    profile = {"crs": "EPSG:32633", "transform": Affine(10_000, 0, 375_000, 0, -10_000, 7_000_000)}
+    path = write_raster(tmp_path / "m.tif", np.ones((1, 2, 25), np.uint8), **profile)
+    vectorize(path, tmp_path / "m.geojson")
+    (found,) = geopandas.read_file(tmp_path / "m.geojson").geometry
+    dense = geopandas.GeoSeries([shapely.segmentize(found, 0.001)], crs="EPSG:4326").to_crs("EPSG:32633")[0]
+    assert shapely.hausdorff_distance(dense, shapely.box(375_000, 6_980_000, 625_000, 7_000_000)) < 0.5

@@ -443,3 +443,31 @@ def test_the_places_of_another_run_are_refused(tmp_path):
 def test_nothing_classified_in_any_place_is_said():
     said = str(module.ZonalSummary(places=3, samples=20, notes={"outside the map": 2}))
     assert said == "3 places, none with an answer: nothing of the map is classified in any of them; 2 outside the map"
+
+
+@pytest.mark.parametrize("places_crs", ["EPSG:4326", "EPSG:4258", "EPSG:32610"])
+def test_places_are_found_on_a_map_beyond_180_degrees(tmp_path, places_crs):
+    """Longitudes from 0 to 360, as climate data have them."""
+    map_at = Affine(0.01, 0, 236.9, 0, -0.01, 48.1)
+    path, *_ = write_map(tmp_path, affine=map_at, crs="EPSG:4326")
+    own = write_places(tmp_path / "own.gpkg", on_map(SHAPES, map_at), "EPSG:4326")
+    shapes = geopandas.GeoSeries(on_map(SHAPES, map_at), crs="EPSG:4326").translate(xoff=-360)
+    if places_crs == "EPSG:32610":
+        shapes = shapes.segmentize(1e-3)
+    other = write_places(tmp_path / "other.gpkg", list(shapes.to_crs(places_crs)), places_crs)
+    for name, places in (("a.gpkg", own), ("b.gpkg", other)):
+        zonal(path, places, tmp_path / name)
+    a, b = (geopandas.read_file(tmp_path / name) for name in ("a.gpkg", "b.gpkg"))
+    assert a.note.isna().any() and (a.valid_area_m2 > 0).all()
+    np.testing.assert_allclose(b.water_area_m2, a.water_area_m2, rtol=1e-3, atol=50)
+    np.testing.assert_allclose(b.outside, a.outside, atol=1e-3)
+
+
+def test_a_place_across_the_edge_of_a_map_around_the_earth_is_whole(tmp_path):
+    path, *_, area = write_map(tmp_path, rows=18, columns=36, affine=Affine(10, 0, 0, 0, -10, 90), crs="EPSG:4326")
+    places = write_places(tmp_path / "p.gpkg", [shapely.box(-20, -20, 20, 20)], "EPSG:4326")
+    zonal(path, places, tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    assert found.outside[0] == 0 and found.note.isna()[0]
+    whole = area[7:11, [0, 1, 34, 35]].sum()
+    assert found.valid_area_m2[0] == pytest.approx(whole * (1 - found.not_classified[0]), rel=1e-9)

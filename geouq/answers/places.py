@@ -19,9 +19,8 @@ from pyproj import CRS, Transformer
 
 from geouq.answers.coverage import Edges, edges, rings
 from geouq.errors import InputError
-from geouq.grid import apply
+from geouq.grid import apply, degrees_per_unit, metres_per_unit, straight_length
 
-_RADIUS = 6.371e6  # of the Earth, m
 _MARGIN = 8  # pixels around the map that places are cut to where they reach far beyond
 _ROUND = 32  # edges of a quarter circle in buffers
 
@@ -107,7 +106,7 @@ def _polygons(
     zones = _zones(shapes[chosen], crs)
     for zone in np.unique(zones):
         inside, metric = chosen[zones == zone], f"EPSG:{zone}"
-        straight = shapely.segmentize(shapes[inside], _piece(CRS(crs), 1.0))
+        straight = shapely.segmentize(shapes[inside], straight_length(CRS(crs), 0.001))
         moved = shapely.transform(straight, _transformer(crs, metric).transform, interleaved=False)
         yield inside, shapely.buffer(moved, buffer, quad_segs=_ROUND), metric
 
@@ -138,30 +137,19 @@ def _transformer(source: str, target: str) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def _piece(crs: CRS, pixel: float) -> float:
-    """Return the length of pieces, in units of ``crs``, that may be projected as straight lines.
-
-    A line of length L that bends with the Earth is L²/8R from straight: a thousandth of a ``pixel`` (m).
-    """
-    metres = np.sqrt(8 * _RADIUS * pixel / 1000)
-    unit = crs.axis_info[0].unit_conversion_factor if crs.axis_info else 1.0
-    return float(metres / (unit * _RADIUS if crs.is_geographic else unit))
-
-
 def _project(polygons: np.ndarray, crs: str | None, geobox: GeoBox) -> tuple[Edges, np.ndarray]:
     """Return the edges of polygons in pixels, and their areas in pixels (NaN where they cannot be projected)."""
     target = None if geobox.crs is None else str(geobox.crs)
     if crs is None or target is None or CRS(crs) == CRS(target):
         return _pixels(polygons, None, geobox)
     transformer = _transformer(crs, target)
-    reach = _reach(geobox, _transformer(target, crs), CRS(crs))
+    around = CRS(crs).is_geographic and CRS(target).is_geographic  # nothing is too far away to be projected
+    reach = None if around else _reach(geobox, _transformer(target, crs), CRS(crs))
     scale = np.ones(len(polygons))
     if reach is not None:
         polygons, scale = _near(polygons, reach)
-    pixel = np.sqrt(abs(geobox.affine.determinant))
-    unit = CRS(target).axis_info[0].unit_conversion_factor if CRS(target).axis_info else 1.0
-    pixel *= unit * _RADIUS if CRS(target).is_geographic else unit
-    found, area = _pixels(shapely.segmentize(polygons, _piece(CRS(crs), pixel)), transformer, geobox)
+    pixel = np.sqrt(abs(geobox.affine.determinant)) * metres_per_unit(CRS(target))
+    found, area = _pixels(shapely.segmentize(polygons, straight_length(CRS(crs), pixel / 1000)), transformer, geobox)
     away = np.isinf(scale)
     return found, np.where(away, np.inf, area * np.where(away, 1, scale))
 
@@ -199,8 +187,12 @@ def _reach(geobox: GeoBox, transformer: Transformer, crs: CRS) -> shapely.Polygo
 def _pixels(polygons: np.ndarray, transformer: Transformer | None, geobox: GeoBox) -> tuple[Edges, np.ndarray]:
     coordinates, ring, owner, shell = rings(polygons)
     x, y = coordinates.T
+    turn = _turn(geobox)
     if transformer is not None and len(x):
         x, y = transformer.transform(x, y)
+        if turn:  # no ring jumps from one end of the longitudes to the other
+            first = x[np.searchsorted(owner[ring], np.arange(len(polygons)))][owner[ring]]
+            x = first + (x - first + turn / 2) % turn - turn / 2
     a, b, c, d, e, f = geobox.affine[:6]
     x, y, determinant = x - c, y - f, a * e - b * d  # differences first: no digits are lost
     pixels = np.stack([(e * x - b * y) / determinant, (a * y - d * x) / determinant], axis=1)
@@ -208,4 +200,34 @@ def _pixels(polygons: np.ndarray, transformer: Transformer | None, geobox: GeoBo
     lost[owner[ring[~np.isfinite(pixels).all(axis=1)]]] = True
     pixels[lost[owner[ring]]] = 0
     found, areas = edges(pixels, ring, owner, shell)
+    if turn:
+        found = _all_rounds(found, geobox, np.array([e, -d]) * turn / determinant)
     return found, np.where(lost, np.nan, np.bincount(owner, areas, len(polygons)))
+
+
+def _turn(geobox: GeoBox) -> float:
+    """Return once around the Earth in units of a map in longitude and latitude; 0 for any other map."""
+    crs = None if geobox.crs is None else CRS(str(geobox.crs))
+    return 360 / degrees_per_unit(crs) if crs is not None and crs.is_geographic else 0.0
+
+
+def _all_rounds(found: Edges, geobox: GeoBox, turn: np.ndarray) -> Edges:
+    """Add edges once more wherever they meet a map that counts its longitudes beyond ±180, or from 0 to 360.
+
+    ``turn`` is once around the Earth, in columns and rows.
+    """
+    if not len(found):
+        return found
+    rows, columns = geobox.shape
+    starts = np.flatnonzero(np.r_[True, found.owner[1:] != found.owner[:-1]])
+    number = np.cumsum(np.r_[False, found.owner[1:] != found.owner[:-1]])
+    left = np.minimum.reduceat(np.minimum(found.x0, found.x1), starts)
+    right = np.maximum.reduceat(np.maximum(found.x0, found.x1), starts)
+    top, bottom = np.minimum.reduceat(found.y0, starts), np.maximum.reduceat(found.y1, starts)
+    parts = [found]
+    for dx, dy in (turn * n for n in (-2, -1, 1, 2)):
+        meets = (right + dx > 0) & (left + dx < columns) & (bottom + dy > 0) & (top + dy < rows)
+        here = found[meets[number]]
+        parts.append(replace(here, x0=here.x0 + dx, x1=here.x1 + dx, y0=here.y0 + dy, y1=here.y1 + dy))
+    both = Edges.join(parts)
+    return both[np.argsort(both.owner, kind="stable")]

@@ -23,9 +23,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-from pyproj import CRS, Geod, Transformer
+from pyproj import CRS, Geod
 
 from geouq.errors import OutputError
+from geouq.grid import to_degrees
 from geouq.maps.plotting import own_settings
 
 _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
@@ -262,9 +263,8 @@ def _ground(place: Place, start: tuple[float, float], end: tuple[float, float]) 
     """Return metres on the ellipsoid and azimuth in degrees between two (column, row); NaN if not on Earth."""
     if place.crs is None:
         return float("nan"), float("nan")
-    to_geographic = Transformer.from_crs(place.crs, place.crs.geodetic_crs, always_xy=True)
     (x0, y0), (x1, y1) = place.transform * start, place.transform * end
-    longitude, latitude = to_geographic.transform([x0, x1], [y0, y1])
+    longitude, latitude = to_degrees(place.crs)([x0, x1], [y0, y1])
     if not np.isfinite([*longitude, *latitude]).all():
         return float("nan"), float("nan")
     geod = place.crs.get_geod() or Geod(ellps="WGS84")

@@ -25,6 +25,7 @@ from pyproj import CRS
 
 from geouq.errors import OutputError
 from geouq.files import check_free, discard, publish, scratch, writing
+from geouq.grid import straight_length
 
 try:
     import pyarrow
@@ -81,6 +82,9 @@ class FeatureWriter:
     def __init__(self, path: Path, fields: Sequence[str], crs: str | None, description: str = "") -> None:
         self.path, self.fields, self.crs, self.description = path, list(fields), crs, description
         self.count = 0
+        # Edges that become degrees by their ends alone: a centimetre from where they were, ten times that at 84° N.
+        degrees = path.suffix.lower() == ".geojson" and crs is not None
+        self._straight = straight_length(CRS(crs), 0.01) if degrees else 0.0
         # begins with no features: a layer without any is a valid result
         self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))))]
         with writing(path):
@@ -97,6 +101,8 @@ class FeatureWriter:
 
     def append(self, polygons: np.ndarray, values: np.ndarray) -> None:
         """Add ``polygons`` (n,) with their attributes ``values`` (n, fields)."""
+        if self._straight:
+            polygons = shapely.segmentize(polygons, self._straight)
         self._pending.append((shapely.to_wkb(polygons), values))
         self.count += len(polygons)
         if sum(len(wkb) for wkb, _ in self._pending) >= _BATCH:

@@ -16,7 +16,7 @@ from affine import Affine
 from pyproj import CRS, Transformer
 
 from geouq.errors import SceneError
-from geouq.grid import GeoBox, apply, wrap
+from geouq.grid import GeoBox, apply, degrees_per_unit, wrap
 from geouq.rasters.raster import Pixels, Raster, read_window
 
 if TYPE_CHECKING:
@@ -194,6 +194,9 @@ def _points(raster: Raster) -> tuple[np.ndarray, np.ndarray, CRS]:
 
 def _to_map(degrees: np.ndarray, crs: CRS) -> tuple[np.ndarray, CRS]:
     """Longitudes and latitudes on the map that suits them; longitudes run on across the antimeridian."""
+    if degrees_per_unit(crs) != 1 or (crs.prime_meridian and crs.prime_meridian.longitude):
+        degrees = np.stack(Transformer.from_crs(crs, 4326, always_xy=True).transform(*degrees.T), 1)
+        crs = CRS.from_epsg(4326)
     longitude, latitude = unwrap(degrees[:, 0]), degrees[:, 1]
     epsg = suited_map(longitude, latitude)
     if epsg is None:

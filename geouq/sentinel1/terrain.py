@@ -19,7 +19,7 @@ from pyproj.exceptions import CRSError, ProjError
 from pyproj.transformer import TransformerGroup
 
 from geouq.errors import SceneError
-from geouq.grid import apply, wrap
+from geouq.grid import apply, degrees_per_unit, wrap
 from geouq.rasters.geocode import unwrap
 from geouq.rasters.raster import Raster, inspect_raster, read_window
 from geouq.rasters.resample import sample
@@ -59,13 +59,12 @@ class Field:
         degrees : (2, …) longitude and latitude of lattice points. spread : interpolates from these to the points.
         """
         assert self.raster.transform is not None
-        longitude, latitude = degrees
+        x, y = Transformer.from_crs(4326, self.crs, always_xy=True).transform(*degrees)
         if self.crs.is_geographic:
             # Turned into the raster's own round of longitudes, wherever that starts, without a cut inside.
-            middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0]
-            x, y = unwrap(wrap(longitude - middle) + middle), latitude
-        else:
-            x, y = Transformer.from_crs(4326, self.crs, always_xy=True).transform(longitude, latitude)
+            unit = degrees_per_unit(self.crs)
+            middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0] * unit
+            x = unwrap(wrap(x * unit - middle) + middle) / unit
         column, row = apply(~Affine(*self.raster.transform), x, y)
         return sample(self, slice(0, 1), spread(np.stack([row, column])) - 0.5)[0]
 

@@ -22,7 +22,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from geouq.errors import InputError, SceneError
-from geouq.grid import GeoBox, apply, wrap
+from geouq.grid import GeoBox, apply, degrees_per_unit, wrap
 from geouq.rasters.geocode import STEP, lattice_nodes, outline, spread, suited_map, unwrap
 from geouq.rasters.resample import Image, inside, mean_of_blocks, sample
 from geouq.rasters.windowed import Windowed, spread_out
@@ -278,8 +278,10 @@ def map_grid(annotation: Annotation, crs: CRS, resolution: float, name: str) -> 
     grid = annotation.grid
     longitude, latitude = unwrap(grid.longitude), grid.latitude
     transform = Transformer.from_crs(4326, crs, always_xy=True)
-    x, y = (longitude, latitude) if crs.is_geographic else transform.transform(longitude, latitude)
-    back = np.stack(transform.transform(x, y, direction="INVERSE")) if not crs.is_geographic else np.stack([x, y])
+    x, y = transform.transform(longitude, latitude)
+    if crs.is_geographic:  # longitudes that run on, in its own unit and from its own meridian
+        x = unwrap(x * degrees_per_unit(crs)) / degrees_per_unit(crs)
+    back = np.stack(transform.transform(x, y, direction="INVERSE"))
     apart = np.abs(wrap(back - [longitude, latitude]))
     if not apart.max() < 1e-6 or (crs.is_geographic and np.ptp(longitude) > 180):
         raise InputError(f"{name}: does not lie within {crs.name}: give another --crs, or none")
