@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
+from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
@@ -269,12 +270,16 @@ def _bands(
     if any("complex" in dtypes[i - 1] for i in wanted):
         raise SceneError(f"{name}: holds complex values: detect the amplitude first (SLC products are not read)")
     by_dataset = [MaskFlags.per_dataset in flags[i - 1] and MaskFlags.alpha not in flags[i - 1] for i in wanted]
+    height_unit = _height_unit(dataset.crs)
     bands = []
     for i, shared in zip(wanted, by_dataset, strict=True):
         own = not flags[i - 1]
         triple = shared and MaskFlags.nodata in flags[i - 1]
         # A mask outranks the nodata value, as it does in GDAL; what the caller says outranks both.
         marker = nodata if nodata is not None else None if own or shared else markers[i - 1]
+        long = dtypes[i - 1] in ("int64", "uint64") and MaskFlags.nodata in flags[i - 1] and nodata is None
+        if long and (marker is None or abs(marker) >= 2**53):
+            own, marker = True, None  # GDAL knows it to the last digit, a float does not
         bands.append(
             Band(
                 index=i,
@@ -284,11 +289,17 @@ def _bands(
                 offset=float(offsets[i - 1]),
                 masked=own or (shared and not (triple and nodata is not None)),
                 label=labels[i - 1] or (dataset.tags(i).get("NETCDF_VARNAME", "") if count <= 64 else ""),
-                unit_tag=units[i - 1] or "",
+                unit_tag="" if units[i - 1] == height_unit else units[i - 1] or "",
                 colour=colours[i - 1].name,
             )
         )
     return tuple(bands)
+
+
+def _height_unit(crs: rasterio.CRS | None) -> str | None:
+    """Unit of heights in a CRS that has them: GDAL gives it to every band without a unit."""
+    found = CRS.from_wkt(crs.to_wkt()) if crs else None
+    return str(found.axis_info[2].unit_name) if found is not None and len(found.axis_info) == 3 else None
 
 
 def _is_grd(name: str, dataset: rasterio.DatasetReader, band: Band) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
 from geouq.scenes.bands import look
+from geouq.scenes.beside import sibling
 from geouq.scenes.open import Source, describe_scene
 from geouq.scenes.scene import Scene
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -19,8 +18,6 @@ from geouq.units import DB, UNKNOWN
 
 if TYPE_CHECKING:
     from geouq.sentinel1.product import ProductPixels
-
-_OTHER = {"VV": "VH", "VH": "VV", "HH": "HV", "HV": "HH"}
 
 
 def scene_info(
@@ -73,7 +70,7 @@ def scene_info(
         "placed_by": f"{len(rasters[0].gcps)} ground control points" if rasters[0].gcps else "transform",
         "block": list(rasters[0].block),
         "notes": list(scene.notes),
-        "other_polarisation": _sibling(rasters),
+        "other_polarisation": sibling(rasters[0]) if len(rasters) == 1 else None,
     }
 
 
@@ -144,17 +141,3 @@ def _valid_share(parts: Sequence[Pixels]) -> dict[str, Any]:
         "valid_share": round(float(valid.mean()), 6 if exact else 3),
         "valid_share_of": "all pixels" if exact else f"about, from {len(shares)} windows: {valid.size} pixels",
     }
-
-
-def _sibling(rasters: Sequence[Raster]) -> str | None:
-    """The file beside this one that differs by the polarisation in its name alone, if it was not given too."""
-    if len(rasters) > 1:
-        return None
-    folder, name = os.path.split(rasters[0].path)
-    for match in re.finditer(r"(?<![A-Za-z])(VV|VH|HH|HV)(?![A-Za-z])", name, re.IGNORECASE):
-        other = _OTHER[match[0].upper()]
-        other = other.lower() if match[0].islower() else other
-        path = os.path.join(folder, name[: match.start()] + other + name[match.end() :])
-        if os.path.isfile(path):
-            return path
-    return None

@@ -106,7 +106,7 @@ def open_scene(
     south-up; a raster placed by ground control points alone comes warped through all of them onto a north-up grid. A
     product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside
-    the paths), and ``notes`` if anything was unusual.
+    the paths), ``bands`` (the numbers they were chosen by), and ``notes`` if anything was unusual.
 
     Raises
     ------
@@ -134,6 +134,8 @@ def open_scene(
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
     attrs["read_as"] = _read_as(scale, nodata, bidx, (factor, offset), preprocessing)
+    if bidx:
+        attrs["bands"] = list(bidx)
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}

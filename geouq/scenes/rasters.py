@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from geouq.grid import corners_apart
 from geouq.rasters.geocode import geocode
 from geouq.rasters.raster import Band, Pixels, Raster, inspect_raster
 from geouq.scenes.bands import band_names, measured, polarisation_in
+from geouq.scenes.beside import masks, several, sibling
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import POLARISATIONS, zip_members
@@ -24,8 +25,12 @@ def raster_scene(request: Request) -> Scene:
     """Open one raster, or several on one grid whose bands are stacked; see ``open_scene`` for errors."""
     keys, paths = request.keys, request.paths
     if request.preprocessing not in (None, Preprocessing()):
-        raise InputError(f"{paths[0]}: is no Sentinel-1 product: leave out the options that say how to process one")
-    rasters = [_inspect(path, key, request.bidx, request.nodata) for key, path in zip(keys, paths, strict=True)]
+        asked = " ".join(f"--{name}" for name in _given(request.preprocessing))
+        raise InputError(
+            f"{paths[0]}: is no Sentinel-1 product as ESA delivers it (.SAFE, .zip), which {asked} is for: leave it out"
+        )
+    numbers = _numbers(request)
+    rasters = [_inspect(path, key, bidx, request.nodata) for key, path, bidx in zip(keys, paths, numbers, strict=True)]
     for raster in rasters:
         if any(band.colour == "palette" for band in raster.bands) and request.scale != "dn":
             raise SceneError(
@@ -40,12 +45,54 @@ def raster_scene(request: Request) -> Scene:
     for part in parts[1:]:
         _check_same_grid(parts[0], part)
     notes = dict.fromkeys([*(note for raster in rasters for note in raster.notes), *fill])
+    notes |= dict.fromkeys(_told(rasters, names, keys))
     if rasters[0].gcps:
         notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
     if units == DB and names == ("band1", "band2"):
         names = ("VV", "VH")
         notes["two bands without names are taken as VV and VH"] = None
     return Scene(parts, names, units, reason, tuple(notes))
+
+
+def _given(preprocessing: Preprocessing) -> list[str]:
+    """Names of the options that are not as by default."""
+    return [
+        name if value is not False else f"no-{name}"
+        for name, value in asdict(preprocessing).items()
+        if value != getattr(Preprocessing(), name)
+    ]
+
+
+def _numbers(request: Request) -> list[Sequence[int] | None]:
+    """Numbers of the bands to read from each file: one each where bands have files and as many numbers are given."""
+    bidx, count = request.bidx, len(request.paths)
+    if bidx and all(request.keys) and len(bidx) == count > 1:
+        return [[number] for number in bidx]
+    return [bidx] * count
+
+
+def _told(rasters: Sequence[Raster], names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """Say what a user may have meant otherwise; raise SceneError for several scenes given as one."""
+    notes = []
+    rest = iter(names)
+    own = [[_without_number(next(rest)) for _ in raster.bands] for raster in rasters]
+    why = "" if all(keys) else several(rasters, own)
+    if why:
+        raise SceneError(f"{why}, so they are several scenes: give one scene at a time, its bands by --vv and --vh")
+    for bands in own:
+        for name in {name for name in bands if bands.count(name) > 1 and name in POLARISATIONS}:
+            notes.append(f"{bands.count(name)} bands are called {name}, and the first is taken: choose with --bidx")
+    other = sibling(rasters[0]) if len(rasters) == 1 and len(own[0]) == 1 and own[0][0] in POLARISATIONS else None
+    if other:
+        notes.append(f"{rasters[0].path} is {own[0][0]} alone, and {other} lies beside it: give both (--vv, --vh)")
+    for mask in dict.fromkeys(mask for raster in rasters for mask in masks(raster)):
+        notes.append(f"{mask} marks layover and shadow, and is not used: what is water there may be shadow")
+    return notes
+
+
+def _without_number(name: str) -> str:
+    """A band's name without the number that tells it from one of the same name."""
+    return re.sub(r"^(VV|VH|HH|HV|red|green|blue)_[0-9]+$", r"\1", name)
 
 
 def is_bundle(request: Request) -> bool:

@@ -53,7 +53,8 @@ def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
         return found
     if any(i is not None for i in found) and spec.missing_bands == "zero":
         return found
-    if _nameless(names) and len(names) == len(spec.bands):
+    chosen = "bands" in scene.attrs  # by their numbers, in the order wanted
+    if (chosen or _nameless(names)) and len(names) == len(spec.bands):
         return tuple(range(len(names)))
     have = ", ".join(n or "?" for n in names)
     raise ModelError(

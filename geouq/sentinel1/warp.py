@@ -187,10 +187,12 @@ def geocode_product(
     if steps.dem is not None:
         surface = open_elevation(steps.dem)
         relief = Relief(geometry, surface, annotation)
-        geobox, notes = _crop(geobox, surface.field, annotation, name), [surface.note]
+        geobox, notes = _crop(geobox, surface.field, annotation, name, "a DEM"), [surface.note]
         if steps.rtc:
             notes.append("beta0 flattened to gamma0 by the area that the terrain shows the radar")
     hand = None if steps.hand is None else open_field(steps.hand, "heights above the nearest drainage")
+    if hand is not None:
+        _crop(geobox, hand, annotation, name, "heights above the nearest drainage")  # they meet, or it is refused
     samples = max(1, round(resolution / spacing))
     product = GeocodedProduct(image, geobox, geometry, surface, samples, relief, steps.rtc, hand)
     if relief is not None or hand is not None:
@@ -212,8 +214,8 @@ def _shares(product: GeocodedProduct) -> str:
     return f"not valid within the image, about: {', '.join(said) or 'nothing'}"
 
 
-def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoBox:
-    """The part of the grid that an elevation model covers, padded to whole pixels.
+def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str, what: str) -> GeoBox:
+    """The part of the grid that a raster of heights covers, padded to whole pixels; ``what`` it is, for the error.
 
     Raises
     ------
@@ -227,7 +229,7 @@ def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str) -> GeoB
     low = np.maximum(np.floor([down.min(), right.min()]), 0)
     high = np.minimum(np.ceil([down.max(), right.max()]), geobox.shape)
     if _apart(annotation, longitude, latitude) or (high <= low).any():
-        raise SceneError(f"{dem.raster.path}: does not meet {name}: give a DEM of that place")
+        raise SceneError(f"{dem.raster.path}: does not meet {name}: give {what} of that place")
     if not np.isfinite([low, high]).all() or np.ptp(longitude) > 180:
         return geobox  # around a pole, or around the Earth
     (top, left), (bottom, end) = low.astype(int), high.astype(int)

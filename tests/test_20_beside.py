@@ -1,0 +1,125 @@
+"""What lies beside a scene's files: sisters and masks are named, several scenes are not one, numbers choose bands."""
+
+import zipfile
+
+import numpy as np
+import pytest
+import rasterio
+
+import geouq
+from geouq.errors import InputError, SceneError
+from geouq.scenes.info import scene_info
+from geouq.scenes.open import open_scene
+from geouq.sentinel1.preprocessing import Preprocessing
+from tests import safe_products as safe
+from tests.helpers import scene_values, small_model, write_raster
+
+VALUES = scene_values(40, 50, holes=False)
+
+
+def labelled(path, values, labels, **profile):
+    write_raster(path, values, crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6), **profile)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = labels
+    return path
+
+
+def test_the_other_polarisation_beside_a_file_is_named(tmp_path):
+    vv, vh = (write_raster(tmp_path / f"jja10_{name}.tif", VALUES[:1]) for name in ("vv", "vh"))
+    assert str(vh) in open_scene(vv).attrs["notes"]
+    assert str(vv) in open_scene(vh).attrs["notes"]
+    assert "beside" not in open_scene([vv, vh]).attrs.get("notes", "")
+    assert scene_info(vv)["other_polarisation"] == str(vh)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_masks_of_layover_beside_the_bands_are_named(tmp_path, zipped):
+    name = "S1A_IW_20191203T224518_DVP_RTC10_G_gpuned_54B9"
+    power = 10 ** (VALUES / 10)
+    for band, values in zip(("VV", "VH", "ls_map"), (power[:1], power[1:], np.ones((1, 40, 50), "u1")), strict=True):
+        write_raster(tmp_path / name / f"{name}_{band}.tif", values)
+    source = tmp_path / name
+    if zipped:
+        source = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in (tmp_path / name).iterdir():
+                archive.write(file, f"{name}/{file.name}")
+    assert f"{name}_ls_map.tif marks layover" in open_scene(source).attrs["notes"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.tif": ("VV", "VH"), "b.tif": ("VV", "VH")}, "both hold V"),
+        ({"a_VV.tif": ("",), "b_VV.tif": ("",)}, "both hold VV"),
+        ({"x_20200101T010203_VV.tif": ("",), "x_20200113T010203_VH.tif": ("",)}, "20200101 and 20200113"),
+    ],
+)
+def test_several_scenes_are_not_taken_for_one(tmp_path, files, words):
+    paths = [labelled(tmp_path / name, VALUES[: len(labels)], labels) for name, labels in files.items()]
+    with pytest.raises(SceneError, match=words) as error:
+        open_scene(paths)
+    assert all(str(path) in str(error.value) for path in paths) and "\n" not in str(error.value)
+
+
+def test_bands_of_one_date_are_one_scene(tmp_path):
+    names = [f"OPERA_L2_RTC-S1_T137_20240928T015902Z_2024092{day}T005548Z_S1A_30_v1.0_{b}.tif" for day, b in
+             ((9, "VV"), (8, "VH"))]  # fmt: skip
+    paths = [write_raster(tmp_path / name, 10 ** (VALUES[i : i + 1] / 10)) for i, name in enumerate(names)]
+    assert list(open_scene(paths).band.values) == ["VV", "VH"]
+
+
+def test_two_bands_of_one_name_are_told(tmp_path):
+    path = labelled(tmp_path / "s.tif", np.concatenate([VALUES, VALUES[:1]]), ("VV", "VH", "VV"))
+    assert "2 bands are called VV" in open_scene(path, scale="db").attrs["notes"]
+    assert "called" not in open_scene(path, scale="db", bidx=[1, 2]).attrs.get("notes", "")
+
+
+def test_numbers_choose_bands_whatever_they_are_called(tmp_path):
+    path = labelled(tmp_path / "s.tif", VALUES, ("VV_byte", "VH_byte"))
+    scene = open_scene(path, scale="db", bidx=[1, 2])
+    assert geouq.segment(scene, small_model(), samples=0).mask.shape == (40, 50)
+    both = open_scene({"VV": path, "VH": path}, scale="db", bidx=[1, 2])
+    np.testing.assert_array_equal(both.values, scene.values)
+    assert list(both.band.values) == ["VV", "VH"]
+
+
+def test_heights_in_a_compound_crs_are_no_unit_of_backscatter(tmp_path):
+    path = write_raster(
+        tmp_path / "s_VV.tif", VALUES[:1], crs="EPSG:5555", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    )
+    assert open_scene(path).attrs["units"] == "dB"
+
+
+@pytest.mark.parametrize(("kind", "marker"), [("Int64", -9223372036854775806), ("UInt64", 18446744073709551613)])
+def test_nodata_beyond_the_digits_of_a_float(tmp_path, kind, marker):
+    values = np.full((1, 9, 9), 7, kind.lower())
+    values[0, :3] = marker
+    values[0, 5, 5] = marker + 1
+    write_raster(tmp_path / "s.tif", values)
+    path = tmp_path / "s.vrt"  # rasterio itself writes such a value as a float
+    path.write_text(
+        f'<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="{kind}" '
+        f'band="1"><NoDataValue>{marker}</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">s.tif'
+        "</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    found = np.isnan(open_scene(path, scale="dn").values[0])
+    assert found[:3].all() and not found[3:].any()
+
+
+def test_options_of_products_are_named_where_there_is_none(tmp_path):
+    path = write_raster(tmp_path / "s_VV.tif", VALUES[:1])
+    with pytest.raises(InputError, match=r"--hand is for: leave it out"):
+        open_scene(path, preprocessing=Preprocessing(hand="hand.tif"))
+
+
+def test_heights_above_drainage_of_another_place_are_refused(tmp_path):
+    product = safe.build(tmp_path, lines=120, pixels=120, spacing=10.0)
+    hand = write_raster(
+        tmp_path / "hand.tif",
+        np.zeros((1, 20, 20), "f4"),
+        crs="EPSG:4326",
+        transform=rasterio.Affine(0.01, 0, 100, 0, -0.01, 3),
+    )
+    with pytest.raises(SceneError, match="does not meet"):
+        open_scene(product, preprocessing=Preprocessing(hand=str(hand)))
