@@ -131,6 +131,9 @@ def command(**options: Any) -> None:
     missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
     if missing and not options["quiet"]:
         click.echo(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
+    ignored = [str(name) for i, name in enumerate(scene["band"].values) if i not in job.bands]
+    if ignored and not options["quiet"]:
+        click.echo(f"geouq: the model does not use the band{'s' * (len(ignored) > 1)} {', '.join(ignored)}", err=True)
     if not options["quiet"]:
         for note in filter(None, scene.attrs.get("notes", "").split("; ")):
             click.echo(f"geouq: {note}", err=True)

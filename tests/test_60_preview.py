@@ -15,10 +15,10 @@ from pyproj import CRS
 from geouq.errors import OutputError, SceneError
 from geouq.maps import figure
 from geouq.maps import preview as module
-from geouq.maps.figure import Place, _ground, _lines
+from geouq.maps.figure import Panel, Place, _ground, _lines, area_text, draw
 from geouq.maps.preview import preview
 from geouq.maps.styles import WATER, class_colours, write_qml
-from tests.helpers import geouq
+from tests.helpers import as_scene, geouq, scene_values
 
 UTM = ("EPSG:32633", Affine(10, 0, 4e5, 0, -10, 5.4e6))
 BLUE = np.array([31, 120, 180]) / 255
@@ -237,10 +237,10 @@ def test_facts_tell_the_area_with_its_interval(tmp_path):
     }
     facts = module._facts(module._read_map(path), summary)
     assert facts[0] == "Water: 83.4 km² (5–95 % of samples: 80.1 km² to 879 km²)"
-    assert facts[1:4] == ["not classified: 2.0 %", "20 samples", "40 × 50 pixels"] and facts[4] == "EPSG:32633"
+    assert facts[1:4] == ["not classified: 2.0 %", "20 samples", "50 × 40 pixels"] and facts[4] == "EPSG:32633"
     assert (
         module._facts(module._read_map(path), {"area_m2": 5e4, "area_m2_p05": None, "area_m2_p95": None})[0]
-        == "Water: 5 ha"
+        == "Water: 0.05 km²"
     )
     assert _lines(["aaa", "bbb", "ccc"], 14) == ["aaa   ·   bbb", "ccc"]
 
@@ -277,3 +277,36 @@ def test_a_map_without_mask_gets_a_ramp(tmp_path):
     assert shader.get("colorRampType") == "INTERPOLATED" and len(shader) == 5
     with pytest.raises(OutputError, match="missing"):
         write_qml(tmp_path / "missing" / "m.qml", ["mask"], False)
+
+
+def test_what_is_square_on_the_ground_is_square_in_the_picture():
+    place = Place((400, 300), Affine(0.001, 0, 10, 0, -0.001, 62.2), CRS.from_epsg(4326))
+    assert place.stretch == pytest.approx(111.4 / 52.3, rel=0.01)
+    figure = draw([Panel("x", np.zeros((40, 30)), (400, 300))], place, "t", ["f"])
+    box = figure.axes[0].get_position()
+    wide, tall = figure.get_size_inches()
+    assert (box.height * tall) / (box.width * wide) == pytest.approx(400 * place.stretch / 300, rel=0.01)
+    assert Place((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633)).stretch == pytest.approx(1, abs=0.01)
+    assert Place((4, 3), Affine.identity(), None).stretch == 1
+
+
+def test_both_polarisations_are_in_the_picture():
+    scene = as_scene(scene_values(60, 50))
+    squares = module.Squares(scene)
+    squares.read(scene)
+    assert squares.bands == [0, 1]
+    panel = module._scene_panel(squares)
+    assert panel.title == "Scene, VV and VH" and panel.image.shape[2] == 4
+    changed = scene.copy(data=scene.values.copy())
+    changed[1, 20:30, 20:30] = -40  # seen by VH alone
+    again = module.Squares(changed)
+    again.read(changed)
+    assert (module._scene_panel(again).image != panel.image)[20:30, 20:30].any(axis=-1).all()
+
+
+@pytest.mark.parametrize(
+    ("area", "text"), [(4.2, "4 m²"), (5300.0, "5,300 m²"), (53_000.0, "0.053 km²"), (5.3e6, "5.30 km²")]
+)
+def test_areas_are_in_one_unit(area, text):
+    place = Place((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633))
+    assert area_text(area, place) == text

@@ -193,3 +193,9 @@ def test_a_map_without_samples_says_so(tmp_path):
         file.update_tags(GEOUQ_SAMPLES="0")
     with pytest.raises(SceneError, match="--samples 20"):
         samples(path)
+
+
+def test_a_path_from_nowhere_is_refused(tmp_path):
+    path, *_ = write_map(tmp_path)
+    with pytest.raises(InputError, match="finite"):
+        samples(path).connected((float("nan"), 0), (0, 0))

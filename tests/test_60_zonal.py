@@ -1,6 +1,7 @@
 """Answers about places: exact shares of pixels, samples kept whole, what came in kept as it was."""
 
 import json
+import sqlite3
 import tracemalloc
 from dataclasses import asdict
 
@@ -471,3 +472,69 @@ def test_a_place_across_the_edge_of_a_map_around_the_earth_is_whole(tmp_path):
     assert found.outside[0] == 0 and found.note.isna()[0]
     whole = area[7:11, [0, 1, 34, 35]].sum()
     assert found.valid_area_m2[0] == pytest.approx(whole * (1 - found.not_classified[0]), rel=1e-9)
+
+
+def test_a_share_that_is_written_as_a_power_of_ten(tmp_path):
+    path, *_ = write_map(tmp_path)
+    zonal(path, write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM)), tmp_path / "o.gpkg", shares=(0.00001, 12.5))
+    assert {"p_over_0_00001", "p_over_12_5"} <= set(geopandas.read_file(tmp_path / "o.gpkg"))
+
+
+@pytest.mark.parametrize("srs", [-1, 0])
+def test_a_geopackage_that_says_it_has_no_crs(tmp_path, srs):
+    path, *_ = write_map(tmp_path, crs=None, affine=UTM)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM), None)
+    with sqlite3.connect(places) as table:
+        for name, column in (("gpkg_contents", "srs_id"), ("gpkg_geometry_columns", "srs_id")):
+            table.execute(f"UPDATE {name} SET {column} = {srs}")
+    zonal(path, places, tmp_path / "o.gpkg")
+    assert (geopandas.read_file(tmp_path / "o.gpkg").valid_area_m2 > 0).all()
+    mapped, *_ = write_map(tmp_path)
+    with pytest.raises(InputError, match="has no CRS"):
+        zonal(mapped, places, tmp_path / "o2.gpkg")
+
+
+def test_triangles_have_an_area(tmp_path):
+    path, _, valid, *_ = write_map(tmp_path)
+    corners = on_map([shapely.box(3, 2, 21, 14)], UTM)[0].exterior.coords
+    a, b, c, d = ("{} {}".format(*corner) for corner in list(corners)[:4])
+    text = (
+        f'id,WKT\n1,"TRIANGLE (({a},{b},{c},{a}))"\n2,"TIN ((({a},{b},{c},{a})),(({a},{c},{d},{a})))"\n'
+        f'3,"POLYHEDRALSURFACE ((({a},{b},{c},{d},{a})))"\n4,"POLYGON (({a},{b},{c},{d},{a}))"\n'
+    )
+    (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "p.vrt").write_text(
+        '<OGRVRTDataSource><OGRVRTLayer name="p"><SrcDataSource relativeToVRT="1">p.csv</SrcDataSource>'
+        "<LayerSRS>EPSG:32633</LayerSRS></OGRVRTLayer></OGRVRTDataSource>"
+    )
+    zonal(path, tmp_path / "p.vrt", tmp_path / "o.gpkg")
+    found = pyogrio.read_dataframe(tmp_path / "o.gpkg", read_geometry=False)
+    assert found.valid_area_m2[0] < found.valid_area_m2[3]
+    np.testing.assert_allclose(found.valid_area_m2[1:3], found.valid_area_m2[3], rtol=1e-9)
+
+
+def test_the_mean_of_samples_is_not_taken_for_the_mask(tmp_path):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES[:2], UTM))
+    summary = zonal(path, places, tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    assert summary.mask_area_m2 == pytest.approx(found.mask_area_m2.sum())
+    assert "mean of 20 samples" in str(summary) and f"mask {summary.mask_area_m2:.6g} m²" in str(summary)
+
+
+def test_curves_are_measured_and_kept_or_refused(tmp_path):
+    path, *_ = write_map(tmp_path)
+    x, y = UTM * (10, 15)
+    around = ",".join(f"{x + dx} {y + dy}" for dx, dy in ((-50, 0), (0, 50), (50, 0), (0, -50), (-50, 0)))
+    text = f'id,WKT\n1,"CURVEPOLYGON (CIRCULARSTRING ({around}))"\n'
+    (tmp_path / "p.csv").write_text(text)
+    (tmp_path / "p.vrt").write_text(
+        '<OGRVRTDataSource><OGRVRTLayer name="p"><SrcDataSource relativeToVRT="1">p.csv</SrcDataSource>'
+        "<LayerSRS>EPSG:32633</LayerSRS></OGRVRTLayer></OGRVRTDataSource>"
+    )
+    zonal(path, tmp_path / "p.vrt", tmp_path / "o.gpkg")
+    found = pyogrio.read_dataframe(tmp_path / "o.gpkg", read_geometry=False)
+    assert found.valid_area_m2[0] / (1 - found.not_classified[0]) == pytest.approx(np.pi * 2500, rel=0.01)
+    with pytest.raises(OutputError, match="write .gpkg"):
+        zonal(path, tmp_path / "p.vrt", tmp_path / "o.parquet")
+    assert not (tmp_path / "o.parquet").exists()

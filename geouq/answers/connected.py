@@ -60,6 +60,8 @@ def connected(
 
 def _pixel(votes: Votes, place: Sequence[float]) -> tuple[int, int]:
     """Return the (row, column) of a place."""
+    if not np.isfinite(place).all():
+        raise InputError(f"the place {place[0]}, {place[1]}: give two finite numbers, x and y in the map's coordinates")
     column, row = (int(np.floor(value)) for value in ~votes.geobox.affine * (place[0], place[1]))
     rows, columns = votes.geobox.shape
     name = f"the place {place[0]:.10g}, {place[1]:.10g}"

@@ -18,7 +18,9 @@ import numpy as np
 import pyogrio
 import pyogrio.raw
 import shapely
+from pyproj import CRS
 
+from geouq.answers.surfaces import flat
 from geouq.errors import InputError
 from geouq.files import discard, publish, scratch, writing
 from geouq.polygons.features import FAILURES, check_whole, convert, quiet
@@ -45,7 +47,7 @@ class LayerCopy:
     def __init__(self, source: str | Path, layer: str | None, out: Path) -> None:
         self.source, self.out = source, out
         info = _info(source, layer)
-        self.fields, self.crs = list(info["fields"]), info["crs"]
+        self.fields, self.crs = list(info["fields"]), _known(info["crs"])
         with writing(out):
             self._folder = scratch(out)
         self._stage = self._folder / "stage.gpkg"
@@ -91,7 +93,7 @@ class LayerCopy:
             with writing(self.out, *FAILURES), quiet():
                 wkb = pyogrio.raw.read(self._stage, layer=LAYER, columns=[], where=where, force_2d=True)[2]
             with np.errstate(invalid="ignore"):  # coordinates that are NaN
-                parts.append(shapely.from_wkb(wkb, on_invalid="ignore"))
+                parts.append(shapely.from_wkb([flat(one) for one in wkb], on_invalid="ignore"))
             vertices += int(shapely.get_num_coordinates(parts[-1]).sum())
             if vertices >= _VERTICES or len(parts) * _READ >= _FEATURES:
                 yield first, np.concatenate(parts)
@@ -107,12 +109,12 @@ class LayerCopy:
                 free = (name if k == 1 else f"{name}_{k}" for k in count(1))
                 names[name] = next(each for each in free if each.lower() not in taken)
                 taken.add(names[name].lower())
-                self._table.execute(f"ALTER TABLE {LAYER} ADD COLUMN {names[name]} {kind}")
+                self._table.execute(f"ALTER TABLE {LAYER} ADD COLUMN {_quoted(names[name])} {kind}")
         return names
 
     def fill(self, first: int, columns: Mapping[str, Sequence[Any]]) -> None:
         """Set the values of added columns for features from number ``first`` on; NaN is written as null."""
-        sets = ", ".join(f"{name}=?" for name in columns)
+        sets = ", ".join(f"{_quoted(name)}=?" for name in columns)
         rows = zip(*columns.values(), count(first))  # noqa: B905 (endless)
         with writing(self.out, sqlite3.Error), self._table:
             self._table.executemany(f"UPDATE {LAYER} SET {sets} WHERE {_ID}=?", rows)
@@ -147,6 +149,14 @@ class LayerCopy:
                 convert(self._stage, made, SAMPLES, f"{sql} ORDER BY s.rowid")
             check_whole(made, LAYER, self.count)
             publish(made, self.out)
+
+
+def _known(crs: str | None) -> str | None:
+    """Return a CRS; None for one that stands for none, as in GeoPackages (srs_id -1 and 0)."""
+    if crs is None:
+        return None
+    found = CRS.from_user_input(crs)
+    return None if found.is_engineering or found.name.lower().startswith("undefined") else crs
 
 
 def _quoted(name: str) -> str:

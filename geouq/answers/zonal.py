@@ -52,7 +52,8 @@ _BEYOND = 1e-4  # share outside that is worth a note: a border that was projecte
 class ZonalSummary:
     """What became of the places: their number, how many have an answer, areas of all together (overlaps twice).
 
-    ``water_area_m2`` and its quantiles are of the sums in each sample. ``notes`` counts what was noted, ``renamed``
+    ``water_area_m2`` is the mean of the sums in each sample, ``mask_area_m2`` what the map's mask says (None without a
+    map): they differ where the map is in doubt. ``notes`` counts what was noted, ``renamed``
     says which columns had to take another name.
     """
 
@@ -63,14 +64,17 @@ class ZonalSummary:
     water_area_m2: float = 0.0
     water_area_m2_p05: float = 0.0
     water_area_m2_p95: float = 0.0
+    mask_area_m2: float | None = None
     notes: dict[str, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = (
-            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} m² of water "
-            f"(5–95 % of {self.samples} samples: {self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} m²)"
+            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} m² of water, "
+            f"the mean of {self.samples} samples (5–95 %: {self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} m²)"
         )
+        if self.mask_area_m2 is not None:
+            text += f"; by the map's mask {self.mask_area_m2:.6g} m²"
         if self.places and not self.valid_area_m2:
             text = f"{self.places} places, none with an answer: nothing of the map is classified in any of them"
         return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
@@ -185,7 +189,7 @@ def _columns(shares: Sequence[float]) -> dict[str, str]:
 
 
 def _over(share: float) -> str:
-    return f"p_over_{share:g}".replace(".", "_")
+    return f"p_over_{np.format_float_positional(share, trim='-')}".replace(".", "_")  # 1e-05 is no name
 
 
 def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
@@ -193,6 +197,9 @@ def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
     valid = np.asarray(answers["valid_area_m2"])
     summary.answered += int((valid > 0).sum())
     summary.valid_area_m2 += float(valid.sum())
+    mask = np.asarray(answers["mask_area_m2"], float)
+    if np.isfinite(mask).any():
+        summary.mask_area_m2 = (summary.mask_area_m2 or 0.0) + float(np.nansum(mask))
     for note in "; ".join(text for text in answers["note"] if text).split("; "):
         if note:
             summary.notes[note] = summary.notes.get(note, 0) + 1

@@ -79,11 +79,22 @@ class Place:
     transform: Affine
     crs: CRS | None
 
+    @property
+    def stretch(self) -> float:
+        """How many times as high as wide a pixel is on the ground, in the middle; 1 where that is not known."""
+        rows, columns = self.shape
+        half_row, half_column = rows / 4, columns / 4
+        high, _ = _ground(self, (columns / 2, rows / 2 - half_row), (columns / 2, rows / 2 + half_row))
+        wide, _ = _ground(self, (columns / 2 - half_column, rows / 2), (columns / 2 + half_column, rows / 2))
+        ratio = (high / half_row) / (wide / half_column) if high > 0 and wide > 0 else 1.0
+        return float(ratio) if 0.05 < ratio < 20 else 1.0
+
 
 @own_settings()
 def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: Sequence[str]) -> Figure:
     """Lay the panels out in one row, two or four by the scene's shape; all sizes in inches."""
-    aspect = place.shape[1] / place.shape[0]
+    stretch = place.stretch
+    aspect = place.shape[1] / (place.shape[0] * stretch)
     across = len(panels) if aspect <= 1.6 else 2 if aspect <= 3.2 else 1
     width = {1: 10.0, 2: 6.2}.get(across, 3.6)
     width, height = (width, width / aspect) if aspect > 0.5 else (max(2.4, 7.2 * aspect), 7.2)
@@ -104,7 +115,7 @@ def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: S
         if isinstance(panel, Histogram):
             _bars(axes, panel)
             continue
-        image = _show(axes, panel, place.shape)
+        image = _show(axes, panel, place.shape, stretch)
         below = (left / wide, (bottom - 0.16) / tall, min(0.75 * width, 2.6) / wide, 0.08 / tall)
         _legend(figure, panel, image, below)
     _scale_bar(figure, figure.axes[0], place)
@@ -124,8 +135,8 @@ def _lines(facts: Sequence[str], letters: int) -> list[str]:
     return lines
 
 
-def _show(axes: Axes, panel: Panel, shape: tuple[int, int]) -> AxesImage:
-    """Draw a picture over hatched paper, which shows wherever there is no value."""
+def _show(axes: Axes, panel: Panel, shape: tuple[int, int], stretch: float) -> AxesImage:
+    """Draw a picture over hatched paper, which shows wherever there is no value; what is square stays square."""
     rows, columns = panel.image.shape[:2]
     bottom, right = panel.reach
     axes.patch.set(facecolor=_PAPER, edgecolor=_HATCH, hatch=_LINES, linewidth=0)
@@ -133,7 +144,7 @@ def _show(axes: Axes, panel: Panel, shape: tuple[int, int]) -> AxesImage:
         panel.image, extent=(0, right, bottom, 0), cmap=panel.colours, vmin=panel.limits[0], vmax=panel.limits[1],
         interpolation="nearest" if panel.patches or max(rows, columns) < 400 else "antialiased",
     )  # fmt: skip
-    axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0), xticks=[], yticks=[], anchor="NW")
+    axes.set(xlim=(0, shape[1]), ylim=(shape[0], 0), xticks=[], yticks=[], anchor="NW", aspect=stretch)
     axes.set_title(panel.title, loc="left", size=_TEXT, color=_INK, weight="bold", pad=4)
     for spine in axes.spines.values():
         spine.set(linewidth=0.5, color=_FAINT)
@@ -179,12 +190,14 @@ def save(figure: Figure, path: Path, description: str = "") -> None:
 
 
 def area_text(square_metres: float, place: Place) -> str:
-    """Return an area with three significant digits, in ha or km²; without a CRS in units of the grid."""
+    """Return an area with three significant digits, km² or, below 0.01, m²; without a CRS in the grid's units."""
     if place.crs is None:
         return f"{square_metres:,.0f} {'pixels' if place.transform.is_identity else 'square units'}"
-    if square_metres < 1e5:
-        return f"{square_metres / 1e4:.3g} ha"
+    if square_metres < 1e4:
+        return f"{float(f'{square_metres:.3g}'):,.0f} m²"
     kilometres = square_metres / 1e6
+    if kilometres < 1:
+        return f"{kilometres:.3g} km²"
     return f"{kilometres:,.{max(0, 3 - len(str(int(kilometres))))}f} km²"
 
 

@@ -41,7 +41,8 @@ class _Map:
 class Squares:
     """A scene averaged over the squares of a picture, from blocks of it that come in any order and need not fit them.
 
-    Bands that are shown: the first, or three for red, green and blue.
+    Bands that are shown: three for red, green and blue; VV and VH (or HH and HV), since either may have decided; or the
+    first.
     """
 
     def __init__(self, scene: xr.DataArray) -> None:
@@ -49,8 +50,10 @@ class Squares:
         names = [str(n) for n in scene[scene.dims[0]].values] if scene.dims[0] in scene.coords else []
         self.unit = str(scene.attrs.get("units", ""))
         colour = _colour_bands(names, scene.shape[0]) if self.unit in (RGB, REFLECTANCE) else []
-        self.bands = colour or [0]
+        pair = _polarised(names) if self.unit in BACKSCATTER else []
+        self.bands = colour or pair or [0]
         self.name = names[0] if names and not names[0].isdigit() else "band 1"
+        self.names = [names[band] for band in self.bands] if len(self.bands) == 2 else [self.name]
         self.shape: tuple[int, int] = (scene.shape[1], scene.shape[2])
         self.factor = reduction(self.shape)
         rows, columns = (-(-n // self.factor) for n in self.shape)
@@ -112,8 +115,8 @@ def preview(
     Parameters
     ----------
     scene : (band, y, x), numpy- or dask-backed, on the grid of the map; ``attrs["units"]``; NaN = not valid.
-        Backscatter is shown as the first band in dB, RGB and reflectance in colour where there are three bands. Or
-        its averages, where they have been taken already.
+        Backscatter is shown in dB, both polarisations in one picture; RGB and reflectance in colour where there are
+        three bands. Or its averages, where they have been taken already.
     map_path : a map whose bands are described as ``mask``, ``uncertainty``, ``confidence``; those it has are drawn.
     out_png : the picture; an existing one is replaced in one step.
     title : default: the name of the map file.
@@ -192,6 +195,8 @@ def _scene_panel(squares: Squares) -> Panel:
     if len(squares.bands) == 3:
         image = _colours(squares.mean, unit)
         return Panel("Scene", image, squares.reach, "natural colour" if unit == REFLECTANCE else "")
+    if len(squares.bands) == 2:
+        return _both_polarisations(squares)
     plane = squares.mean[0]
     if unit in BACKSCATTER:
         plane = convert(plane, POWER, DB)
@@ -199,6 +204,26 @@ def _scene_panel(squares: Squares) -> Panel:
     measure = {DN: "digital numbers, not calibrated", REFLECTANCE: "reflectance", RGB: "8-bit value"}
     legend = "backscatter in dB" if unit in BACKSCATTER else measure.get(unit, "")
     return Panel(f"Scene, {squares.name}", plane, squares.reach, legend, "gray", limits, extend="both")
+
+
+def _both_polarisations(squares: Squares) -> Panel:
+    """Two polarisations in one picture, as is usual: red co-, green cross-polarised, blue their difference in dB."""
+    first, second = (convert(plane, POWER, DB) for plane in squares.mean)
+    planes, missing = (first, second, first - second), np.isnan(first) | np.isnan(second)
+    scaled = []
+    for plane in planes:
+        low, high = _stretch(plane, step=1.0)
+        scaled.append(np.clip((np.nan_to_num(plane) - low) / (high - low), 0, 1))
+    image = np.dstack([*scaled, ~missing]).astype(np.float32)
+    a, b = squares.names
+    return Panel(f"Scene, {a} and {b}", image, squares.reach, f"red {a}, green {b}, blue {a} - {b} in dB")
+
+
+def _polarised(names: Sequence[str]) -> list[int]:
+    """Return the bands of a pair of polarisations; empty if there is none."""
+    upper = [name.upper() for name in names]
+    pairs = [pair for pair in (("VV", "VH"), ("HH", "HV")) if set(pair) <= set(upper)]
+    return [upper.index(name) for name in pairs[0]] if pairs else []
 
 
 def _colour_bands(names: Sequence[str], count: int) -> list[int]:
@@ -275,7 +300,7 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
         facts.append(f"{summary['samples']} samples")
     if summary.get("model"):
         facts.append(f"model {summary['model']}")
-    facts.append(f"{rows} × {columns} pixels")
+    facts.append(f"{columns} × {rows} pixels")
     crs = found.place.crs
     authority = crs.to_authority() if crs else None
     facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")

@@ -188,7 +188,15 @@ def _to_parquet(batches: Any, meta: dict[str, Any], made: Path, description: str
         for batch in batches:
             arrays = [batch.column(field.name) for field in fields[:-1]]
             shapes = batch.column(name).cast(pyarrow.binary())
+            _refuse_curves(shapes.to_pylist(), made.suffix)
             writer.write_batch(pyarrow.record_batch([*arrays, shapes], schema=schema))
+
+
+def _refuse_curves(wkb: Sequence[bytes | None], suffix: str) -> None:
+    """Raise OutputError for curves and surfaces of triangles (OGC 06-103r4, types 8 to 17): GeoParquet has none."""
+    kinds = {int.from_bytes(one[1:5], "little" if one[0] else "big") & 0x0FFFFFFF for one in wkb if one}
+    if any(kind % 1000 > 7 for kind in kinds):
+        raise OutputError(f"places have curves or surfaces of triangles, which {suffix} cannot hold: write .gpkg")
 
 
 def check_whole(made: Path, layer: str, count: int) -> None:
