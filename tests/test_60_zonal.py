@@ -538,3 +538,15 @@ def test_curves_are_measured_and_kept_or_refused(tmp_path):
     with pytest.raises(OutputError, match="write .gpkg"):
         zonal(path, tmp_path / "p.vrt", tmp_path / "o.parquet")
     assert not (tmp_path / "o.parquet").exists()
+
+
+def test_places_stay_where_they_are_in_geojson(tmp_path):
+    far = Affine(10_000, 0, 375_000, 0, -10_000, 7_000_000)
+    path, *_ = write_map(tmp_path, rows=20, columns=25, affine=far)
+    box = shapely.box(380_000, 6_850_000, 620_000, 6_990_000)
+    places = write_places(tmp_path / "p.gpkg", [box, shapely.box(380_000, 6_850_000, 380_400, 6_850_400)])
+    zonal(path, places, tmp_path / "o.geojson")
+    found = geopandas.read_file(tmp_path / "o.geojson")
+    dense = geopandas.GeoSeries(shapely.segmentize(found.geometry, 0.001), crs="EPSG:4326").to_crs("EPSG:32633")
+    assert shapely.hausdorff_distance(dense[0], box) < 0.5
+    assert shapely.get_num_coordinates(found.geometry[1]) == 5  # short edges stay as they are
