@@ -261,10 +261,7 @@ def _from_values(clues: Clues, finite: np.ndarray) -> tuple[str, str]:
         raise UnitsError(f"it is in {', '.join(clues.unit_tags)}, which no model reads: give --scale {_FLAGS}")
     if clues.dtype.startswith(("int", "uint")) and not clues.scaled:
         why = "bytes stretched for display have no unit" if clues.dtype == "uint8" else "nothing says what they measure"
-        raise UnitsError(
-            f"{seen}, and {why}: give --scale {_FLAGS} "
-            "(scaled integers: write their scale into the file first, gdal_edit.py -scale)"
-        )
+        raise UnitsError(f"{seen}, and {why}: give --scale {_FLAGS} (scaled integers: with --factor and --offset)")
     medians = [float(np.median(band)) for band in clues.values if band.size]
     if max(medians) < -2 and finite.min() > -100 and finite.max() < 60:
         return DB, f"{seen}: mostly negative, as only decibels are"
