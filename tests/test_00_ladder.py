@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "noise"],
     ["units", "grid"],
-    ["validity", "gdal"],
+    ["validity"],
+    ["gdal"],
     ["files"],
     ["rasters"],
     ["sentinel1"],
