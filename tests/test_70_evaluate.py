@@ -223,7 +223,8 @@ def test_more_classes_and_labels_the_model_has_not(data, tmp_path):
     model = small_model(classes=3)
     scores = evaluate(model, read_dataset(data), samples=2).scores
     assert (
-        len(scores["pooled"]["class_iou"]) == 3
+        len(scores["pooled"]["class_iou"]) == len(scores["pooled"]["by_class"]) == 3
+        and sum(map(sum, scores["pooled"]["confusion"])) == scores["pooled"]["pixels"]
         and scores["baselines"] == []
         and "class2" in page(evaluate(model, read_dataset(data), samples=2), "x")
     )

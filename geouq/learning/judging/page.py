@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from geouq.learning.judging import diagrams
 from geouq.learning.judging.evaluate import Evaluation
-from geouq.learning.judging.summary import COLUMNS, facts, heading, methods, number, row
+from geouq.learning.judging.summary import COLUMNS, KEYS, facts, heading, methods, number, row
 
 _SETTINGS: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
 _FEWEST = 0.005  # share of the class in a place that gets a column of its own among the methods
@@ -71,10 +71,17 @@ def _places(scores: dict[str, Any]) -> dict[str, Any]:
     return {"heads": heads, "rows": rows, "rule": len(scores["places"])}
 
 
-def _classes(scores: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (class, IoU) where there are more than two."""
-    values = scores["pooled"].get("class_iou") or []
-    return [(name, number(value)) for name, value in zip(scores["model"]["classes"], values, strict=bool(values))]
+def _classes(scores: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the tables by class where there are more than two: scores, and what of each class is mapped as which."""
+    pooled, names = scores["pooled"], scores["model"]["classes"]
+    if "by_class" not in pooled:
+        return None
+    rows = [[name, *(number(r[key]) for key in KEYS)] for name, r in zip(names, pooled["by_class"], strict=True)]
+    shares = [[number(100 * n / max(sum(line), 1), ".1f") for n in line] for line in pooled["confusion"]]
+    confusion = [
+        [name, str(sum(line)), *share] for name, line, share in zip(names, pooled["confusion"], shares, strict=True)
+    ]
+    return {"names": names, "scores": rows, "confusion": confusion}
 
 
 def _methods(scores: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ COLUMNS = (
     ("NLL", "nll", ".4f"),
     ("AURC", "aurc", ".4f"),
 )
-_KEYS = ("precision", "recall", "f1", "iou")
+#: scores of one class
+KEYS = ("precision", "recall", "f1", "iou")
 
 
 def summary(scores: dict[str, Any]) -> str:
@@ -61,10 +62,10 @@ def number(value: float | None, form: str = ".3f") -> str:
 
 def methods(scores: dict[str, Any]) -> Iterable[list[str]]:
     """Yield name, details, precision, recall, F1 and IoU of the model, its one pass and each method without a model."""
-    yield [scores["model"]["name"], "", *(number(scores["pooled"][k]) for k in _KEYS)]
-    yield ["… one pass, dropout off", "", *(number(scores["one_pass"][k]) for k in _KEYS)]
+    yield [scores["model"]["name"], "", *(number(scores["pooled"][k]) for k in KEYS)]
+    yield ["… one pass, dropout off", "", *(number(scores["one_pass"][k]) for k in KEYS)]
     for r in scores["baselines"]:
-        yield [r["method"], r["details"], *(number(r[k]) for k in _KEYS)]
+        yield [r["method"], r["details"], *(number(r[k]) for k in KEYS)]
 
 
 def facts(scores: dict[str, Any]) -> list[str]:

@@ -78,8 +78,8 @@ class Tally:
             self.proper.add(pixels.probabilities, pixels.label)
         self.risk.add(pixels.uncertainty, ~right)
 
-    def scores(self) -> dict[str, float | int | list[float]]:
-        """Return every score by name."""
+    def scores(self) -> dict[str, Any]:
+        """Return every score by name; ``confusion``: pixels, a row a class of the label, a column one of the map."""
         one, total = self.matrix.one(self.positive), int(self.matrix.counts.sum())
         proper = self.calibration if self.classes == 2 else self.proper
         out: dict[str, Any] = {
@@ -98,6 +98,8 @@ class Tally:
         }
         if self.classes > 2:
             out["class_iou"] = [self.matrix.one(c).iou for c in range(self.classes)]
+            out["by_class"] = [map_scores(self.matrix.one(c)) for c in range(self.classes)]
+            out["confusion"] = self.matrix.counts.tolist()
         return out
 
     def curves(self) -> dict[str, list[Any]]:
