@@ -71,7 +71,6 @@ def geouq() -> None:
 def main() -> None:
     """Run the command line; errors geouq raises on purpose become one line on stderr and their exit code."""
     prepare_process()
-    _stop_alike()
     from geouq.errors import GeouqError
 
     try:
@@ -111,6 +110,7 @@ def prepare_process() -> None:
     tensors), GDAL's block cache, by default 5 % of the machine's memory, is held to a size that the promise of memory
     can count on, and memory that is freed goes back.
     """
+    _stop_alike()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("GDAL_CACHEMAX", "64")
