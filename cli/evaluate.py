@@ -13,7 +13,7 @@ from geouq.cli.progress import each_chip
 from geouq.errors import InputError
 from geouq.learning.data.dataset import read_dataset
 from geouq.networks.model import Model
-from geouq.sampling.samplers import AUTO, CHOICES, HELP
+from geouq.sampling.names import AUTO, CHOICES, HELP
 
 
 @click.command("evaluate")

@@ -9,7 +9,6 @@ import click
 
 from geouq.cli.options import band_numbers, preprocessing, product_options, scaling, scene_options, scene_source
 from geouq.cli.show import table
-from geouq.scenes.info import scene_info
 
 
 @click.command("info")
@@ -18,8 +17,11 @@ from geouq.scenes.info import scene_info
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(**options: Any) -> None:
     """Say what a scene is: grid, bands, units and why, validity; or what a Sentinel-1 product is."""
+    source = scene_source(options["scenes"], options["vv"], options["vh"])
+    from geouq.scenes.info import scene_info  # here, for it takes longer than to refuse a file that is not there
+
     info = scene_info(
-        scene_source(options["scenes"], options["vv"], options["vh"]),
+        source,
         scale=options["scale"],
         nodata=options["nodata"],
         bidx=band_numbers(options["bidx"]),

@@ -82,12 +82,19 @@ def voice_options(function: F) -> F:
 
 
 def scene_source(scenes: tuple[str, ...], vv: str | None, vh: str | None) -> Any:
-    """Return what ``open_scene`` takes: one path, several, or a mapping from band to path."""
+    """Return what ``open_scene`` takes: one path, several, or a mapping from band to path.
+
+    A file that is not there is refused here, before anything heavy is imported.
+    """
     bands = {name: path for name, path in (("VV", vv), ("VH", vh)) if path is not None}
     if bands and scenes:
         raise InputError("give either SCENE, or --vv and --vh, not both")
     if not bands and not scenes:
         raise InputError("no scene given: name a raster file, or --vv and --vh")
+    from geouq.gdal import refuse_unreadable
+
+    for path in bands.values() or scenes:
+        refuse_unreadable(path)
     return bands or (scenes[0] if len(scenes) == 1 else list(scenes))
 
 

@@ -6,10 +6,9 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from geouq.cli.options import (
     FILE,
@@ -22,16 +21,11 @@ from geouq.cli.options import (
     scene_source,
     voice_options,
 )
-from geouq.cli.progress import RunProgress
-from geouq.files import MANIFEST
-from geouq.sampling.deviations import Weights
-from geouq.sampling.one_model import PRECISIONS
-from geouq.sampling.precision import choose_precision
-from geouq.sampling.samplers import AUTO, CHOICES, HELP
-from geouq.scenes.open import open_scene
-from geouq.segmentation.job import DEFAULT_LAYERS, Settings, load_models, prepare
-from geouq.segmentation.results import Outputs
-from geouq.segmentation.run import run
+from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
+from geouq.segmentation.defaults import DEFAULT_LAYERS
+
+if TYPE_CHECKING:
+    from geouq.segmentation.job import Settings
 
 
 class Samples(click.ParamType):
@@ -109,8 +103,8 @@ def command(**options: Any) -> None:
     given again.
     """
     source = scene_source(options["scenes"], options["vv"], options["vh"])
-    models = load_models(options["model"])
-    model = models[0]
+    from geouq.scenes.open import open_scene
+
     scene = open_scene(
         source,
         scale=options["scale"],
@@ -119,6 +113,14 @@ def command(**options: Any) -> None:
         **scaling(options),
         preprocessing=preprocessing(options),
     )
+    # From here on torch is needed, which takes seconds to import: what cannot be opened has been refused by now.
+    from geouq.cli.progress import RunProgress
+    from geouq.segmentation.job import load_models, prepare
+    from geouq.segmentation.results import Outputs
+    from geouq.segmentation.run import run
+
+    models = load_models(options["model"])
+    model = models[0]
     job = prepare(scene, models, _settings(options))
     outputs = Outputs(
         path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
@@ -151,6 +153,9 @@ def command(**options: Any) -> None:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
+    from geouq.sampling.deviations import Weights
+    from geouq.segmentation.job import Settings
+
     def names(text: str | None) -> tuple[str, ...] | None:
         return None if text is None else tuple(text.replace(",", " ").split())
 
@@ -175,11 +180,17 @@ def _stem(source: Any) -> str:
     first = (
         source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
     )
+    from geouq.files import MANIFEST
+
     path = Path(os.path.abspath(first))
     return path.parent.stem if path.name == MANIFEST else path.stem
 
 
 def _explain(scene: Any, job: Any, precision: str) -> None:
+    import torch
+
+    from geouq.sampling.precision import choose_precision
+
     plan = job.sampler.plan()
     lines = [
         f"units: {scene.attrs.get('units')} ({scene.attrs.get('units_reason', 'as given')})",

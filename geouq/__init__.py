@@ -7,7 +7,27 @@ The public names, each imported when it is first used, so that ``import geouq`` 
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what _PUBLIC gives at run time, said to type checkers
+    from geouq.answers.places import Places as Places
+    from geouq.answers.samples import samples as samples
+    from geouq.answers.zonal import zonal as zonal
+    from geouq.errors import GeouqError as GeouqError
+    from geouq.learning.data.dataset import read_dataset as read_dataset
+    from geouq.learning.judging.calibrate import calibrate as calibrate
+    from geouq.learning.judging.evaluate import evaluate as evaluate
+    from geouq.learning.training.fit import train_model as train_model
+    from geouq.maps.preview import preview as preview
+    from geouq.networks.model import Model as Model
+    from geouq.networks.model import ModelSpec as ModelSpec
+    from geouq.networks.model import shipped_models as shipped_models
+    from geouq.polygons.vectorize import vectorize as vectorize
+    from geouq.scenes.info import scene_info as scene_info
+    from geouq.scenes.open import open_scene as open_scene
+    from geouq.segmentation.lazy import segment as segment
+    from geouq.sentinel1.preprocessing import Preprocessing as Preprocessing
+    from geouq.simulation.simulate import simulate_scene as simulate_scene
 
 _PUBLIC = {
     "open_scene": "geouq.scenes.open",

@@ -104,6 +104,9 @@ LATE = {
     "geouq.scenes.open.open_scene": {"xarray", "grid_coords"},  # a refusal and a description need no DataArray
     "geouq.scenes.open._lazy": {"dask.array", "tokenize"},
     "geouq.scenes.open.product_scene": {"product_pixels"},  # SciPy
+    "geouq.segmentation.results._check_asked": {"check_vector_path"},  # pyogrio brings GeoPandas
+    "geouq.segmentation.assemble.assemble": {"vectorize", "preview"},  # as above, and matplotlib
+    "geouq.segmentation.run._squares": {"Squares"},  # matplotlib
     "geouq.sampling.field._spline": {"BSpline"},
 }
 

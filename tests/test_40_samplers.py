@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from geouq.grid import Roi
 from geouq.networks.model import Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
-from geouq.sampling.samplers import CHOICES, HELP, SAMPLERS, make_sampler
+from geouq.sampling.names import CHOICES, HELP, SAMPLERS
+from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Settings, prepare, run_attrs
 from geouq.segmentation.tile import segment_tile
@@ -81,9 +83,8 @@ def test_one_table_is_what_the_command_line_offers():
         (option,) = [p for p in command.params if p.name == "sampler"]
         assert tuple(option.type.choices) == CHOICES == ("auto", *SAMPLERS) and option.help == HELP
     assert all(name in HELP for name in SAMPLERS)
-    for name in CHOICES[1:]:
-        if name != "ensemble":
-            assert SAMPLERS[name].of_one.name == name
+    for name, row in SAMPLERS.items():
+        assert getattr(import_module(row.module), row.cls).name == name
 
 
 def test_infinity_is_the_closed_form_and_has_no_numbers():

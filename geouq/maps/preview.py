@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import rasterio
 import xarray as xr
@@ -86,7 +87,7 @@ class Squares:
         for y in range(0, self.shape[0], step):
             for x in range(0, self.shape[1], step):
                 block = scene[self.bands, y : y + step, x : x + step].data
-                block = block.compute(scheduler="synchronous") if hasattr(block, "compute") else block
+                block = block.compute(scheduler=dask.get) if hasattr(block, "compute") else block
                 self.add(self.part(np.asarray(block), y, x), y, x)
 
     @property

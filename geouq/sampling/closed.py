@@ -27,7 +27,7 @@ from geouq.compiling.plan import Plan
 from geouq.errors import ModelError
 from geouq.sampling.cores import on_core
 from geouq.sampling.dropout import Dropout
-from geouq.sampling.one_model import PRECISIONS
+from geouq.sampling.one_model import DTYPES
 from geouq.sampling.window import Window
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
@@ -67,7 +67,7 @@ class ClosedForm(Dropout):
         """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects."""
         plan, blocks = self.plan(), self.start(window)
         (rate,) = plan.sites.values()
-        ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=PRECISIONS[self.precision], device=self.device)
+        ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=DTYPES[self.precision], device=self.device)
         squares = [replace(block, kept=tuple(t.square() for t in block.kept)) for block in blocks]
         mean = block_logits(plan, blocks, [ones]).float()[0]
         variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones]).float()[0]

@@ -14,7 +14,7 @@ from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import on_core
 from geouq.sampling.draws import dropout_masks
-from geouq.sampling.one_model import PRECISIONS, OneModel, add_place_effects
+from geouq.sampling.one_model import DTYPES, OneModel, add_place_effects
 from geouq.sampling.window import Window
 
 
@@ -39,7 +39,7 @@ class Dropout(OneModel):
         if not plan.sites:
             return self.plain(blocks, len(numbers))  # they differ by the place's effect alone
         drawn = dropout_masks(plan.sites, plan.channels, self.seed, numbers)
-        masks = [torch.from_numpy(drawn[site]).to(self.device, PRECISIONS[self.precision]) for site in plan.sites]
+        masks = [torch.from_numpy(drawn[site]).to(self.device, DTYPES[self.precision]) for site in plan.sites]
         return mean_of(self.model.network, block_logits(plan, blocks, masks))
 
 

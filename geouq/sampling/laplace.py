@@ -37,7 +37,7 @@ from geouq.networks.head import Head
 from geouq.networks.model import FACTOR, Model
 from geouq.networks.ssn import SSN
 from geouq.noise import uniform
-from geouq.sampling.one_model import PRECISIONS, OneModel, compiled
+from geouq.sampling.one_model import DTYPES, OneModel, compiled
 from geouq.sampling.window import Window
 
 #: the file format that a model with a posterior needs
@@ -118,7 +118,7 @@ def features_of(sampler: OneModel, window: Window) -> Tensor:
     """Return the features of a whole window, (1, F, H/fold, W/fold), in the sampler's precision."""
     plan = compiled(sampler, head_of(sampler.model).features, part="features")
     x = window.seen_by(sampler.model, sampler.device)
-    kept = plan.prefix(x.to(sampler.device, PRECISIONS[sampler.precision], memory_format=torch.channels_last))
+    kept = plan.prefix(x.to(sampler.device, DTYPES[sampler.precision], memory_format=torch.channels_last))
     found: Tensor = plan.suffix(*kept) if isinstance(kept, tuple) else plan.suffix(kept)
     return found
 

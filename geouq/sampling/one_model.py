@@ -20,11 +20,12 @@ from geouq.sampling.cores import in_order, is_cpu, on_core
 from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import batch_that_fits, did_not_fit
 from geouq.sampling.draws import place_effects
+from geouq.sampling.names import PRECISIONS
 from geouq.sampling.window import Window
 
 #: "bfloat16" is about twice as fast where the processor has it, slower where not, and rounds to 2 or 3 digits: with it
 #: maps are the same for the same settings, but another tiling may show in the second digit of a probability.
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {name: getattr(torch, name) for name in PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class OneModel:
         """Compute what all samples share, and return what each starts from, block by block of the core."""
         plan, x = self.plan(), window.seen_by(self.model, self.device)
         try:
-            kept = plan.prefix(x.to(self.device, PRECISIONS[self.precision], memory_format=torch.channels_last))
+            kept = plan.prefix(x.to(self.device, DTYPES[self.precision], memory_format=torch.channels_last))
             return cut(plan, kept if isinstance(kept, tuple) else (kept,), window.core, window.shape)
         except torch.OutOfMemoryError:
             raise self.too_large(window) from None
@@ -203,7 +204,7 @@ def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
         if key not in _PLANS:
             plan = make_plan(network, len(spec.bands), spec.stride, active)
             for half in (plan.prefix, plan.suffix, *([plan.tail.suffix] if plan.tail else [])):
-                half.to(sampler.device, PRECISIONS[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
+                half.to(sampler.device, DTYPES[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
             _PLANS[key] = plan.in_blocks() if torch.device(sampler.device).type == "cpu" else plan
             if len(_PLANS) > KEPT_PLANS:
                 del _PLANS[next(iter(_PLANS))]  # the oldest

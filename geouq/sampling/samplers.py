@@ -1,10 +1,10 @@
-"""The table of samplers, and the one place that chooses among them."""
+"""The one place that chooses among samplers; their table is geouq.sampling.names."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from geouq.errors import InputError, ModelError
@@ -12,34 +12,9 @@ from geouq.networks.model import Model
 from geouq.sampling.closed import ClosedForm
 from geouq.sampling.dropout import Dropout
 from geouq.sampling.ensemble import Ensemble
-from geouq.sampling.laplace import Laplace
+from geouq.sampling.names import AUTO, SAMPLERS
 from geouq.sampling.one_model import OneModel
 from geouq.sampling.sampler import Sampler
-from geouq.sampling.ssn import StochasticSegmentation
-
-
-@dataclass(frozen=True)
-class Row:
-    """A sampler that can be asked for by name: what differs between its samples, and its class (None: an ensemble)."""
-
-    differs: str
-    of_one: type[OneModel] | None
-
-
-SAMPLERS = {
-    "dropout": Row("channels switched off", Dropout),
-    "ssn": Row("one draw of the logits' own distribution", StochasticSegmentation),
-    "laplace": Row("the weights of the last layer", Laplace),
-    "ensemble": Row("the model", None),
-}
-AUTO = "auto"
-#: what ``--sampler`` takes, and what it says
-CHOICES = (AUTO, *SAMPLERS)
-HELP = (
-    "What differs between samples: "
-    + "; ".join(f"{name}: {row.differs}" for name, row in SAMPLERS.items())
-    + f"; {AUTO}: what the model is made for, an ensemble if there are several."
-)
 
 
 def make_sampler(models: Model | Sequence[Model], kind: str = AUTO, **told: Any) -> Sampler:
@@ -76,6 +51,8 @@ def _only(models: Sequence[Model], kind: str) -> Model:
 
 def _of_one(model: Model, kind: str, told: dict[str, Any]) -> OneModel:
     row = SAMPLERS.get(kind)
-    if row is None or row.of_one is None:
+    cls = getattr(import_module(row.module), row.cls) if row else None
+    if cls is None or not issubclass(cls, OneModel):
         raise ModelError(f"no sampler {kind!r}: choose among {', '.join(SAMPLERS)}, {AUTO}")
-    return row.of_one(model, **told)
+    made: OneModel = cls(model, **told)
+    return made

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geouq.grid import Tile, geobox_roi
 from geouq.maps.cog import Band, MapWriter
-from geouq.maps.preview import Squares, preview
 from geouq.maps.styles import write_qml
 from geouq.maps.votes import beside
-from geouq.polygons.vectorize import vectorize
 from geouq.segmentation.job import Job
 from geouq.segmentation.results import Results
+
+if TYPE_CHECKING:
+    from geouq.maps.preview import Squares
 
 
 def assemble(
@@ -39,10 +40,14 @@ def assemble(
     if results.style is not None:
         _write_style(job, results, results.made(results.style))
     if results.vector is not None:
+        from geouq.polygons.vectorize import vectorize  # here, as in geouq.segmentation.results
+
         on_step(results.vector.name)
         samples = rasters["votes"][0] if "votes" in rasters else None
         vectorize(finished, results.made(results.vector), samples_path=samples, min_area=results.min_area)
     if results.preview is not None and squares is not None:
+        from geouq.maps.preview import preview  # here, for matplotlib
+
         on_step(results.preview.name)
         preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
 

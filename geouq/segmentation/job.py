@@ -27,6 +27,7 @@ from geouq.sampling.estimators import Question, check_layers, check_tolerance
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
+from geouq.segmentation.defaults import DEFAULT_LAYERS
 from geouq.segmentation.matching import (
     bounds_roi,
     check_array,
@@ -42,7 +43,6 @@ from geouq.validity import Validity, possible
 
 #: a shipped model's name, a model file, a Model, or several of these: an ensemble
 Models = str | PathLike[str] | Model | Sequence[str | PathLike[str] | Model]
-DEFAULT_LAYERS = ("mask", "uncertainty", "confidence")
 #: Overlap for networks without a finite receptive field, in pixels: generous, and still not exact.
 GENEROUS_OVERLAP = 128
 #: beyond this the quantiles of areas gain nothing, and the receipts of tiles, which hold an area a sample, get large

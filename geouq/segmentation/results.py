@@ -12,7 +12,6 @@ from geouq.errors import InputError, OutputError
 from geouq.files import check_place
 from geouq.maps.cog import Band, check_options, map_bands, vote_bands
 from geouq.maps.votes import beside
-from geouq.polygons.features import check_vector_path
 from geouq.sampling.estimators import MAX_VOTES
 from geouq.segmentation.job import Job, run_attrs
 
@@ -131,6 +130,8 @@ def _check_asked(outputs: Outputs, layers: set[str]) -> None:
         if wanted is not None and not needed <= layers:
             raise OutputError(f"{wanted} is made from the layers {', '.join(sorted(needed))}: add them to --layers")
     if outputs.vector is not None:
+        from geouq.polygons.features import check_vector_path  # here, for pyogrio brings pandas and more with it
+
         check_vector_path(outputs.vector, overwrite=True)
     if not outputs.min_area >= 0:
         raise InputError(f"--min-area is {outputs.min_area}: give an area in m², 0 or more")

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dask
 import dask.threaded
@@ -23,7 +23,6 @@ from geouq.errors import OutputError
 from geouq.files import refuse_own_scene
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.maps.cog import quantise
-from geouq.maps.preview import Squares
 from geouq.sampling.engine import TileResult
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.segmentation.assemble import assemble
@@ -37,6 +36,9 @@ from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import look_first, read_window, segment_tile
+
+if TYPE_CHECKING:
+    from geouq.maps.preview import Squares
 
 #: Tiles in flight beside those that compute: another is read or written meanwhile.
 WAITING = 1
@@ -76,7 +78,7 @@ def run(
             on_event(Noted(note))
         promise = job.promise(job.at_once + WAITING)
         on_event(Started(len(tiles), len(done), _pixels(tiles), _pixels(tiles) - _pixels(todo), promise))
-        squares = None if results.preview is None else Squares(_region(scene, job.region))
+        squares = None if results.preview is None else _squares(_region(scene, job.region))
         work = _Work(scene, job, results, squares, on_event)
         receipts = _compute(work, ledger, tiles, todo)
         effort = _effort(tiles, todo, started)
@@ -110,6 +112,13 @@ def _scene_tags(scene: xr.DataArray) -> dict[str, str]:
 
 def _pixels(tiles: list[Tile]) -> int:
     return sum(tile.core.shape[0] * tile.core.shape[1] for tile in tiles)
+
+
+def _squares(region: xr.DataArray) -> Squares:
+    """Return what gathers a picture of the scene, nothing yet in it."""
+    from geouq.maps.preview import Squares  # here, for matplotlib
+
+    return Squares(region)
 
 
 def _region(scene: xr.DataArray, region: Roi) -> xr.DataArray:
