@@ -105,6 +105,7 @@ LATE = {
     "geouq.scenes.open._lazy": {"dask.array", "tokenize"},
     "geouq.scenes.open.product_scene": {"product_pixels"},  # SciPy
     "geouq.segmentation.results._check_asked": {"check_vector_path"},  # pyogrio brings GeoPandas
+    "geouq.segmentation.identity.made_by": {"origin"},
     "geouq.segmentation.assemble.assemble": {"vectorize", "preview"},  # as above, and matplotlib
     "geouq.segmentation.run._squares": {"Squares"},  # matplotlib
     "geouq.sampling.field._spline": {"BSpline"},

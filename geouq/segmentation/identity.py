@@ -22,7 +22,6 @@ import numpy as np
 import xarray as xr
 
 from geouq.files import scene_files
-from geouq.polygons.vectorize import origin
 from geouq.rasters.windowed import spread_out
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
@@ -112,6 +111,8 @@ def made_by(run: str, scene: xr.DataArray, results: Results) -> bool:
     """True if all files of a run are there, are of this very run, and are not older than the scene."""
     told = {file: run for file in results.files}
     if results.vector is not None:
+        from geouq.polygons.vectorize import origin  # here, as in geouq.segmentation.results
+
         told[results.vector] = origin(run, results.min_area)
     if not all(carries(file, text) for file, text in told.items()):
         return False
