@@ -32,6 +32,9 @@ SCALES = {
     "rgb": RGB,
 }
 
+#: other names that a DataArray's ``units`` may have for them
+SYNONYMS = {"decibel": DB, "decibels": DB, "linear": POWER, "intensity": POWER}
+
 #: Power at and below this (negative after noise subtraction, say) is reported as this many dB; far below
 #: Sentinel-1's noise floor of about -22..-30 dB, so no surface is told apart by it.
 FLOOR_DB = -60.0

@@ -113,15 +113,15 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
         assert torch.equal(before[:, 0], after[:, 0])
 
 
-@pytest.mark.parametrize("block, piece", [(1, 1), (7, 3), (16, 0), (40, 16), (0, 5)])
+@pytest.mark.parametrize("block", [1, 7, 16, 40, 0])
 @pytest.mark.parametrize("network", [{}, {"stem": 2, "dropout": {"decoder.0": 0.5}}, {"up": "nearest", "classes": 3}])
-def test_blocks_and_pieces_do_not_show(monkeypatch, block, piece, network):
+def test_blocks_do_not_show(monkeypatch, block, network):
     sampler = make_sampler(small_model(**network), samples=3, batch=2)
     x, core = torch.randn(1, 2, 48, 64), Roi(3, 41, 0, 64)
     with torch.inference_mode():
         whole = torch.stack(list(sample_logits(sampler, x, core)))
         plan = sampler.plan()
-        cut = replace(plan, block=block, tail=replace(plan.tail, block=piece))
+        cut = replace(plan, block=block)
         monkeypatch.setattr(OneModel, "plan", lambda sampler: cut)
         ours = torch.stack(list(sample_logits(sampler, x, core)))
     assert ours.shape == whole.shape and (probabilities(ours) - probabilities(whole)).abs().max() <= 2e-6
@@ -130,8 +130,7 @@ def test_blocks_and_pieces_do_not_show(monkeypatch, block, piece, network):
 def test_doubling_and_convolution_become_one():
     for up in ("transpose", "nearest"):
         plan = make_plan(small_model(up=up).network, 2, 4, {"bottleneck": 0.3})
-        modules = [*plan.suffix.modules(), *plan.tail.suffix.modules()]
-        layers = [m for m in modules if isinstance(m, nn.ConvTranspose2d)]
+        layers = [m for m in plan.suffix.modules() if isinstance(m, nn.ConvTranspose2d)]
         assert [m.kernel_size for m in layers] == [(4, 4), (4, 4)], up
 
 
@@ -187,11 +186,53 @@ class Branches(nn.Module):
         return self.conv(self.site(x)) if x.sum() < 1e9 else x
 
 
+class TwoReaders(nn.Module):
+    """A convolution that is read beside its normalisation, and a sum that is read beside its ReLU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.site, self.mix, self.head = DropoutSite("site", 6, 0.5), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 1, 1)
+        nn.init.constant_(self.norm.weight, 3.0)
+        nn.init.constant_(self.norm.bias, -1.0)
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = self.mix(self.site(self.norm(x) + x))
+        return self.head(torch.relu(y) + y)
+
+
+class Sliced(nn.Module):
+    """Layers taken out of a sequence by a slice, which torch.fx does not find again."""
+
+    def __init__(self):
+        super().__init__()
+        self.e = nn.Sequential(
+            nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), DropoutSite("site", 4, 0.5), nn.Conv2d(4, 1, 1)
+        )
+
+    def forward(self, x):
+        return self.e[2:](self.e[:2](x))
+
+
+class Named(nn.Module):
+    """Logits in a dictionary, as torchvision's networks give them."""
+
+    def __init__(self, traced):
+        super().__init__()
+        self.conv, self.traced = nn.Conv2d(2, 1, 3, padding=1), traced
+
+    def forward(self, x):
+        return {"out": self.conv(x)} if self.traced or x.sum() < 1e9 else {}
+
+
 def custom(network):
     return Model(network, small_model().with_spec(architecture="custom", stride=1).spec)
 
 
-@pytest.mark.parametrize(("network", "traced"), [(InPlace(), True), (Branches(), False)])
+@pytest.mark.parametrize(
+    ("network", "traced"), [(InPlace(), True), (Branches(), False), (TwoReaders(), True), (Sliced(), False)]
+)
 def test_ones_own_network(network, traced):
     torch.manual_seed(0)
     sampler = make_sampler(custom(network), samples=6, batch=3)
@@ -203,6 +244,15 @@ def test_ones_own_network(network, traced):
             ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 9, 0, 11))))
         assert torch.equal(x, before) and (ours - plain).abs().max() < 1e-5
     assert sampler.plan().traced is traced
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_a_network_that_gives_no_tensor_is_refused_in_one_line(traced):
+    with pytest.raises(ModelError, match="returns a dictionary: wrap it"):
+        sampler = make_sampler(custom(Named(traced)), samples=0)
+        list(sample_logits(sampler, torch.zeros(1, 2, 8, 8), Roi(0, 8, 0, 8)))
+    with pytest.raises(ModelError, match="returns a dictionary: wrap it"):
+        custom(Named(traced)).halo  # noqa: B018 (measured when it is asked for)
 
 
 class BranchesWithDropout(nn.Module):

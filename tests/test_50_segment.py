@@ -264,3 +264,31 @@ def test_a_run_without_end_is_refused_before_its_tiles_are_listed():
     with pytest.raises(InputError, match="1e\\+12 tiles"):
         check_tiles(Tiling((1_000_000, 1_000_000), 1, 96, 16))
     check_tiles(Tiling((1_000_000, 1_000_000), 1, 96, 16, Roi(0, 100, 0, 100)))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"seed": 1.5}, "seed=1.5: give a whole number"),
+        ({"tile": "256"}, "tile='256': give a whole number"),
+        ({"batch": 2.5}, "batch=2.5: give a whole number"),
+        ({"samples": "4"}, "samples='4': give a whole number"),
+        ({"threshold": "0.5"}, "threshold='0.5': give a number"),
+        ({"bounds": 5}, "give left, bottom, right and top"),
+        ({"model": torch.nn.Conv2d(2, 1, 1)}, "a Conv2d is no model: give geouq.Model"),
+    ],
+    ids=str,
+)
+def test_what_is_no_number_or_model_is_refused_in_one_line(given, says):
+    with pytest.raises(InputError) as refused:
+        geouq.segment(as_scene(scene_values(20, 20)), **({"model": small_model(), "samples": 2} | given))
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "unit"), [("linear", "power"), ("intensity", "power"), ("decibel", "dB")])
+def test_a_units_other_names(name, unit):
+    scene = as_scene(scene_values(20, 20))
+    one, other = scene.assign_attrs(units=name), scene.assign_attrs(units=unit)
+    ours, theirs = (geouq.segment(s, small_model(), samples=2, device=torch.device("cpu")) for s in (one, other))
+    assert ours.identical(theirs)

@@ -1,16 +1,15 @@
-"""Blocks: a sample of a large core, computed a piece at a time, so that what is in work stays in the processor's cache.
+"""Blocks: a sample of a large core, computed a part at a time, so that its tensors stay in the processor's cache.
 
 A window is large because its halo must be paid for once; what is left to compute for each sample hardly needs a halo (a
 pixel or two at the finest level), and tensors of a whole window go through main memory at every step. So the core is
-cut into blocks, each with its own crops of what the prefix kept, and where the finest level is too large even so, its
-part of a block is computed in pieces (the plan's tail). On a GPU, which has work enough only with large tensors, a core
-is one block.
+cut into blocks, each with its own crops of what the prefix kept. On a GPU, which has work enough only with large
+tensors, a core is one block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,17 +24,17 @@ _UNIT = 64
 
 @dataclass(frozen=True)
 class Block:
-    """A part of the core, in the core's coordinates: what its samples start from, and where in their result it lies.
+    """A part of the core, and what its samples are computed from.
 
-    before : in a piece, the part that it takes of the result of the block that it is a piece of.
+    part : where it lies in the core. inner : where it lies in what the suffix gives for it.
+    kept : the prefix's tensors (1, C, h, w), cropped to what the part needs.
+    boxes : where the suffix crops further, step by step.
     """
 
     part: Roi
     kept: tuple[Tensor, ...]
     boxes: tuple[Roi, ...]
     inner: Roi
-    before: Roi | None = None
-    pieces: tuple[Block, ...] = ()
 
 
 def cut(plan: Plan, kept: Sequence[Tensor], core: Roi, window: tuple[int, int]) -> list[Block]:
@@ -45,20 +44,7 @@ def cut(plan: Plan, kept: Sequence[Tensor], core: Roi, window: tuple[int, int]) 
     """
     if plan.crops is None:
         return [Block(Roi(0, core.shape[0], 0, core.shape[1]), tuple(kept), (), core)]
-    mine, left = kept[: len(plan.crops.kept)], kept[len(plan.crops.kept) :]
-    blocks = []
-    for roi in _parts(core, plan.block or max(core.shape)):
-        block = _block(plan.crops, mine, roi, core, window)
-        if plan.tail is not None and plan.tail.crops is not None:
-            start, *regions = plan.tail.crops.kept
-            crops, result = replace(plan.tail.crops, kept=tuple(regions)), plan.crops.result.box(roi, window)
-            pieces = (
-                replace(_block(crops, left, part, core, window), before=start.box(part, window).within(result))
-                for part in _parts(roi, plan.tail.block or max(roi.shape))
-            )
-            block = replace(block, pieces=tuple(pieces))
-        blocks.append(block)
-    return blocks
+    return [_block(plan.crops, kept, roi, core, window) for roi in _parts(core, plan.block or max(core.shape))]
 
 
 def _block(crops: Crops, kept: Sequence[Tensor], roi: Roi, core: Roi, window: tuple[int, int]) -> Block:
@@ -74,29 +60,21 @@ def _block(crops: Crops, kept: Sequence[Tensor], roi: Roi, core: Roi, window: tu
 
 def block_logits(plan: Plan, blocks: Sequence[Block], masks: Sequence[Tensor]) -> Tensor:
     """Return the whole core's logits (S, classes or 1, h, w) of the S samples that ``masks`` are for."""
+    if len(blocks) == 1:
+        return _logits(plan, blocks[0], masks)
     shape = blocks[-1].part.y1, blocks[-1].part.x1
     out: Tensor | None = None
-    for part, logits in _each(plan, blocks, masks):
-        if part.shape == shape:
-            return logits
+    for block in blocks:
+        logits = _logits(plan, block, masks)
         out = logits.new_empty(*logits.shape[:2], *shape) if out is None else out
-        crop(out, part).copy_(logits)
+        crop(out, block.part).copy_(logits)
     assert out is not None
     return out
 
 
-def _each(plan: Plan, blocks: Sequence[Block], masks: Sequence[Tensor]) -> Iterator[tuple[Roi, Tensor]]:
-    """Yield each block's part of the core, or each piece's, and its logits."""
-    early = len(masks) - len(plan.tail.sites if plan.tail else ())
-    for block in blocks:
-        result = plan.suffix(*block.kept, *masks[:early], *block.boxes)
-        if plan.tail is None:
-            yield block.part, crop(result, block.inner)
-        for piece in block.pieces:
-            assert plan.tail is not None and piece.before is not None
-            start = crop(result, piece.before)
-            logits = plan.tail.suffix(start, *piece.kept, *masks[early:], *piece.boxes)
-            yield piece.part, crop(logits, piece.inner)
+def _logits(plan: Plan, block: Block, masks: Sequence[Tensor]) -> Tensor:
+    """Return the logits (S, classes or 1, h, w) of a block's part of the core."""
+    return crop(plan.suffix(*block.kept, *masks, *block.boxes), block.inner)
 
 
 def _parts(core: Roi, side: int) -> Iterator[Roi]:

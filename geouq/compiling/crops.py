@@ -96,19 +96,18 @@ def crop(x: Tensor, box: Roi) -> Tensor:
     return x[:, :, rows, columns]
 
 
-def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int, margin: int = 0) -> Crops | None:
+def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | None:
     """Insert crops into ``suffix``, in place; None (and no change) if it holds a step whose reach is not known here.
 
     ``masks`` are the names of the inputs that are masks; ``pixels`` is the side of the image that the nodes' shapes
-    belong to. Each crop's box is a further input of the suffix, in the order of ``Crops.steps``. ``margin`` is what is
-    needed around the core in the result, in its cells.
+    belong to. Each crop's box is a further input of the suffix, in the order of ``Crops.steps``.
     """
     nodes = [n for n in suffix.graph.nodes if n.name not in masks and n.op != "output"]
     known = {n: _effect(suffix, n) for n in nodes}
     effects = {n: effect for n, effect in known.items() if effect is not None}
     if len(effects) < len(nodes) or any(_side(n) == 0 or pixels % _side(n) for n in nodes):
         return None
-    need = _needs(nodes, effects, margin)
+    need = _needs(nodes, effects)
     regions: dict[fx.Node, Region] = {}
     cuts: list[tuple[fx.Node, fx.Node, Region]] = []
     for node in nodes:
@@ -197,9 +196,9 @@ def _transposed(layer: nn.ConvTranspose2d) -> Effect | None:
     return Effect(1, 2) if (k, s, p) == ((4, 4), (2, 2), (1, 1)) else None
 
 
-def _needs(nodes: list[fx.Node], effects: dict[fx.Node, Effect], margin: int) -> dict[fx.Node, int]:
-    """Return the margin, in its own cells, that the readers of each node need; ``margin`` that of the result."""
-    need = dict.fromkeys(nodes, 0) | {nodes[-1]: margin}
+def _needs(nodes: list[fx.Node], effects: dict[fx.Node, Effect]) -> dict[fx.Node, int]:
+    """Return for each node the margin around the core, in cells of its level, that its readers need."""
+    need = dict.fromkeys(nodes, 0)
     for node in reversed(nodes):
         for source in node.all_input_nodes:
             if source in need:

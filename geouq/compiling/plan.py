@@ -8,8 +8,7 @@ A plan is made from the network's own graph (torch.fx), not by hand for each arc
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
 4. What is left of it, a convolution over a doubled image, becomes one transposed convolution with the doubling.
 5. The suffix is cropped, level by level, to what the core needs (geouq.compiling.crops).
-6. From its last doubling on it is a plan of its own, the *tail*, which can run in smaller pieces.
-7. In-place operations become out-of-place, so that no sample can change what the next one starts from.
+6. In-place operations become out-of-place, so that no sample can change what the next one starts from.
 
 A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
 """
@@ -19,6 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,14 +38,14 @@ from geouq.compiling.rewrites import (
     tainted_nodes,
 )
 from geouq.compiling.shapes import note_shapes, shape_of
-from geouq.networks.sites import DropoutSite
+from geouq.networks.sites import DropoutSite, as_logits
 
 #: Pixels that a block's coarse levels need around it, roughly.
 BLOCK_MARGIN = 48
-#: Sides that blocks on a CPU may have, in pixels, and the most bytes of one tensor in a block, and in a piece of its
-#: tail: some 10 MiB stay in the cache, but smaller blocks would compute too much of the coarse levels twice.
+#: Sides that blocks on a CPU may have, in pixels, and the most bytes of one tensor in a block: some 10 MiB stay in the
+#: cache, but smaller blocks would compute too much of the coarse levels twice.
 SIDES = (768, 512, 384, 256, 192, 128)
-BLOCK_BYTES, PIECE_BYTES = 20 << 20, 10 << 20
+BLOCK_BYTES = 20 << 20
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,15 @@ class Plan:
     """What is computed once (``prefix``), what per sample (``suffix``), and the bytes it takes.
 
     prefix : x (1, K, H, W) → the tensors kept for all samples, each (1, …).
-    suffix : (kept tensors…, masks…) → logits (S, classes, H, W), or what the tail takes.
+    suffix : (kept tensors…, masks…) → logits (S, classes, H, W).
     sites : active sites in the order in which ``suffix`` takes their masks, with rates.
     channels : channels of each of those sites.
     bytes_per_pixel : peak of live float32 tensors until the first sample, per window pixel.
-    held_bytes, logit_bytes : then, per window pixel: what all samples share, and the logits of each in a batch.
-    sample_bytes : what each sample in a batch adds in the pixels that are in work, those of a block; its tail adds its
-        own.
+    held_bytes : bytes that all samples share while they are drawn, per window pixel.
+    logit_bytes : bytes of the logits of each sample in a batch, per window pixel.
+    sample_bytes : bytes that each sample of a batch adds, per pixel of the block that is being computed.
     block : side of the blocks that samples are computed in (geouq.compiling.blocks), in pixels; 0: whole cores.
-    largest_bytes : those of the suffix's largest tensor, per pixel in work.
-    tail : None, or the plan of the end of a network: its own suffix takes the result of this one, then the kept
-        tensors and the masks, those of ``sites`` too, that this one leaves over; its blocks are pieces of this one's.
+    largest_bytes : bytes of the suffix's largest tensor, per pixel of the block.
     splits : names of the convolutions whose skip half is computed once.
     crops : how the suffix shrinks to the core, level by level; None if it runs on whole windows.
     traced : False if the network is run whole for each sample.
@@ -79,7 +77,6 @@ class Plan:
     sample_bytes: float = 0.0
     block: int = 0
     largest_bytes: float = 0.0
-    tail: Plan | None = None
     splits: tuple[str, ...] = ()
     crops: Crops | None = None
     prefix_nodes: tuple[str, ...] = field(default=(), repr=False)
@@ -95,20 +92,19 @@ class Plan:
         """Return the bytes of one sample's tensors in a window of ``pixels``."""
         whole = not self.block or self.crops is None
         working = pixels if whole else min(pixels, (self.block + 2 * BLOCK_MARGIN) ** 2)
-        return working * self.sample_bytes + (self.tail._bytes_in_work(pixels) if self.tail else 0)
+        return working * self.sample_bytes
 
     def in_blocks(self) -> Plan:
-        """Return the plan with blocks, and pieces for its tail, that stay in a processor's cache.
+        """Return the plan with blocks that stay in a processor's cache.
 
-        What is pooled again is kept whole: each block would compute it anew, so that there is but one.
+        A network that pools again behind a dropout site has one block: each block would compute the whole pooled level.
         """
         pools = self.crops is not None and any(region.margin >= FULL for region in self.crops.kept)
-        tail = self.tail and replace(self.tail, block=_block_side(self.tail.largest_bytes, PIECE_BYTES))
-        return replace(self, block=0 if pools else _block_side(self.largest_bytes, BLOCK_BYTES), tail=tail)
+        return replace(self, block=0 if pools else _block_side(self.largest_bytes))
 
 
-def _block_side(bytes_per_pixel: float, most: int) -> int:
-    return next((side for side in SIDES if side**2 * bytes_per_pixel <= most), SIDES[-1])
+def _block_side(bytes_per_pixel: float) -> int:
+    return next((side for side in SIDES if side**2 * bytes_per_pixel <= BLOCK_BYTES), SIDES[-1])
 
 
 class _Tracer(fx.Tracer):
@@ -123,9 +119,11 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     network = copy.deepcopy(network).eval()
     try:
         graph = _Tracer().trace(network)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, NotImplementedError):
+    except Exception:  # a user's own code meets stand-ins for tensors here, and may raise anything
         return _untraced(network, active)
     module = fx.GraphModule(network, graph)
+    if not isinstance(_result(module), fx.Node):
+        as_logits(_result(module))  # a dictionary, say: refused
     remove_in_place(module)
     remove_inactive_sites(module, active)
     fold_batch_norm(module)
@@ -159,95 +157,41 @@ class _Whole(nn.Module):
         for s in range(masks[0].shape[0] if masks else 1):
             for name, mask in zip(self.names, masks, strict=True):
                 sites[name].mask = mask[s : s + 1]
-            outputs.append(self.network(x.clone()))
+            outputs.append(as_logits(self.network(x.clone())))
         return torch.cat(outputs)
 
 
+def _result(module: fx.GraphModule) -> Any:
+    return next(n for n in module.graph.nodes if n.op == "output").args[0]
+
+
 def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[str, ...], side: int) -> Plan:
+    """Divide the rewritten network into prefix and suffix; ``side`` is that of the example that shapes are of."""
     tainted = tainted_nodes(module)
     nodes = [n for n in module.graph.nodes if n.op != "output"]
-    result = next(n for n in module.graph.nodes if n.op == "output").args[0]
+    result = _result(module)
     late, early = [n for n in nodes if n in tainted], [n for n in nodes if n not in tainted]
-    parts = _Parts(module, active, early, result, side)
-    plan, kept = parts.in_two(late) or (parts.plan(late, parts.kept(late), result), parts.kept(late))
-    prefix = _subgraph(module, early, [], kept, {})
-    held, scale = sum(map(_floats, kept)), parts.scale
-    return replace(
-        plan,
-        prefix=prefix,
+    kept = [n for n in early if n is result or tainted & set(n.users)]  # (1, C, h, w) each, or what the prefix is for
+    names = {n: layer.name for n in late if isinstance(layer := module_of(module, n), DropoutSite)}
+    prefix = _subgraph(module, early, [], kept, {})  # (1, K, H, W) → kept
+    suffix = _subgraph(module, late, kept, [result], names)  # kept, masks (S, C, 1, 1) → (S, classes, H, W)
+    masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder"} - {n.name for n in kept}
+    held, scale = sum(map(_floats, kept)), 4 / side**2  # scale: bytes of one float of the example, per pixel of it
+    return Plan(
+        prefix,
+        suffix,
+        sites={name: active[name] for name in names.values()},
+        channels={name: shape_of(n)[1] for n, name in names.items()},
         bytes_per_pixel=scale * max(_peak(prefix), 2.25 * held),  # kept tensors are copied into blocks that overlap
         held_bytes=scale * 1.25 * held,
         logit_bytes=scale * 2 * _floats(result),  # 2: the core's, and those of the next batch
+        sample_bytes=scale * _peak(suffix),
+        largest_bytes=scale * max(map(_floats, late), default=0),
         splits=splits,
+        crops=plan_crops(suffix, masks, side),
         prefix_nodes=tuple(map(str, early)),
+        suffix_nodes=tuple(map(str, late)),
     )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What parts of the suffix are made from: the rewritten network, active sites, what comes early, and the result."""
-
-    module: fx.GraphModule
-    active: dict[str, float]
-    early: list[fx.Node]
-    result: fx.Node
-    side: int
-
-    @property
-    def scale(self) -> float:
-        """Bytes a pixel of a float in the example that shapes are of."""
-        return torch.finfo(torch.float32).bits / 8 / self.side**2
-
-    def kept(self, nodes: list[fx.Node]) -> list[fx.Node]:
-        """Return what ``nodes`` read of the prefix; the network's result if that is all."""
-        return [n for n in self.early if n is self.result or any(u in nodes for u in n.users)]
-
-    def plan(self, nodes: list[fx.Node], inputs: list[fx.Node], result: fx.Node, margin: int = 0) -> Plan:
-        """Return the plan, but for its prefix, of ``nodes`` that make ``result`` from ``inputs``."""
-        names = {n: layer.name for n in nodes if isinstance(layer := module_of(self.module, n), DropoutSite)}
-        suffix = _subgraph(self.module, nodes, inputs, [result], names)
-        masks = {n.name for n in suffix.graph.nodes if n.op == "placeholder"} - {n.name for n in inputs}
-        return Plan(
-            nn.Identity(),
-            suffix,
-            sites={name: self.active[name] for name in names.values()},
-            channels={name: shape_of(n)[1] for n, name in names.items()},
-            sample_bytes=self.scale * _peak(suffix),
-            largest_bytes=self.scale * max(map(_floats, nodes), default=0),
-            crops=plan_crops(suffix, masks, self.side, margin),
-            suffix_nodes=tuple(map(str, nodes)),
-        )
-
-    def in_two(self, late: list[fx.Node]) -> tuple[Plan, list[fx.Node]] | None:
-        """Return a plan with a tail, and what both keep of the prefix; None if no doubling is a bottleneck."""
-        at = _last_doubling(self.module, late)
-        if not at:
-            return None
-        between, kept, left = late[at - 1], self.kept(late[:at]), self.kept(late[at:])
-        tail = self.plan(late[at:], [between, *left], self.result)
-        if tail.crops is None or tail.crops.kept[0].margin >= FULL:
-            return None
-        plan = self.plan(late[:at], kept, between, tail.crops.kept[0].margin)
-        if plan.crops is None or set(plan.sites) & set(tail.sites):
-            return None
-        both = replace(
-            plan,
-            sites=plan.sites | tail.sites,
-            channels=plan.channels | tail.channels,
-            suffix_nodes=plan.suffix_nodes + tail.suffix_nodes,
-            tail=tail,
-        )
-        return both, kept + left
-
-
-def _last_doubling(module: fx.GraphModule, late: list[fx.Node]) -> int:
-    """Return the index of the last layer in ``late`` that doubles and alone reads all that comes before; 0 if none."""
-    for at in range(len(late) - 1, 0, -1):
-        if isinstance(module_of(module, late[at]), nn.ConvTranspose2d | nn.Upsample):
-            before, after = set(late[:at]), set(late[at:])
-            if [n for n in before if after & set(n.users)] == [late[at - 1]]:
-                return at
-    return 0
 
 
 def _subgraph(

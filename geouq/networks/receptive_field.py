@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from geouq.networks.sites import as_logits
+
 #: Networks that see farther than this many pixels are treated as seeing everything.
 LIMIT = 2048
 
@@ -47,7 +49,7 @@ def _reach(network: nn.Module, bands: int, stride: int, half: int, axis: int) ->
         x = torch.zeros(shape, dtype=parameter.dtype, device=parameter.device)
         x[(slice(None),) * axis + (bad,)] = torch.nan
         with torch.inference_mode():
-            touched = network(x)[0].isnan().amax(0).amax(3 - axis)  # (2·half,) along the axis
+            touched = as_logits(network(x))[0].isnan().amax(0).amax(3 - axis)  # (2·half,) along the axis
         other = touched[half:] if bad.start == 0 else touched[:half].flip(0)  # counted from the middle
         farthest = other.nonzero()
         reach = max(reach, int(farthest.max()) + 1 if len(farthest) else 0)

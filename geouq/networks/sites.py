@@ -82,6 +82,15 @@ def set_masks(network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
         site.mask = None if masks is None else masks.get(name)
 
 
+def as_logits(output: object) -> Tensor:
+    """Return what a network gave, if it is one tensor (N, C, H, W); raise ModelError if it is a dictionary, say."""
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return output
+    what = "a dictionary" if isinstance(output, Mapping) else f"a {type(output).__name__}"
+    what = f"a tensor of {output.ndim} dimensions" if isinstance(output, Tensor) else what
+    raise ModelError(f"the network returns {what}: wrap it so that it returns logits (N, classes, H, W) alone")
+
+
 def with_sites(network: nn.Module) -> nn.Module:
     """Replace ``nn.Dropout2d`` modules of a user's own network by named sites, in place.
 

@@ -76,7 +76,7 @@ class ClosedForm(Dropout):
 
 def _is_linear(plan: Plan) -> bool:
     """True if the suffix is one 1×1 convolution, perhaps unfolded, with one logit."""
-    if not plan.traced or not isinstance(plan.suffix, fx.GraphModule) or plan.crops is None or plan.tail:
+    if not plan.traced or not isinstance(plan.suffix, fx.GraphModule) or plan.crops is None:
         return False
     layers = [m for m in plan.suffix.modules() if isinstance(m, nn.Conv2d)]
     steps = [n for n in plan.suffix.graph.nodes if n.op not in ("placeholder", "output")]

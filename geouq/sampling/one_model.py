@@ -203,7 +203,7 @@ def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
     with _LOCK:
         if key not in _PLANS:
             plan = make_plan(network, len(spec.bands), spec.stride, active)
-            for half in (plan.prefix, plan.suffix, *([plan.tail.suffix] if plan.tail else [])):
+            for half in (plan.prefix, plan.suffix):
                 half.to(sampler.device, DTYPES[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]
             _PLANS[key] = plan.in_blocks() if torch.device(sampler.device).type == "cpu" else plan
             if len(_PLANS) > KEPT_PLANS:

@@ -27,6 +27,7 @@ from geouq.sampling.estimators import Question, check_layers, check_tolerance
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
+from geouq.segmentation.arguments import check_types
 from geouq.segmentation.defaults import DEFAULT_LAYERS
 from geouq.segmentation.matching import (
     bounds_roi,
@@ -136,9 +137,12 @@ class Job:
 
 def load_models(model: Models) -> list[Model]:
     """Return the models named or given, at least one."""
-    several = [model] if isinstance(model, str | PathLike | Model) else list(model)
+    several: list[Any] = list(model) if isinstance(model, list | tuple) else [model]
     if not several:
         raise InputError("no model is given: name one")
+    for one in several:
+        if not isinstance(one, str | PathLike | Model):
+            raise InputError(f"a {type(one).__name__} is no model: give geouq.Model(network, spec), a name or a file")
     return [one if isinstance(one, Model) else Model.load(one) for one in several]
 
 
@@ -168,6 +172,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     """Match a scene with a model or an ensemble; all that can be refused is refused here, before any pixel is read."""
     models = [model] if isinstance(model, Model) else list(model)
     spec = models[0].spec
+    check_types(settings)
     check_array(scene)
     check_layers(settings.layers, settings.samples)
     check_tolerance(settings.tolerance, settings.layers)

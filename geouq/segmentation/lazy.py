@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import dask
@@ -75,10 +76,10 @@ def segment(
     ------
     SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
     """
-    chosen = None if sites is None else tuple(sites)
+    chosen = (sites,) if isinstance(sites, str) else None if sites is None else tuple(sites)
     asked = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not (samples == math.inf or float(samples).is_integer()):
-        raise InputError(f"samples={samples}: give a whole number, or math.inf")
+    if not isinstance(samples, Real) or not (samples == math.inf or float(samples).is_integer()):
+        raise InputError(f"samples={samples!r}: give a whole number, or math.inf")
     settings = Settings(
         samples=samples if samples == math.inf else int(samples),
         seed=seed,
@@ -86,7 +87,7 @@ def segment(
         threshold=threshold,
         tile=tile,
         batch=batch,
-        device=device,
+        device=str(device),
         sites=chosen,
         bounds=bounds,
         precision=precision,

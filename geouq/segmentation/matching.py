@@ -81,7 +81,7 @@ def scene_units(scene: xr.DataArray) -> str:
     given = scene.attrs.get("units", "")
     alike = set(given) if isinstance(given, tuple | list) else {given}  # rioxarray: one for each band
     unit = str(alike.pop() if len(alike) == 1 else given)
-    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)}
+    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)} | units.SYNONYMS
     if unit.lower() not in known:
         raise UnitsError(
             f"the scene does not say what its values are (attrs['units'] is {unit!r}): "
