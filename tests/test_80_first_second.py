@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import geouq
+from tests.helpers import geouq, small_model
 
 ROOT = Path(__file__).parents[1]
 #: libraries that take a tenth of a second or more to import
@@ -94,3 +94,13 @@ def test_each_public_name_is_there_for_type_checkers_too():
     for name, module in package._PUBLIC.items():
         assert f"    from {module} import {name} as {name}\n" in text
         assert getattr(package, name).__module__.startswith("geouq.")
+
+
+def test_info_says_what_geouqs_own_files_are(folder):
+    found = json.loads(geouq("info", "map.tif", "--json", cwd=folder).stdout)
+    assert "map made by geouq" in found["is"] and found["bands"] == ["mask", "uncertainty", "confidence"]
+    assert (found["model"], found["samples"], found["columns"]) == ("s1-water", "2", 96)
+    small_model().save(folder / "m.safetensors")
+    found = json.loads(geouq("info", "m.safetensors", "--json", cwd=folder).stdout)
+    assert found["is"] == "a model file of geouq" and found["name"] == "small" and found["bands"] == ["VV", "VH"]
+    assert "units" in geouq("info", "chip.tif", cwd=folder).stdout
