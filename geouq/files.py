@@ -48,7 +48,7 @@ def check_free(path: Path, overwrite: bool) -> Path:
 
 
 def refuse_own(path: Path, sources: Iterable[str | os.PathLike[str]], what: str) -> None:
-    """Raise OutputError if ``path`` is one of the files that it is to be made from; ``what`` they are."""
+    """Raise OutputError if the output ``path`` is one of ``sources``; ``what`` the message calls a source."""
     if path.exists() and any(os.path.exists(source) and path.samefile(source) for source in sources):
         raise OutputError(f"{path} is {what}: give the output another name")
 

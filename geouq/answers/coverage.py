@@ -158,9 +158,10 @@ def _fill(
     area: np.ndarray,
     box: tuple[int, int, int, int],
 ) -> Coverage:
-    """Return pixels on outlines, and those between: ``after`` is the share of those right of each.
+    """Return the pixels that outlines cross, and the share of the pixels that lie between two crossed ones.
 
-    Heights add up to nothing in each line (one row of one polygon), so that lines do not touch one another.
+    ``after`` is, for each crossed pixel, the share of the pixels from there to the next crossed one. In each line (one
+    row of pixels of one polygon) the signed heights sum to 0, so that no line's shares run on into the next line.
     """
     top, bottom, left, right = box
     share, after = _snap(after + area), _snap(after)
@@ -186,7 +187,8 @@ def _cut(
 
     Returns
     -------
-    Of each piece its cell (floor of ``a``; low - 1 and high for all that lies beyond), its segment, and a0, a1, b0, b1.
+    For each piece: its cell (the floor of ``a``; low - 1 for all cells below ``low``, high for all from ``high`` on),
+    the number of the segment it was cut from, and its ends a0, a1, b0, b1.
     """
     first = np.clip(np.floor(a0), low - 1, high).astype(np.int64)
     last = np.clip(np.ceil(a1) - 1, first, high).astype(np.int64)

@@ -54,7 +54,11 @@ _POINTWISE = {
 
 @dataclass(frozen=True)
 class Region:
-    """The core in cells of ``scale`` pixels plus ``margin`` cells, then counted in ``factor`` times finer cells."""
+    """The part of a level that a core depends on.
+
+    It is the core in cells of ``scale`` pixels, rounded outwards, with ``margin`` such cells on each side. Where the
+    level was made finer since (a doubling: ``factor`` 2), the same part is counted in cells of scale / factor pixels.
+    """
 
     scale: int
     margin: int
@@ -99,8 +103,9 @@ def crop(x: Tensor, box: Roi) -> Tensor:
 def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | None:
     """Insert crops into ``suffix``, in place; None (and no change) if it holds a step whose reach is not known here.
 
-    ``masks`` are the names of the inputs that are masks; ``pixels`` is the side of the image that the nodes' shapes
-    belong to. Each crop's box is a further input of the suffix, in the order of ``Crops.steps``.
+    masks : names of those inputs that are masks of dropout sites; they have no rows and columns.
+    pixels : side of the example image that was passed through the network when shapes were noted.
+    Each crop's box becomes one more input of the suffix; the boxes come last, in the order of ``Crops.steps``.
     """
     nodes = [n for n in suffix.graph.nodes if n.name not in masks and n.op != "output"]
     known = {n: _effect(suffix, n) for n in nodes}

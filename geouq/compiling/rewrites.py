@@ -89,7 +89,8 @@ def tainted_nodes(module: fx.GraphModule) -> set[fx.Node]:
 def split_convolutions(module: fx.GraphModule, tainted: set[fx.Node]) -> tuple[str, ...]:
     """Split each convolution over masked and clean channels into the sum of two; return their names.
 
-    One that no sample changes is split as well where that lets ``merge_upsampling`` save work.
+    A convolution whose channels are all clean is split too, into the doubled half and the skip half, where
+    ``merge_upsampling`` can then make the doubling and the doubled half one layer.
     """
     splits = []
     for node in list(module.graph.nodes):
@@ -156,7 +157,11 @@ def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], b
 
 
 class AddConstant(nn.Module):
-    """x (1, C, H, W) plus what ``weight`` (C, 1, 3, 3) makes of an image of ones with a border of zeros."""
+    """Add a constant image to x (1, C, H, W): the 3×3 convolution by ``weight`` of an image of ones.
+
+    Inside, every pixel of that image has the same value; at the border the padding's zeros make it differ, in eight
+    ways (4 edges, 4 corners). So nine values a channel are all there is to compute.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()

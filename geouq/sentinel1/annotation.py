@@ -127,7 +127,7 @@ def text(element: ET.Element, path: str) -> str:
 
 
 def number(element: ET.Element, path: str) -> float:
-    """Number at a path; LookupError if there is none, ValueError if it is none or not finite."""
+    """Number at a path; LookupError if no such element exists, ValueError if its text is not a finite number."""
     return float(_finite(np.array(float(text(element, path))), path))
 
 

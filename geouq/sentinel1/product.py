@@ -21,7 +21,8 @@ from geouq.units import DB, POWER, convert
 class ProductPixels(Windowed):
     """A product's backscatter on a map: (band, y, x) float32 dB, NaN where not measured.
 
-    ``image`` is it in radar geometry, ``warped`` on the map; both in linear power. ``placed``: how it got there.
+    image : the backscatter in radar geometry, linear power. warped : the same on the map, linear power.
+    placed : notes for people on how it was put on the map.
     """
 
     image: Calibrated

@@ -34,7 +34,8 @@ _GEOID = "EPSG:3855"
 class Field:
     """A raster of heights on the ground, read at any points.
 
-    ``crs`` is its two-dimensional one; values that are no height are none, such as nodata that was not declared.
+    ``crs`` is the raster's CRS without its vertical part. A value that can be no height, such as nodata that the file
+    does not declare, counts as missing.
     """
 
     raster: Raster

@@ -104,7 +104,7 @@ def _augment(sample: Sample, recipe: Recipe, rng: np.random.Generator) -> Sample
 
 
 def held_out(reading: Reading, chips: Sequence[LabelledChip]) -> list[Callable[[], Sample]]:
-    """Return what reads each sample that judges a round: every chip made to fit, or windows without overlap."""
+    """Return one function for each validation sample, which reads it: whole chips, or windows without overlap."""
     if reading.view != "window":
         fitted = [read_whole(chip, reading) for chip in chips]
         return [lambda s=s: s for s in fitted]  # type: ignore[misc]

@@ -154,7 +154,11 @@ def _new_model(recipe: Recipe, names: tuple[str, ...], seed: int) -> Model:
 
 
 def _sampled_by(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
-    """Return how an SSN samples: z, one in a training window, keeps a correlation of 0.78 over such a window's side."""
+    """Return how an SSN is to draw z over a scene, as fields of its spec; nothing for other networks.
+
+    In training one z served a whole window. Twice the window's side as correlation length keeps pixels a side apart at
+    a correlation of 0.78. Trained on whole chips, one z serves the whole scene.
+    """
     if not isinstance(network, SSN):
         return {}
     return {"sampler": "ssn", "correlation": 2.0 * recipe.size if recipe.view == "window" else "scene"}
