@@ -108,9 +108,9 @@ def band_numbers(bidx: str | None) -> list[int] | None:
         raise InputError(f"--bidx {bidx!r} is not a list of band numbers such as 1,2") from None
 
 
-def scaling(options: dict[str, Any]) -> dict[str, list[float]]:
+def scaling(options: dict[str, Any]) -> dict[str, Any]:
     """Parse ``--factor`` and ``--offset`` where they are given, for ``open_scene``."""
-    found = {}
+    found: dict[str, Any] = {}
     for name in ("factor", "offset"):
         if options[name] is not None:
             try:

@@ -22,6 +22,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import GeouqError, SceneError
+from geouq.forks import lock
 
 _REMOTE = re.compile(
     r"(\b(https?|ftp|s3|gs|gcs|azure|az|adls?|abfss?|oss|swift|webhdfs|hdfs)://"
@@ -40,7 +41,7 @@ _OFFLINE = {"GDAL_HTTP_PROXY": "127.0.0.1:9", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS"
 _ONLINE = {"GDAL_HTTP_CONNECTTIMEOUT": "30", "GDAL_HTTP_LOW_SPEED_TIME": "60", "GDAL_HTTP_LOW_SPEED_LIMIT": "1"}
 _MOST_HANDLES = 8
 
-_OPENING = threading.Lock()
+_OPENING = lock()
 _THREAD = threading.local()
 
 #: a local file at one moment: (path, time of change in ns, size); time and size are 0 for anything else

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RUNGS = [
-    ["errors", "noise"],
+    ["errors", "forks", "noise"],
     ["units", "grid"],
     ["validity"],
     ["gdal"],

@@ -1,6 +1,10 @@
 """The lazy step: one function of the scene, whatever the tiles, batches, threads and schedulers."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import dask
 import numpy as np
@@ -292,3 +296,22 @@ def test_a_units_other_names(name, unit):
     one, other = scene.assign_attrs(units=name), scene.assign_attrs(units=unit)
     ours, theirs = (geouq.segment(s, small_model(), samples=2, device=torch.device("cpu")) for s in (one, other))
     assert ours.identical(theirs)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_child_does_not_wait_for_its_parents_threads():
+    """After the parent has computed: dask's pool and the cores are the parent's."""
+    code = """
+import os, signal, sys, threading
+import geouq
+from tests.helpers import as_scene, scene_values, small_model
+layers = geouq.segment(as_scene(scene_values(60, 60)), small_model(), samples=2, tile=32)
+layers.compute()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    layers.compute()
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1])
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[1]).returncode == 0

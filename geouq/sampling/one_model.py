@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from geouq.compiling.blocks import Block, block_logits, cut
 from geouq.compiling.plan import Plan, make_plan
 from geouq.errors import ModelError, TileError
+from geouq.forks import lock
 from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import in_order, is_cpu, on_core
@@ -190,7 +190,7 @@ def add_place_effects(sampler: OneModel, logits: Tensor, numbers: Sequence[int])
 
 
 KEPT_PLANS = 32  # members of an ensemble take turns, tile by tile
-_LOCK = threading.Lock()
+_LOCK = lock()
 _PLANS: dict[tuple[str, ...], Plan] = {}
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import dask
 import dask.array as da
+import dask.threaded
 import numpy as np
 import xarray as xr
 
 from geouq.errors import InputError
+from geouq.forks import in_child
 from geouq.grid import Tile
 from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.sampling.ssn import Weights
@@ -96,6 +98,13 @@ def segment(
         tolerance=tolerance,
     )
     return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
+
+
+def _forget_pool() -> None:
+    dask.threaded.default_pool = None  # the parent's: its threads are not here, and tasks would wait for ever
+
+
+in_child(_forget_pool)
 
 
 def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
