@@ -114,3 +114,50 @@ def test_shipped_models_load_and_have_a_card(name):
     assert read_spec(path).name == name and path.with_suffix(".md").exists()
     assert path.stat().st_size < 15e6
     assert model.halo is not None and model.active_sites()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"mean": [float("nan"), 0]}, "mean is"),
+        ({"std": [0, 1]}, "std is"),
+        ({"clip": [20, -50]}, "the lower first"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"threshold": 1.5}, "threshold is"),
+        ({"missing_bands": "guess"}, "refuse or zero"),
+        ({"stride": 0}, "stride is 0"),
+        ({"stride": -1}, "stride is -1"),
+        ({"stride": 10**9}, "stride is 1000000000"),
+        ({"stride": "16"}, "stride is '16'"),
+        ({"stride": 8}, "stride is 8, and that of its network 4"),
+        ({"bands": [], "mean": [], "std": []}, "one or more"),
+        ({"bands": ["VV"], "mean": [0], "std": [1]}, "does not run on 1 bands"),
+        ({"classes": ["land", "water", "ice"]}, "names 3 classes, and its network gives 1 logits"),
+        ({"classes": ["water", "water"]}, "different names"),
+        ({"positive": "ice"}, "positive class"),
+        ({"format": "new"}, "damaged"),
+        ({"laplace": 7}, "laplace is 7"),
+        ({"arguments": [1]}, "arguments is"),
+        ({"arguments": {"widths": [4000] * 3}}, "another shape"),
+        ({"arguments": {"widths": [10**12] * 3}}, "do not fit"),
+        ({"arguments": {"widths": [-4, 6, 8]}}, "do not fit"),
+        ({"arguments": {"widths": ["a", "b"]}}, "do not fit"),
+        ({"arguments": {"stem": 3}}, "not a U-Net"),
+    ],
+)
+def test_a_spec_that_cannot_be_is_refused_before_anything_is_built(tmp_path, changes, says):
+    model, path = small_model(), tmp_path / "m.safetensors"
+    told = json.loads(model.spec.to_json())
+    if isinstance(changes.get("arguments"), dict):
+        changes = {"arguments": told["arguments"] | changes["arguments"]}
+    save_file(model.network.state_dict(), path, metadata={"geouq": json.dumps(told | changes)})
+    with pytest.raises(ModelError, match=says) as caught:
+        Model.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_spec_nested_without_end_is_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_file(small_model().network.state_dict(), path, metadata={"geouq": "[" * 100_000})
+    with pytest.raises(ModelError, match="damaged"):
+        Model.load(path)

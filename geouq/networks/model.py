@@ -24,6 +24,7 @@ from torch import nn
 from geouq.errors import ModelError, OutputError
 from geouq.networks.head import Head, find_head
 from geouq.networks.receptive_field import measure_halo
+from geouq.networks.schema import check_values
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
 from geouq.networks.sites import expand_sites, find_sites, measure_channels
 from geouq.networks.ssn import SSN, mean_of
@@ -109,13 +110,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "clip", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if not len(self.bands) == len(self.mean) == len(self.std):
-            raise ModelError(f"model {self.name!r}: bands, mean and std differ in length")
-        if self.positive not in self.classes or not self.temperature > 0 or not self.place_effect >= 0:
-            raise ModelError(
-                f"model {self.name!r}: positive class not among its classes, temperature not above 0, "
-                "or place effect below 0"
-            )
+        check_values(vars(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; what the model has not is left out."""
@@ -153,16 +148,17 @@ class Model:
         if spec.architecture not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
-        try:
-            network = ARCHITECTURES[spec.architecture](spec.arguments)
-        except (TypeError, ValueError, KeyError) as error:
-            raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({error})") from None
         with safe_open(path, "pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        weights, shapes = network.state_dict(), _shapes_beside(path, cls(network, spec))
-        _check_tensors(path, {name: tuple(tensor.shape) for name, tensor in weights.items()} | shapes, state)
-        network.load_state_dict({name: state[name] for name in weights})
-        return cls(network, spec, {name: state[name] for name in shapes})
+            names = list(file.keys())
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            _check_tensors(path, _shapes(path, spec), {name: shape for name, shape in found.items() if name != FACTOR})
+            state = {name: file.get_tensor(name) for name in names}
+        network = ARCHITECTURES[spec.architecture](spec.arguments)
+        network.load_state_dict({name: tensor for name, tensor in state.items() if name != FACTOR})
+        model = cls(network, spec, {name: tensor for name, tensor in state.items() if name == FACTOR})
+        _check_outputs(path, model)
+        _check_tensors(path, _shapes_beside(path, model), {name: found[name] for name in model.fitted})
+        return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file, whole or not at all."""
@@ -267,7 +263,7 @@ def read_spec(path: str | os.PathLike[str]) -> ModelSpec:
         if values.get("format", 0) > FORMAT:
             raise ModelError(f"{path} has model format {values['format']}, this geouq reads {FORMAT}: update geouq")
         return ModelSpec(**values)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} has a damaged geouq spec ({error})") from None
 
 
@@ -282,6 +278,31 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
 
 
+def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the weights of a spec's network, which takes no memory for them."""
+    try:
+        with torch.device("meta"):
+            network = ARCHITECTURES[spec.architecture](spec.arguments)
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ModelError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({reason})") from None
+    if network.stride != spec.stride:
+        raise ModelError(f"{path}: its stride is {spec.stride}, and that of its network {network.stride}")
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _check_outputs(path: Path, model: Model) -> None:
+    """Raise ModelError for a network that takes other bands, or gives other classes, than its spec says."""
+    try:
+        logits = model.logits
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"{path}: its network does not run on {len(model.spec.bands)} bands ({reason})") from None
+    classes = len(model.spec.classes)
+    if logits != classes and (logits, classes) != (1, 2):
+        raise ModelError(f"{path}: names {classes} classes, and its network gives {logits} logits a pixel")
+
+
 def _shapes_beside(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of the tensors that a file must hold beside the weights."""
     if model.spec.laplace is None:
@@ -292,10 +313,10 @@ def _shapes_beside(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"{path} has a posterior, and {error}") from None
 
 
-def _check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, torch.Tensor]) -> None:
+def _check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
     missing = sorted(set(expected) - set(found))
     unexpected = sorted(set(found) - set(expected))
-    misshapen = sorted(k for k in set(expected) & set(found) if expected[k] != tuple(found[k].shape))
+    misshapen = sorted(k for k in set(expected) & set(found) if expected[k] != found[k])
     problems = [
         f"{what}: {', '.join(names)}"
         for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
