@@ -10,31 +10,45 @@ import click
 from geouq.cli.options import FILE
 from geouq.cli.progress import Bar
 from geouq.errors import InputError
-from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
-from geouq.learning.training.recipes import RECIPES
+from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.training.recipe import find_recipe, recipe_names, write_recipe
 
 
 @click.command("train")
-@click.argument("data", metavar="DATA", type=FILE)
-@click.option("--recipe", required=True, metavar="NAME", help=f"One of {', '.join(RECIPES)}.")
-@click.option("-o", "--output", required=True, type=FILE, help="Folder for model, log, curves and checkpoint.")
+@click.argument("data", metavar="DATA", type=FILE, required=False)
+@click.option("--recipe", required=True, metavar="NAME", help=f"A TOML file, or one of {', '.join(recipe_names())}.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.rate=1e-3.")
+@click.option("--show", is_flag=True, help="Print the complete recipe as TOML, and train nothing.")
+@click.option("-o", "--output", type=FILE, help="Folder for model, log, curves and checkpoint.")
 @click.option("--steps", type=click.IntRange(1), help="Optimiser steps. [default: as the recipe says]")
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same model, on the same processor.")
-@click.option("--val", metavar="PLACE,…", help="Places to hold out, or a share such as 0.2. [default: as DATA says]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same model, on the same processor.",
+)
+@click.option(
+    "--val", metavar="PLACE,…", help="Places to hold out, or a share such as 0.2. [default: as DATA and recipe say]"
+)
 @click.option(
     "--classes", metavar="NAME,…", help="Class names in order. [default: land,water, or as many as there are]"
 )
+@click.option("--init", metavar="MODEL", help="Start from the weights of a model: a file, or a shipped model's name.")
 @click.option("--resume", is_flag=True, help="Go on from the folder's checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
-    data: Path,
+    data: Path | None,
     recipe: str,
-    output: Path,
+    changes: tuple[str, ...],
+    show: bool,
+    output: Path | None,
     steps: int | None,
     seed: int,
     val: str | None,
     classes: str | None,
+    init: str | None,
     resume: bool,
     device: str,
     quiet: bool,
@@ -44,16 +58,23 @@ def command(
     DATA is a folder with images/ and labels/, or a manifest (.csv, .json). Places are kept whole: those held out judge
     each round, stop the training early where the recipe says so, and are never trained on.
     """
+    chosen = find_recipe(recipe, changes)
+    if show:
+        click.echo(write_recipe(chosen), nl=False)
+        return
+    if data is None or output is None:
+        raise click.UsageError("DATA and --output are needed to train; --show prints the recipe alone")
     options = FitOptions(
         steps=steps,
         seed=seed,
         validation=_validation(val),
         classes=tuple(_names(classes)) if classes is not None else None,
+        init=init,
         resume=resume,
         device=device,
     )
     with _Progress(quiet) as progress:
-        path = train_model(data, recipe, output, options, progress)
+        path = train_model(data, chosen, output, options, progress)
     if not quiet:
         click.echo(f"wrote {path}")
 
@@ -84,13 +105,29 @@ class _Progress(Bar):
     def __call__(self, event: Event) -> None:
         """Show one event."""
         if isinstance(event, Prepared):
-            left_out = f", {event.left_out} ill-posed left out" if event.left_out else ""
-            self.line(f"{event.training} chips to train on, {event.validation} held out{left_out}; on {event.device}")
+            self._prepared(event)
         elif isinstance(event, Judged):
             self.line(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.row.items()))
+        elif isinstance(event, Ended):
+            self._ended(event)
         else:
             if self._step is None:
                 self._step = event.step - 1
                 self.begin(event.steps, self._step)
             self.advance(event.step - self._step, f"loss {event.loss:.4f}")
             self._step = event.step
+
+    def _prepared(self, event: Prepared) -> None:
+        training, held = event.places
+        left_out = f", {event.left_out} ill-posed left out" if event.left_out else ""
+        held_out = f"{event.validation} of {held} places held out" if held else "none held out, so nothing judges it"
+        self.line(f"{event.training} chips of {training} places to train on, {held_out}{left_out}; on {event.device}")
+        for note in event.notes:
+            self.line(note)
+
+    def _ended(self, event: Ended) -> None:
+        if event.step < event.steps:
+            why = f"{event.patience} rounds brought no lower loss"
+            self.line(f"ended at step {event.step} of {event.steps}: {why}")
+        if event.kept < event.step:
+            self.line(f"kept the weights of step {event.kept}, whose loss was the lowest")

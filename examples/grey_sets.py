@@ -23,7 +23,8 @@ import numpy as np
 import rasterio
 from scipy import ndimage
 
-from geouq.learning.data.chips import read_chips
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.loading import load
 
 #: EMSR795 was enlarged about so many times before it was handed on (nearest neighbour); undone here
 CEMS_ENLARGED = 3.5
@@ -72,11 +73,9 @@ def main() -> None:
 
 def dry_levels(data: Path) -> list[np.ndarray]:
     """Return the quartiles in dB of the dry pixels of the chips in dB, VV and VH."""
-    chips = [c for c in read_chips(data) if not c.name.startswith("dfc")]
-    return [
-        np.nanpercentile(np.concatenate([c.pixels[k][c.valid & (c.label == 0)] for c in chips]), (25, 50, 75))
-        for k in (0, 1)
-    ]
+    chips = [load(c, ("VV", "VH"), "dB") for c in read_dataset(data) if c.dataset != "dfc2024"]
+    dry = [pixels[:, valid & (label == 0)] for pixels, label, valid in chips]
+    return list(np.nanpercentile(np.concatenate(dry, axis=1), (25, 50, 75), axis=1).T)
 
 
 def line(grey: np.ndarray, decibels: np.ndarray) -> tuple[float, float]:

@@ -85,6 +85,25 @@ def possible(bands: int, unit: str) -> Validity:
     return Validity((rule,) * bands)
 
 
+def measured(pixels: np.ndarray, present: Sequence[int], black: float | None = None) -> np.ndarray:
+    """Return where pixels are measured, (h, w) bool, and make those of black padding NaN in place.
+
+    A pixel is measured where all bands that are present are finite and one at least is above ``black``. Pictures cut
+    from a larger one come turned, with corners that JPEG leaves almost black; nothing else tells them from land.
+
+    Parameters
+    ----------
+    pixels : (K, h, w) in the model's units, NaN where not valid. present : indices of the bands that the image has.
+    black : as in the model's spec; None: nothing is padding.
+    """
+    valid = np.isfinite(pixels[list(present)]).all(0)
+    if black is not None:
+        padding = valid & (pixels[list(present)] <= black).all(0)
+        pixels[:, padding] = np.nan
+        valid &= ~padding
+    return np.asarray(valid)
+
+
 def judge(windows: Sequence[np.ndarray], unit: str, find_fill: bool = True, most: float = REFUSED) -> Validity:
     """Fix the rules of an image's bands from some windows of it.
 

@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 
 from geouq.errors import GeouqError, InputError
-from geouq.grid import Roi
-from geouq.learning.data.chips import read_chips
 from geouq.learning.data.dataset import LabelledChip, place_of, read_dataset
 from geouq.learning.data.loading import load, windows
 from geouq.learning.data.splits import split_by_place
 from tests.helpers import pairs, scene_values, write_raster
-from tests.shared import SHARED
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
-DATA = SHARED / "s1"
 
 
 def manifest(folder: Path, rows: list[dict]) -> Path:
@@ -169,15 +165,3 @@ def test_mistakes_are_named(tmp_path):
     (folder / "manifest.csv").unlink()
     (folder / "manifest.json").write_text("{")
     fails(folder, "is no manifest")
-
-
-@pytest.mark.skipif(not DATA.exists(), reason="the labelled chips are not beside this repository")
-def test_public_chips_are_read_as_the_training_reads_them():
-    found = {c.name: c for c in read_dataset(DATA)}
-    for other in read_chips(DATA)[::4]:
-        chip = found[other.name]
-        pixels, label, valid = load(chip, ("VV", "VH"), "dB", Roi(0, 64, 0, 512))
-        np.testing.assert_allclose(pixels, other.pixels[:, :64], atol=1e-4)
-        np.testing.assert_array_equal(valid, other.valid[:64])
-        np.testing.assert_array_equal(label[valid], other.label[:64][valid])
-        assert chip.place == other.place

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from geouq.errors import InputError
-from geouq.learning.data.augment import Augmentation, batch_source, draw_fields, draw_sample, draw_shape, paint_water
-from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.data.augment import Augmentation, Pool, draw_fields, draw_sample, draw_shape, paint_water
+from geouq.learning.data.dataset import read_dataset, read_outlines
+from geouq.learning.data.loading import load
+from geouq.learning.data.samples import Sample, simulate_samples
 from geouq.learning.training.losses import bce, bce_dice, dice
 from geouq.learning.training.train import TrainConfig, draw_masks, schedule, seed_weights, train
 from geouq.networks.sites import find_sites
@@ -15,7 +17,7 @@ from tests.shared import SHARED
 
 DATA = SHARED / "s1"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="labelled chips (../shared/data/s1) are not here")
-SMALL = Augmentation(size=32)
+SMALL = Augmentation()
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +28,14 @@ def chips():
     pixels = np.stack([np.where(label, -22, -9), np.where(label, -29, -16)]) + rng.normal(0, 1.5, (2, 64, 64))
     pixels[:, :4] = np.nan
     valid = np.isfinite(pixels).any(0)
-    wet = Chip("wet", "here", pixels.astype(np.float32), label, valid)
-    dry = Chip("dry", "there", np.full((2, 64, 64), [[[-9.0]], [[-16.0]]], np.float32), label * 0, np.ones_like(valid))
+    wet = Sample(pixels.astype(np.float32), label, valid)
+    dry = Sample(np.full((2, 64, 64), [[[-9.0]], [[-16.0]]], np.float32), label * 0, np.ones_like(valid))
     return [wet, dry]
+
+
+def draw_from(chips, how, rng):
+    readers = [lambda c=c: c for c in chips]
+    return draw_sample(Pool(readers, [r for r in readers if r().label.any()]), [], 32, how, rng)
 
 
 def network():
@@ -37,10 +44,11 @@ def network():
 
 
 def source(chips):
-    draw = batch_source(lambda rng: draw_sample(chips, [], SMALL, rng), 4, 0)
-
     def batches(step):
-        pixels, label, valid = draw(step)
+        rng = np.random.default_rng([0, step])
+        pixels, label, valid = (
+            np.stack(p) for p in zip(*(draw_from(chips, SMALL, rng) for _ in range(4)), strict=True)
+        )
         return np.nan_to_num((pixels + 15) / 6), label, valid
 
     return batches
@@ -81,7 +89,7 @@ def test_a_batch_is_a_function_of_seed_and_step(chips):
 def test_samples_have_shape_and_valid_pixels_are_measured(chips):
     rng = np.random.default_rng(1)
     for _ in range(40):
-        pixels, label, valid = draw_sample(chips, [], SMALL, rng)
+        pixels, label, valid = draw_from(chips, SMALL, rng)
         assert pixels.shape == (2, 32, 32) and pixels.dtype == np.float32
         assert label.shape == valid.shape == (32, 32) and set(np.unique(label)) <= {0, 1}
         assert np.isfinite(pixels).any(0)[valid].all()
@@ -91,7 +99,7 @@ def test_chips_are_not_changed_by_drawing_from_them(chips):
     before = [c.pixels.copy() for c in chips]
     rng = np.random.default_rng(2)
     for _ in range(20):
-        draw_sample(chips, [], SMALL, rng)
+        draw_from(chips, SMALL, rng)
     assert all(np.array_equal(a, c.pixels, equal_nan=True) for a, c in zip(before, chips, strict=True))
 
 
@@ -121,10 +129,31 @@ def test_fields_are_patches_of_their_own_darkness():
         assert fields.shape == (64, 64) and 0 <= fields.min() and fields.max() <= 1.001
 
 
+@pytest.mark.parametrize(
+    ("step", "sums"),
+    [
+        (0, (-141856.621, -246653.915, 9097, 15553, 9854)),
+        (1, (-141458.137, -255473.816, 5588, 16384, 8192)),
+        (2, (-199323.26, -226739.7, 2477, 15643, 5578)),
+    ],
+)
+def test_draws_are_those_that_the_shipped_models_were_trained_on(step, sums):
+    """Sums of VV, VH, water, valid and missing pixels, as the script gave them that made the shipped weights."""
+    real = [lambda s=s: s for s in simulate_samples(3, 100, 300)]
+    made = [lambda s=s: s for s in simulate_samples(2, 0, 200)]
+    outline = np.zeros((90, 70), bool)
+    outline[20:60, 10:40] = True
+    rng = np.random.default_rng([7, step])
+    drawn = [draw_sample(Pool(real, real, made), [outline], 64, Augmentation(), rng) for _ in range(4)]
+    pixels, label, valid = (np.stack(part) for part in zip(*drawn, strict=True))
+    found = (*np.nansum(pixels.astype(float), (0, 2, 3)), label.sum(), valid.sum(), np.isnan(pixels).sum())
+    assert found == pytest.approx(sums, rel=1e-5)
+
+
 def test_dimmed_land_stays_land(chips):
     rng = np.random.default_rng(6)
     how = replace(SMALL, paint=0, roughen=0, dim=1, speckle=0, gain_db=0, wedge=0, no_vv=0, no_vh=0, zoom=0)
-    samples = [draw_sample(chips[1:], [], how, rng) for _ in range(10)]
+    samples = [draw_from(chips[1:], how, rng) for _ in range(10)]
     assert min(p[0].min() for p, _, _ in samples) < -12 and all(not y.any() for _, y, _ in samples)
     assert all((p[1] - -16 >= p[0] - -9 - 1e-3).all() for p, _, _ in samples)
 
@@ -190,35 +219,29 @@ def test_seeded_weights_do_not_touch_the_global_generator():
     assert torch.equal(net.head.weight, seed_weights(UNet(net.config), 5).head.weight)
 
 
-# -- chips
+# -- data
 
 
-def test_leave_out_keeps_places_whole(chips):
-    known, held = leave_out(chips, ["there"])
-    assert [c.name for c in known] == ["wet"] and [c.name for c in held] == ["dry"]
-
-
-def test_simulated_chips_are_chips():
-    chip = simulate_chips(1, seed=3, size=64)[0]
-    assert chip.place == "simulated" and chip.pixels.shape == (2, 64, 64)
-    assert np.isfinite(chip.pixels).any(0)[chip.valid].all()
-
-
-def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(InputError, match="sen1floods11"):
-        read_chips(tmp_path)
+def test_simulated_pieces_are_samples():
+    piece = simulate_samples(1, seed=3, size=64)[0]
+    assert piece.pixels.shape == (2, 64, 64) and piece.pixels.dtype == np.float32
+    assert np.isfinite(piece.pixels).all(0)[piece.valid].all() and set(np.unique(piece.label)) <= {0, 1}
 
 
 @needs_data
 def test_the_public_chips_are_read_as_backscatter():
-    chips = {c.name: c for c in read_chips(DATA)}
+    chips = {c.name: c for c in read_dataset(DATA)}
     assert {"India_900498", "Spain_7370579", "USA_905409", "jja10", "awc00"} <= set(chips)
     assert chips["Spain_7370579"].place == chips["Spain_6860600"].place == "Spain"
+    water = {}
     for chip in chips.values():
-        vv, vh = (np.nanmedian(band) for band in chip.pixels)
-        assert -25 < vv < -5 and vh < vv - 3, chip.name
-        assert chip.pixels.dtype == np.float32 and set(np.unique(chip.label)) <= {0, 1}
-    assert chips["India_900498"].water == pytest.approx(0.473, abs=0.002)
-    assert chips["awc00"].valid.mean() == pytest.approx(0.73, abs=0.01)
-    shapes = read_shapes(DATA)
-    assert len(shapes) > 50 and all(s.dtype == bool for s in shapes)
+        pixels, label, valid = load(chip, ("VV", "VH"), "dB")
+        if valid.any():
+            vv, vh = (np.nanmedian(band) for band in pixels)
+            assert -25 < vv < -5 and vh < vv - 3 and pixels.dtype == np.float32, chip.name
+            water[chip.name] = (label[valid] == 1).mean(), valid.mean()
+    assert water["India_900498"][0] == pytest.approx(0.473, abs=0.002)
+    assert water["awc00"][1] == pytest.approx(0.73, abs=0.01)
+    assert water["dfc-0"][1] == 1  # a count of 0 is less than half a count, not a hole
+    shapes = read_outlines(DATA)
+    assert len(shapes) == 98 and all(s.dtype == bool for s in shapes)

@@ -13,19 +13,19 @@ from rasterio.transform import from_origin
 
 from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
+from geouq.learning.data.augment import jitter_backscatter, turn
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.samples import (
     Reading,
-    black_border,
+    Sample,
     draw_window,
-    jitter_backscatter,
-    read_whole,
+    read_fitted,
     read_window,
     take_census,
-    turn,
 )
-from geouq.learning.training.fit import FitOptions, Judged, Prepared, Stepped, score, train_model
-from geouq.learning.training.recipes import RECIPES, class_names, find_recipe, settle
+from geouq.learning.training.fit import Ended, FitOptions, Judged, Prepared, Stepped, score, train_model
+from geouq.learning.training.recipe import find_recipe, recipe_names
+from geouq.learning.training.settle import class_names, settle
 from geouq.learning.training.train import Judge, TrainConfig
 from geouq.learning.training.train import train as train_network
 from geouq.networks.model import Model
@@ -38,10 +38,14 @@ NARROW = {
     "unet-16": {"widths": [4, 6, 8]},
     "unet-34m": {"widths": [4, 6, 8, 8, 10]},
     "s1-water": {"widths": [4, 6, 8]},
+    "s1-water-fast": {"widths": [4, 6, 8]},
+    "s1-water-small": {"widths": [4, 6, 8]},
+    "s1-water-ssn": {"widths": [4, 6, 8], "rank": 3},
     "ssn": {"widths": [4, 6, 8], "rank": 3},
 }
-#: recipes by steps, not by passes over the chips; here of a few steps each
-FEW = {"s1-water": {"every": 2, "steps": 4}, "ssn": {"every": 2, "steps": 4, "mean_steps": 1}}
+#: changes to recipes by steps, not by passes over the chips; here of a few steps each
+FEW = {name: {"every": 2, "steps": 4} for name in NARROW if name.startswith("s1-water")}
+FEW |= {"ssn": {"every": 2, "steps": 4, "mean_steps": 1}}
 
 
 def write(path, values):
@@ -70,13 +74,13 @@ def data(tmp_path_factory):
     return folder
 
 
-FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street", "s1-water": "radar", "ssn": "radar"}
+FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street"}
 
 
 def small(name, **changes):
-    recipe = RECIPES[name]
+    recipe = find_recipe(name)
     arguments = {**recipe.arguments, **NARROW[name]}
-    tiny = {"size": 32, "batch": 2, "simulated": 0, "arguments": arguments}
+    tiny = {"size": 32, "batch": 2, "simulated": 0, "arguments": arguments, "round_steps": 2}
     every = {"training": replace(recipe.training, **FEW[name])} if name in FEW else {}
     return replace(recipe, **tiny | every | changes)
 
@@ -86,10 +90,16 @@ def options(**changes):
 
 
 def train(data, name, out, **changes):
-    return train_model(data / FOLDERS[name], small(name), out, options(**changes))
+    return train_model(data / FOLDERS.get(name, "radar"), small(name), out, options(**changes))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("view", ["fit", "stretch", "crop"])
+def test_other_views_train_too(view, data, tmp_path):
+    path = train_model(data / "street", small("unet-34m", view=view), tmp_path, options(steps=2))
+    assert 0 <= Model.load(path).spec.scores["val_iou"] <= 1
+
+
+@pytest.mark.parametrize("name", recipe_names())
 def test_trains_resumes_to_the_bit_reloads_and_segments(name, data, tmp_path):
     whole = train(data, name, tmp_path / "whole").read_bytes()
 
@@ -101,7 +111,7 @@ def test_trains_resumes_to_the_bit_reloads_and_segments(name, data, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        train_model(data / FOLDERS[name], small(name), tmp_path / "broken", options(), stop)
+        train_model(data / FOLDERS.get(name, "radar"), small(name), tmp_path / "broken", options(), stop)
     assert not list((tmp_path / "broken").glob("*.safetensors"))
     path = train(data, name, tmp_path / "broken", resume=True)
     assert path.read_bytes() == whole
@@ -134,7 +144,7 @@ def test_the_seed_decides(data, tmp_path):
 
 
 def test_the_full_unet_34m_takes_a_step(data, tmp_path):
-    recipe = small("unet-34m", arguments=RECIPES["unet-34m"].arguments, batch=1)
+    recipe = small("unet-34m", arguments=find_recipe("unet-34m").arguments, batch=1)
     names = tuple(f"c{i}" for i in range(12))
     path = train_model(data / "street", recipe, tmp_path, options(steps=1, classes=names))
     assert sum(p.numel() for p in Model.load(path).network.parameters()) == 34_514_060
@@ -142,7 +152,7 @@ def test_the_full_unet_34m_takes_a_step(data, tmp_path):
 
 def test_a_model_learns_the_lake_and_says_what_it_is(data, tmp_path):
     events = []
-    recipe = small("unet-16", training=replace(RECIPES["unet-16"].training, rate=5e-3))
+    recipe = small("unet-16", training=replace(find_recipe("unet-16").training, rate=5e-3))
     path = train_model(data / "rgb", recipe, tmp_path, options(steps=40), events.append)
     prepared, rows = events[0], [e.row for e in events if isinstance(e, Judged)]
     assert isinstance(prepared, Prepared) and prepared.left_out == 1 and prepared.training == 4
@@ -174,11 +184,13 @@ def test_refusals(data, tmp_path):
 
 
 def test_early_stopping_keeps_the_best(data, tmp_path):
-    training = replace(RECIPES["unet-16"].training, rate=0.3, patience=2)
-    path = train_model(data / "rgb", small("unet-16", training=training, epochs=30), tmp_path, options(steps=None))
+    training = replace(find_recipe("unet-16").training, rate=0.3, patience=2, floor=1)
+    events, recipe = [], small("unet-16", training=training, epochs=30)
+    path = train_model(data / "rgb", recipe, tmp_path, options(steps=None), events.append)
     lines = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()[1:]]
     losses = [float(line[3]) for line in lines]
     assert len(losses) < 30 and min(losses) == losses[-3]
+    assert events[-1] == Ended(2 * len(losses), 60, 2 * len(losses) - 4, 2)
     assert Model.load(path).spec.scores["val_loss"] == pytest.approx(min(losses), rel=1e-5)
 
 
@@ -203,12 +215,12 @@ def test_settings_that_do_not_exist_are_named():
 
 def test_recipes_adapt_to_bands_units_and_classes(data):
     chips = read_dataset(data / "radar")
-    recipe = settle(RECIPES["unet-16"], chips, 3, None, 7)
+    recipe = settle(find_recipe("unet-16"), chips, 3, None, 7)
     assert recipe.units == "dB" and len(recipe.mean) == len(recipe.bands) == 2 and recipe.augment == "backscatter"
     assert -20 < recipe.mean[0] < -10 and 2 < recipe.std[0] < 8 and recipe.clip[0] < -25
     assert recipe.training.loss == "cross_entropy" and recipe.arguments["classes"] == 3
-    assert recipe.training.steps == 18 and recipe.training.every == 1 and recipe.training.seed == 7
-    rgb = settle(RECIPES["unet-34m"], read_dataset(data / "street"), 12, 5, 0)
+    assert recipe.training.seed == 7 and settle(recipe, chips, 3, None, 7) == recipe
+    rgb = settle(find_recipe("unet-34m"), read_dataset(data / "street"), 12, 5, 0)
     assert rgb.mean == rgb.std == (127.5,) * 3 and rgb.training.steps == 5 and rgb.arguments["classes"] == 12
     json.dumps(dict(rgb.arguments))
 
@@ -218,16 +230,22 @@ def test_scenes_are_cut_not_shrunk(tmp_path):
         write(tmp_path / "images" / f"{place}_1.tif", np.full((2, 200, 1100), 0.1, np.float32))
         write(tmp_path / "labels" / f"{place}_1.tif", np.ones((1, 200, 1100), np.uint8))
     chips = [replace(chip, scale="power") for chip in read_dataset(tmp_path)]
-    recipe = settle(RECIPES["unet-16"], chips, 2, None, 0)
-    assert recipe.view == "window" and recipe.training.every == 2  # 2 · 9 · 2 windows of 128 in batches of 32
+    recipe = settle(find_recipe("unet-16"), chips, 2, None, 0)
+    assert recipe.view == "window"
+    batch = replace(find_recipe("unet-16"), batch=1)  # a pass: 2 · 9 · 2 windows of 128
+    assert settle(batch, chips, 2, None, 0).training.every == 36
     assert recipe.units == "dB" and recipe.mean == pytest.approx((-10, -10), abs=1e-4)
 
 
 def test_class_names():
-    assert class_names(RECIPES["unet-16"], 1, None) == ("land", "water")
-    assert class_names(RECIPES["unet-16"], 3, None) == ("class0", "class1", "class2")
+    recipe = find_recipe("unet-16")
+    assert class_names(recipe, [0], None) == class_names(recipe, [1], None) == ("land", "water")
+    assert class_names(recipe, [0, 1, 2], None) == ("class0", "class1", "class2")
+    assert class_names(recipe, [0, 2], ("a", "b", "c")) == ("a", "b", "c")
     with pytest.raises(InputError, match="different names"):
-        class_names(RECIPES["unet-16"], 2, ("a", "a"))
+        class_names(recipe, [0, 1], ("a", "a"))
+    with pytest.raises(InputError, match="10;20;30 in a manifest"):
+        class_names(recipe, [10, 20, 30], None)
 
 
 # --- samples
@@ -235,22 +253,13 @@ def test_class_names():
 
 def test_padding_is_not_valid_and_not_water(data):
     chip = read_dataset(data / "rgb")[0]
-    pixels, label, valid = read_whole(chip, Reading(("red", "green", "blue"), "rgb", 32, "fit", soft=True))
+    pixels, label, valid = read_fitted(chip, Reading(("red", "green", "blue"), "rgb", 32, "fit", soft=True))
     assert pixels.shape == (3, 32, 32) and label.dtype.kind == "f"
     assert valid[5:27].all() and not valid[:5].any() and not valid[27:].any()
     assert np.isnan(pixels[:, :5]).all() and np.isfinite(pixels[:, 5:27]).all()
     assert 0 <= label[valid].min() and 0 < np.mean((label[valid] > 0.02) & (label[valid] < 0.98)) < 0.2
-    _, hard, _ = read_whole(chip, Reading(("red", "green", "blue"), "rgb", 32, "stretch"))
+    _, hard, _ = read_fitted(chip, Reading(("red", "green", "blue"), "rgb", 32, "stretch"))
     assert set(np.unique(hard)) == {0, 1} and hard.mean() == pytest.approx(0.5, abs=0.04)
-
-
-def test_black_corners_of_a_picture_are_padding():
-    pixels = np.full((3, 20, 20), 90)
-    pixels[:, :6, :6] = 3  # connected to the edge
-    pixels[:, 10:13, 10:13] = 0  # a dark pond is not
-    expected = np.zeros((20, 20), bool)
-    expected[:6, :6] = True
-    assert np.array_equal(black_border(pixels), expected)
 
 
 def test_windows_are_balanced_by_class(tmp_path):
@@ -279,14 +288,14 @@ def test_a_window_over_the_edge_is_padded(data):
 def test_turns_move_label_with_pixels_and_jitter_keeps_labels():
     rng = np.random.default_rng(0)
     label = np.arange(16).reshape(4, 4)
-    sample = (np.stack([label, label + 1]).astype(np.float32), label, label > 3)
+    sample = Sample(np.stack([label, label + 1]).astype(np.float32), label, label > 3)
     seen = set()
     for _ in range(60):
         pixels, turned, valid = turn(sample, rng)
         assert np.array_equal(pixels[0], turned) and np.array_equal(valid, turned > 3)
         seen.add(turned.tobytes())
         jittered, kept, _ = jitter_backscatter(sample, rng)
-        assert jittered.dtype == np.float32 and kept is label and abs(np.mean(jittered - sample[0])) < 3
+        assert jittered.dtype == np.float32 and kept is label and abs(np.mean(jittered - sample.pixels)) < 3
     assert len(seen) == 8
 
 

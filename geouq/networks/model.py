@@ -66,6 +66,8 @@ class ModelSpec:
     units : unit of all bands (geouq.units names).
     mean, std : one value a band, in ``units``; the network sees (clip(value) − mean) / std.
     clip : lowest and highest value kept, in ``units``.
+    black : pixels none of whose bands is above it are padding of a picture, not valid (geouq.validity); for
+        rgb alone. None: none are.
     missing_bands : "zero" lets the model run with a band absent (it was trained so), "refuse" does not.
     classes : class names in order; two names for a network with one logit.
     positive : the class that ``probability``, ``votes`` and areas speak of.
@@ -106,6 +108,7 @@ class ModelSpec:
     licence: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
     format: int = 1
+    black: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "clip", "classes"):

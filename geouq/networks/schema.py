@@ -8,6 +8,7 @@ from numbers import Real
 from typing import Any
 
 from geouq.errors import ModelError
+from geouq.units import RGB
 
 #: rows and columns that a stride may have
 LARGEST_STRIDE = 1024
@@ -47,6 +48,7 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "correlation": ("a finite number or a text", lambda v: isinstance(v, str) or _is_number(v)),
     "spread": ("a finite number, 0 or more", lambda v: _is_number(v, 0)),
     "laplace": ("absent, or names with values", lambda v: v is None or isinstance(v, Mapping)),
+    "black": ("absent, or a number, 0 or more", lambda v: v is None or _is_number(v, 0)),
     "scores": ("names with values", lambda v: isinstance(v, Mapping)),
     "format": ("a whole number, 1 or more", lambda v: _is_whole(v, 1 << 31)),
 }
@@ -59,6 +61,8 @@ def check_values(values: Mapping[str, Any]) -> None:
             raise ModelError(f"model {values['name']!r}: {field} is {_short(values[field])}: it must be {what}")
     if not len(values["bands"]) == len(values["mean"]) == len(values["std"]):
         raise ModelError(f"model {values['name']!r}: bands, mean and std differ in length")
+    if values["black"] is not None and values["units"] != RGB:
+        raise ModelError(f"model {values['name']!r}: black is for rgb, and its units are {values['units']}")
     if values["positive"] not in values["classes"]:
         raise ModelError(f"model {values['name']!r}: positive class not among its classes")
 

@@ -15,6 +15,7 @@ from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job
 from geouq.segmentation.matching import scene_validity, without_nodata
+from geouq.validity import measured
 
 
 def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
@@ -38,15 +39,15 @@ def tile_window(job: Job, values: np.ndarray, tile: Tile) -> Window:
 
 
 def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where all bands are valid."""
+    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where it is measured."""
     height, width = tile.window.shape
     pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
     present = [k for k, index in enumerate(job.bands) if index is not None]
     used = [index for index in job.bands if index is not None]
-    measured = job.validity.blank(without_nodata(values[used], job.nodata))
-    for k, band in zip(present, measured, strict=True):
+    bands = job.validity.blank(without_nodata(values[used], job.nodata))
+    for k, band in zip(present, bands, strict=True):
         pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
-    return pixels, np.asarray(np.isfinite(pixels[present]).all(0))
+    return pixels, measured(pixels, present, job.sampler.model.spec.black)
 
 
 def look_first(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:

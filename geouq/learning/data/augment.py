@@ -1,43 +1,41 @@
-"""Training samples from chips: what a Sentinel-1 scene may look like elsewhere, without leaving what is physical.
+"""Augmentation: what data may look like elsewhere, without leaving what is physical.
 
-A sample is a square cut from a labelled chip, seen at another resolution, with more speckle, another gain,
-turned, partly not measured or with a band missing. Because labelled floods are few and mostly calm, water is
-also *painted*: the outline of real water, filled with backscatter from smooth to wind-roughened, that keeps
-the chip's own speckle. All functions are pure: the generator they are given decides.
+Pictures are turned; backscatter is also shifted in gain and speckled. For water in Sentinel-1 there is more: a square
+is cut from a piece of labelled data, seen at another resolution, partly not measured or with a band missing. Because
+labelled floods are few and mostly calm, water is also *painted*: the outline of real water, filled with backscatter
+from smooth to wind-roughened, that keeps the piece's own speckle. All functions are pure: the generator they are given
+decides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from geouq.learning.data.chips import SIMULATED, Chip
+from geouq.learning.data.samples import Sample, resize, turned
 
-#: (2, size, size) dB with NaN, (size, size) label 0/1, (size, size) valid
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
+#: share of water from which a piece counts as wet
+WET = 0.02
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often, and how far, samples depart from the chips. Probabilities 0..1; levels in dB.
+    """How often, and how far, samples of "water" depart from the data. Probabilities 0..1; levels in dB.
 
-    size : rows and columns of a sample in pixels.
-    simulated : share of samples from simulated chips, if there are any.
+    simulated : share of samples from simulated pieces, if there are any.
     zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
-    paint : paint water over the chip. roughen : repaint the chip's own labelled water.
+    paint : paint water over it. roughen : repaint its own labelled water.
     dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
     speckle : multiply power by gamma noise of ``looks`` looks.
     gain_db : each band's offset is within ± this. wedge : a straight-edged part is not measured.
     no_vv, no_vh : the whole band is missing.
     """
 
-    size: int = 256
     simulated: float = 0.3
     zoom: float = 0.5
     zoom_range: tuple[float, float] = (0.75, 3.0)
@@ -53,33 +51,59 @@ class Augmentation:
     no_vh: float = 0.18
 
 
+@dataclass(frozen=True)
+class Pool:
+    """Pieces that samples are cut from, each a function that reads it: VV and VH in dB, label 0 or 1.
+
+    real : of the data. wet : those of them with ``WET`` water or more. made : simulated.
+    """
+
+    real: Sequence[Callable[[], Sample]]
+    wet: Sequence[Callable[[], Sample]]
+    made: Sequence[Callable[[], Sample]] = ()
+
+
+def turn(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Apply one of the eight flips and quarter turns."""
+    how = int(rng.integers(8))
+    return Sample(*(turned(array, how) for array in sample))
+
+
+def jitter_backscatter(sample: Sample, rng: np.random.Generator, gain_db: float = 1.5) -> Sample:
+    """Shift each band (dB) by up to ± ``gain_db``; every other time add speckle of 4 to 30 looks."""
+    pixels = sample.pixels + rng.uniform(-gain_db, gain_db, (len(sample.pixels), 1, 1))
+    if rng.random() < 0.5:
+        looks = rng.uniform(4, 30)
+        gamma = rng.standard_gamma(looks, size=pixels.shape) / looks
+        pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
+    return sample._replace(pixels=pixels.astype(np.float32))
+
+
 def draw_sample(
-    chips: Sequence[Chip], shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator
+    pool: Pool, shapes: Sequence[np.ndarray], size: int, how: Augmentation, rng: np.random.Generator
 ) -> Sample:
-    """Draw one augmented sample: from a simulated chip or a real one, every other time one with 2 % water or more."""
-    made = [c for c in chips if c.place == SIMULATED]
-    real = [c for c in chips if c.place != SIMULATED]
-    wet = [c for c in real if c.water >= 0.02]
-    pool = wet if wet and rng.random() < 0.5 else real
-    pool = made if made and (not real or rng.random() < how.simulated) else pool
-    sample = _cut(pool[int(rng.integers(len(pool)))], how, rng)
+    """Draw a sample of ``size``² pixels: from a simulated piece or a real one, every other time from a wet one."""
+    pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
+    pieces = pool.made if pool.made and (not pool.real or rng.random() < how.simulated) else pieces
+    sample = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
     for _ in range(4):  # hardly labelled: look elsewhere
-        if sample[2].mean() >= 0.2:
+        if sample.valid.mean() >= 0.2:
             break
-        sample = _cut(pool[int(rng.integers(len(pool)))], how, rng)
+        sample = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
     return distort(sample, shapes, how, rng)
 
 
 def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator) -> Sample:
-    """Paint, dim, speckle, shift and turn a sample, and take parts of it away."""
+    """Paint, dim, speckle, shift and turn a sample of VV and VH, and take parts of it away."""
     pixels, label, valid = sample
+    size = len(label)
     if rng.random() < how.roughen and label.any():
         pixels = paint_water(pixels, label == 1, rng)
     if rng.random() < how.paint:
-        shape = draw_shape(shapes, how.size, rng)
+        shape = draw_shape(shapes, size, rng)
         pixels, label = paint_water(pixels, shape, rng), np.maximum(label, shape.astype(np.uint8))
     if rng.random() < how.dim:
-        loss = how.dim_db * draw_fields(how.size, rng) * (label == 0)
+        loss = how.dim_db * draw_fields(size, rng) * (label == 0)
         pixels = pixels - np.stack([loss, rng.uniform(0.4, 1) * loss])
     if rng.random() < how.speckle:
         looks = rng.uniform(*how.looks)
@@ -87,13 +111,13 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
         pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
     pixels = pixels + rng.uniform(-how.gain_db, how.gain_db, (2, 1, 1))
     if rng.random() < how.wedge:
-        pixels = np.where(_wedge(how.size, rng), np.nan, pixels)
+        pixels = np.where(_wedge(size, rng), np.nan, pixels)
     lost = rng.random()
     if lost < how.no_vv + how.no_vh:
         pixels = pixels.copy()
         pixels[0 if lost < how.no_vv else 1] = np.nan
     valid = valid & np.isfinite(pixels).any(0)
-    return _turn(pixels.astype(np.float32), label, valid, rng)
+    return turn(Sample(pixels.astype(np.float32), label, valid), rng)
 
 
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -131,7 +155,7 @@ def draw_shape(shapes: Sequence[np.ndarray], size: int, rng: np.random.Generator
     y, x = rng.integers(shape.shape[0] - side + 1), rng.integers(shape.shape[1] - side + 1)
     part = torch.from_numpy(shape[y : y + side, x : x + side].astype(np.float32))[None, None]
     large = functional.interpolate(part, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
-    shape = _turn_one(large >= 0.5, int(rng.integers(8)))
+    shape = turned(large >= 0.5, int(rng.integers(8)))
     return ~shape if rng.random() < 0.2 else shape
 
 
@@ -155,28 +179,22 @@ def smooth_noise(size: int, rng: np.random.Generator) -> np.ndarray:
     return (field / field.std()).numpy()
 
 
-def _cut(chip: Chip, how: Augmentation, rng: np.random.Generator) -> Sample:
+def _cut(piece: Sample, size: int, how: Augmentation, rng: np.random.Generator) -> Sample:
     """Cut a square at a random resolution: averages of linear power, as a coarser sensor would see them."""
     zoom = np.exp(rng.uniform(*np.log(how.zoom_range))) if rng.random() < how.zoom else 1.0
-    side = round(how.size * zoom)
-    grown = max(0, side - min(chip.label.shape))
-    layers = np.stack([*chip.pixels, chip.label, chip.valid]).astype(np.float32)
+    side = round(size * zoom)
+    grown = max(0, side - min(piece.label.shape))
+    layers = np.stack([*piece.pixels, piece.label == 1, piece.valid]).astype(np.float32)
     if grown:
         layers = np.pad(layers, ((0, 0), (0, grown), (0, grown)), mode="symmetric")
     y, x = (int(rng.integers(n - side + 1)) for n in layers.shape[1:])
     layers = layers[:, y : y + side, x : x + side]
     pixels, label, valid = layers[:2], layers[2], layers[3]
-    if side != how.size:
-        power = _resize(10 ** (pixels / 10), how.size)
+    if side != size:
+        power = resize(10 ** (pixels / 10), (size, size), area=True)
         pixels = 10 * np.log10(np.maximum(power, 1e-6))
-        label, valid = _resize(layers[2:], how.size)
-    return pixels, (label >= 0.5).astype(np.uint8), valid > 0.99
-
-
-def _resize(layers: np.ndarray, size: int) -> np.ndarray:
-    tensor = torch.from_numpy(np.ascontiguousarray(layers))[None]
-    mode = "area" if layers.shape[-1] > size else "bilinear"
-    return functional.interpolate(tensor, (size, size), mode=mode)[0].numpy()
+        label, valid = resize(layers[2:], (size, size), area=True)
+    return Sample(pixels, (label >= 0.5).astype(np.uint8), valid > 0.99)
 
 
 def _speckle(pixels: np.ndarray) -> np.ndarray:
@@ -194,27 +212,3 @@ def _wedge(size: int, rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     return np.asarray(np.cos(angle) * x + np.sin(angle) * y > rng.uniform(0.05, 0.45))
-
-
-def _turn(pixels: np.ndarray, label: np.ndarray, valid: np.ndarray, rng: np.random.Generator) -> Sample:
-    turn = partial(_turn_one, how=int(rng.integers(8)))
-    return turn(pixels), turn(label), turn(valid)
-
-
-def _turn_one(array: np.ndarray, how: int) -> np.ndarray:
-    """One of the eight flips and quarter turns of the last two axes."""
-    array = np.rot90(array, how % 4, axes=(-2, -1))
-    return np.ascontiguousarray(array[..., ::-1] if how >= 4 else array)
-
-
-def batch_source(
-    draw: Callable[[np.random.Generator], Sample], batch: int, seed: int
-) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return a function step → (pixels (N, 2, H, W), label (N, H, W), valid (N, H, W)), the same for the same step."""
-
-    def at(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        rng = np.random.default_rng([seed, step])
-        pixels, labels, valids = zip(*(draw(rng) for _ in range(batch)), strict=True)
-        return np.stack(pixels), np.stack(labels), np.stack(valids)
-
-    return at

@@ -10,7 +10,10 @@ Three forms are read (``read_dataset``):
   (value · factor + offset is in those units; one number, or one a band), ``nodata``, ``ignore`` (label values that
   say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of
   objects with those keys. Several labels of one image, divided by ``;``, are those of several raters.
-- the folder that holds ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/``, as geouq.learning.data.chips has them.
+- the folder that holds public Sentinel-1 chips: ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/``; ``etci2021/``
+  beside them gives outlines of water (``read_outlines``).
+
+Names that all begin alike (``water_body_1``, ``water_body_2`` …) say nothing of places: then each chip is one.
 
 No pixel is read here, but for a look into a few labels: geouq.learning.data.loading does that.
 """
@@ -28,7 +31,6 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.data.chips import DFC_COARSE
 from geouq.rasters.raster import inspect_raster, read_window
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
@@ -37,19 +39,23 @@ COLUMNS = (
     "bands", "units", "factor", "offset", "nodata", "ignore", "classes",
 )  # fmt: skip
 _SPLITS = {"val": "validation", "valid": "validation"}
+#: DFC 2024 chips whose water label is drawn visibly wider than, or beside, the water.
+DFC_COARSE = ("3", "9")
 
 
 @dataclass(frozen=True)
 class LabelledChip:
     """One labelled image or scene, by its files.
 
-    name : unlike any other in its dataset. place : the geographic unit that splits keep whole.
+    name : unlike any other in its dataset. place : the geographic unit that splits keep whole; chips of one flood, or
+        of neighbouring ground, share it.
     images : one file, or one a band. label : a raster of the same shape.
     raters : further labels of the same image, by other people or methods; training draws one of all a step.
     split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
     bands : names in order, where the files do not name them.
     scale, nodata : as ``open_scene`` takes them. factor, offset : value · factor + offset is in those units; one
         number for all bands or one a band.
+    least : in those units; lower values are raised to it, as a count of 0 stands for less than half of one.
     ignore : label values that say nothing; None stands for 255 and all below 0.
     classes : label values in class order; empty stands for 0, 1, 2 …
     """
@@ -64,6 +70,7 @@ class LabelledChip:
     scale: str = "auto"
     factor: tuple[float, ...] = (1.0,)
     offset: tuple[float, ...] = (0.0,)
+    least: float | None = None
     nodata: float | None = None
     ignore: tuple[int, ...] | None = None
     classes: tuple[int, ...] = ()
@@ -92,7 +99,7 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
     data = Path(data)
     if not data.exists():
         raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")
-    chips = list(_manifest(data)) if data.is_file() else _folder(data)
+    chips = _placed(list(_manifest(data)) if data.is_file() else _folder(data))
     seen: set[str] = set()
     for chip in chips:
         missing = next((p for p in (*chip.images, chip.label, *chip.raters) if not p.exists()), None)
@@ -105,6 +112,30 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
         seen.add(chip.name)
     _check_masks([chip for chip in chips if chip.ignore is None and not chip.classes])
     return chips
+
+
+def read_outlines(data: str | Path, least: float = 0.02, most: float = 0.9) -> list[np.ndarray]:
+    """Read outlines of real water, flood and permanent, from the ETCI 2021 labels of a data folder, if it has any.
+
+    Returns
+    -------
+    (rows, columns) bool arrays, those with a share of water between ``least`` and ``most``.
+    """
+    floods = sorted(Path(data).glob("etci2021/*/flood/*.png"))
+    shapes = [_positive(flood) | _positive(flood.parent.parent / "water" / flood.name) for flood in floods]
+    return [shape for shape in shapes if least <= shape.mean() <= most]
+
+
+def _positive(path: Path) -> np.ndarray:
+    raster = inspect_raster(path, [1])
+    return np.asarray(read_window(raster, raster.bands, *(slice(0, n) for n in raster.shape))[0] > 0)
+
+
+def _placed(chips: list[LabelledChip]) -> list[LabelledChip]:
+    """Return the chips, each without a place at the one its name tells; if all tell the same, its own."""
+    told = {place_of(chip.name) for chip in chips if not chip.place}
+    alone = len(told) == 1 and not any(chip.place for chip in chips)
+    return [chip if chip.place else replace(chip, place=chip.name if alone else place_of(chip.name)) for chip in chips]
 
 
 def _check_masks(chips: Sequence[LabelledChip], most: int = 20) -> None:
@@ -146,7 +177,7 @@ def _pairs(folder: Path, labels: Path) -> Iterator[LabelledChip]:
         what = f"{lonely[0]!r} has an image or a label, but not both" if lonely else "images/ is empty"
         raise InputError(f"{folder}: {what}: give each image a label under the same name")
     for stem, path in images.items():
-        yield LabelledChip(stem, place_of(stem), (path,), found[stem], dataset=folder.resolve().name)
+        yield LabelledChip(stem, "", (path,), found[stem], dataset=folder.resolve().name)
 
 
 def _rasters(folder: Path) -> dict[str, Path]:
@@ -167,7 +198,7 @@ def _is_manifest(path: Path) -> bool:
     if not path.is_file():
         return False
     return path.suffix == ".json" or {"image", "label"} <= set(
-        path.read_text("utf-8-sig").partition("\n")[0].strip().split(",")
+        path.read_text("utf-8-sig", "replace").partition("\n")[0].strip().split(",")
     )
 
 
@@ -175,20 +206,22 @@ def _manifest(path: Path) -> Iterator[LabelledChip]:
     try:
         text = path.read_text("utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise InputError(f"{path}: is no manifest ({' '.join(str(error).split())}): give a .csv or .json one") from None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: holds no rows: give one for each chip, with columns image and label")
     for number, row in enumerate(rows, 1):
         row = {key: _text(value) for key, value in row.items()}
         unknown = [str(key) for key in row if key not in COLUMNS]
-        if unknown or not row.get("image") or not row.get("label"):
+        if unknown or not _several(row, "image") or not _several(row, "label"):
             what = f"has a column {unknown[0]!r}" if unknown else "needs image and label"
             raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
         try:
             yield _row(path, row)
         except ValueError as error:
             raise InputError(f"{path}: row {number} holds something that is no number ({error}): correct it") from None
+        if row.get("split", "").lower() not in ("", "train", "validation", "test", *_SPLITS):
+            raise InputError(f"{path}: row {number} has split {row['split']!r}: train, validation and test are known")
 
 
 def _text(value: Any) -> str:
@@ -197,28 +230,28 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _row(path: Path, row: dict[str, str]) -> LabelledChip:
-    def several(column: str) -> list[str]:
-        return [part.strip() for part in row.get(column, "").split(";") if part.strip()]
+def _several(row: dict[str, str], column: str) -> list[str]:
+    return [part.strip() for part in row.get(column, "").split(";") if part.strip()]
 
-    images = tuple(path.parent / image for image in several("image"))
-    labels = tuple(path.parent / label for label in several("label"))
-    name = row.get("name") or images[0].stem
+
+def _row(path: Path, row: dict[str, str]) -> LabelledChip:
+    images = tuple(path.parent / image for image in _several(row, "image"))
+    labels = tuple(path.parent / label for label in _several(row, "label"))
     return LabelledChip(
-        name=name,
-        place=row.get("place") or place_of(name),
+        name=row.get("name") or images[0].stem,
+        place=row.get("place", ""),
         images=images,
         label=labels[0],
         raters=labels[1:],
         split=_SPLITS.get(row.get("split", "").lower(), row.get("split", "").lower()),
         dataset=row.get("dataset") or path.resolve().parent.name,
-        bands=tuple(several("bands")),
+        bands=tuple(_several(row, "bands")),
         scale=row.get("units") or "auto",
-        factor=tuple(map(float, several("factor"))) or (1.0,),
-        offset=tuple(map(float, several("offset"))) or (0.0,),
+        factor=tuple(map(float, _several(row, "factor"))) or (1.0,),
+        offset=tuple(map(float, _several(row, "offset"))) or (0.0,),
         nodata=float(row["nodata"]) if row.get("nodata") else None,
-        ignore=tuple(map(int, several("ignore"))) if row.get("ignore") else None,
-        classes=tuple(map(int, several("classes"))),
+        ignore=tuple(map(int, _several(row, "ignore"))) if row.get("ignore") else None,
+        classes=tuple(map(int, _several(row, "classes"))),
     )
 
 
@@ -247,4 +280,4 @@ def _dfc2024(folder: Path) -> Iterator[LabelledChip]:
         if path.stem not in DFC_COARSE:
             name, label = f"dfc-{path.stem}", folder / "dfc2024" / "labels" / f"{path.stem}.png"
             chip = LabelledChip(name, name, (path,), label, dataset="dfc2024", bands=("VV", "VH"))
-            yield replace(chip, scale="power", factor=(1e-4,))  # linear power times 10⁴, as int16
+            yield replace(chip, scale="power", least=0.5e-4, factor=(1e-4,))  # linear power times 10⁴, as int16

@@ -20,6 +20,7 @@ from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
 from geouq.scenes.open import open_scene
 from geouq.units import convert
+from geouq.validity import measured
 
 #: what the label of a pixel without one is, in what ``load`` returns
 UNLABELLED = -1
@@ -34,20 +35,51 @@ def open_chip(chip: LabelledChip) -> xr.DataArray:
     SceneError, UnitsError : it cannot be read or understood. InputError : its bands are not those named.
     """
     source = chip.images[0] if len(chip.images) == 1 else list(chip.images)
-    scene = open_scene(
-        source, scale=chip.scale, nodata=chip.nodata, factor=chip.factor, offset=chip.offset, most_fill=1.0
-    )
+    told = {"scale": chip.scale, "nodata": chip.nodata, "factor": chip.factor, "offset": chip.offset}
+    try:
+        scene = open_scene(source, most_fill=1.0, **told)  # type: ignore[arg-type]
+    except UnitsError as error:
+        raise UnitsError(_in_a_manifest(str(error))) from None
     if chip.bands and len(chip.bands) != scene.shape[0]:
+        alpha = inspect_raster(chip.images[0]).alpha
+        marked = f" (band {alpha} is marked as alpha: gdal_edit.py -colorinterp_{alpha} undefined)" if alpha else ""
         raise InputError(
-            f"{chip.images[0]}: has {scene.shape[0]} bands, and {len(chip.bands)} are named: correct bands"
+            f"{chip.images[0]}: has {scene.shape[0]} bands{marked}, and {len(chip.bands)} are named: correct bands"
         )
+    if chip.least is not None:
+        scene = scene.copy(data=np.maximum(scene.data, np.float32(chip.least)))
     return scene.assign_coords(band=list(chip.bands)) if chip.bands else scene
+
+
+def _in_a_manifest(message: str) -> str:
+    """Say of a flag that ``open_scene`` asks for where labelled data have it."""
+    return message.replace("give --scale", "say in a manifest (units)").replace("--scale", "units")
+
+
+def opacity_note(chip: LabelledChip) -> str:
+    """Return a warning if a band that the file calls alpha looks like a measurement, such as near infrared; else ""."""
+    raster = inspect_raster(chip.images[0])
+    if not raster.alpha:
+        return ""
+    raster = inspect_raster(chip.images[0], [raster.alpha])
+    values = read_window(raster, raster.bands, *(slice(0, min(n, 1024)) for n in raster.shape))
+    if np.isin(values[np.isfinite(values)], (0, 255, 65535)).all():
+        return ""
+    return (
+        f"{chip.images[0]}: band {raster.alpha} is marked as alpha and only says what is valid; if it is a measurement "
+        f"(near infrared), mark it so: gdal_edit.py -colorinterp_{raster.alpha} undefined"
+    )
 
 
 @lru_cache(maxsize=512)
 def _open_label(chip: LabelledChip) -> Raster:
-    """Return a chip's label raster, which must lie on the image's grid."""
-    raster = inspect_raster(chip.label, [1])
+    """Return a chip's label raster, of one band, which must lie on the image's grid."""
+    raster = inspect_raster(chip.label)
+    if len(raster.bands) > 1:
+        raise InputError(
+            f"{chip.label}: has {len(raster.bands)} bands, and a label has one, of class indices: "
+            "write it as one (gdal_translate -b 1, if all are alike)"
+        )
     scene = open_chip(chip)
     if raster.shape != scene.shape[1:]:
         rows, columns = scene.shape[1:]
@@ -66,7 +98,11 @@ def _same_grid(image: GeoBox, label: GeoBox) -> bool:
 
 
 def load(
-    chip: LabelledChip, bands: Sequence[str] | None = None, units: str | None = None, window: Roi | None = None
+    chip: LabelledChip,
+    bands: Sequence[str] | None = None,
+    units: str | None = None,
+    window: Roi | None = None,
+    black: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read a chip, or a window of it.
 
@@ -75,12 +111,13 @@ def load(
     bands : names wanted, in order; all the chip has by default. One it has not is NaN throughout, unless it has none.
     units : unit to convert to, where that is exact; the chip's own by default.
     window : rows and columns; all by default.
+    black : as in a model's spec: pixels none of whose bands is above it are padding.
 
     Returns
     -------
     pixels : float32 (K, h, w), NaN where not measured.
     label : int16 (h, w), class index, -1 where none is given.
-    valid : bool (h, w), measured in every band that the chip has of those wanted, and labelled.
+    valid : bool (h, w), labelled, and measured in the bands it has of those wanted (geouq.validity).
 
     Raises
     ------
@@ -96,10 +133,10 @@ def load(
             if i is not None:
                 pixels[k] = convert(values[i], scene.attrs["units"], units or scene.attrs["units"])
     except UnitsError as error:
-        raise UnitsError(f"{chip.images[0]}: {error}") from None
+        raise UnitsError(_in_a_manifest(f"{chip.images[0]}: {error}")) from None
     label = load_label(chip, window)
     present = [k for k, i in enumerate(index) if i is not None]
-    return pixels, label, np.isfinite(pixels[present]).all(0) & (label != UNLABELLED)
+    return pixels, label, measured(pixels, present, black) & (label != UNLABELLED)
 
 
 def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
@@ -139,6 +176,9 @@ def _pick(chip: LabelledChip, names: Sequence[str], wanted: Sequence[str] | None
     if wanted is None:
         return list(range(len(names)))
     index = {name.upper(): i for i, name in enumerate(names)}
+    twice = [name for name in wanted if [n.upper() for n in names].count(name.upper()) > 1]
+    if twice:
+        raise InputError(f"{chip.images[0]}: two bands are called {twice[0]}: name all in a manifest (bands)")
     found = [index.get(name.upper()) for name in wanted]
     if any(i is not None for i in found):
         return found

@@ -1,7 +1,6 @@
-"""Samples from labelled data: windows balanced by class, or whole chips made to fit; turned, speckled, shifted.
+"""Samples from labelled data: windows balanced by class, whole chips made to fit, and simulated chips.
 
-A sample is a square (pixels, label, valid) in the data's units. All drawing is done by the generator that is handed
-in, so that a batch can be a function of the seed and the step.
+All drawing is done by the generator that is handed in, so that a batch can be a function of the seed and the step.
 """
 
 from __future__ import annotations
@@ -9,24 +8,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.nn import functional
 
 from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
-from geouq.units import RGB
+from geouq.simulation.simulate import random_recipe, simulate_window
 
-#: pixels (K, size, size) float32 with NaN; label (size, size), class index or share of class 1; valid (size, size) bool
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
-#: RGB values up to this, connected to the edge of the picture, are padding: what JPEG leaves of black.
-BLACK = 8
 #: Chips up to so many pixels are kept whole in memory, others read window by window.
 SMALL = 1 << 19
+
+
+class Sample(NamedTuple):
+    """A piece of labelled data: pixels (K, h, w) float32 in the data's units with NaN, label (h, w), valid (h, w) bool.
+
+    A label is a class index, ``UNLABELLED`` where nobody gave one, or the share of class 1 in 0..1 (``Reading.soft``).
+    Only valid pixels, measured and labelled, count.
+    """
+
+    pixels: np.ndarray
+    label: np.ndarray
+    valid: np.ndarray
+
+    def window(self, window: Roi) -> Sample:
+        """Return a window of it; what lies beyond its last row and column is not valid."""
+        inside = Sample(*(a[..., *window.slices] for a in self))
+        missing = [(0, wanted - n) for wanted, n in zip(window.shape, inside.label.shape, strict=True)]
+        return inside.padded(missing)
+
+    def padded(self, margins: Sequence[tuple[int, int]]) -> Sample:
+        """Return it with (before, after) rows and columns around it that are not valid."""
+        return Sample(
+            np.pad(self.pixels, [(0, 0), *margins], constant_values=np.nan),
+            np.pad(self.label, margins, constant_values=UNLABELLED),
+            np.pad(self.valid, margins),
+        )
 
 
 @dataclass(frozen=True)
@@ -34,8 +55,9 @@ class Reading:
     """How chips become samples of ``size``² pixels.
 
     bands, units : as geouq.learning.data.loading.load takes them.
-    view : "window" cuts at the chip's own resolution; "fit" resizes a whole chip into the square, aspect kept, the rest
-        not valid; "stretch" to the square.
+    view : how; "window" and "crop" cut at the chip's own resolution; "fit" resizes a whole chip into the square, aspect
+        kept, the rest not valid; "stretch" to the square.
+    black : pixels none of whose bands is above it are padding (geouq.validity).
     soft : the label of a resized chip is the share of class 1 (two classes only), else that of the nearest pixel.
     """
 
@@ -44,6 +66,7 @@ class Reading:
     size: int
     view: str = "window"
     soft: bool = False
+    black: float | None = None
 
 
 # --- reading
@@ -53,70 +76,67 @@ def read_window(chip: LabelledChip, reading: Reading, window: Roi) -> Sample:
     """Read a window of a chip; what lies outside the chip is not valid."""
     rows, columns = open_chip(chip).shape[1:]
     if rows * columns <= SMALL:
-        pixels, label, valid = (a[..., *window.slices] for a in _whole(chip, reading.bands, reading.units))
-    else:
-        pixels, label, valid = _read(chip, reading.bands, reading.units, window)
-    missing = [(0, wanted - n) for wanted, n in zip(window.shape, label.shape, strict=True)]
-    return _pad((pixels, label, valid), missing)
+        return read_piece(chip, reading.bands, reading.units, reading.black).window(window)
+    return _read(chip, reading, window).window(Roi(0, window.shape[0], 0, window.shape[1]))
 
 
-def read_whole(chip: LabelledChip, reading: Reading) -> Sample:
+@lru_cache(maxsize=256)
+def read_piece(chip: LabelledChip, bands: tuple[str, ...], units: str, black: float | None = None) -> Sample:
+    """Read a chip as it is, of its own size; kept in memory for the next time."""
+    return Sample(*load(chip, bands, units, black=black))
+
+
+def read_fitted(chip: LabelledChip, reading: Reading) -> Sample:
     """Read a chip resized into the square, centred: pixels antialiased, labels as ``reading.soft`` says."""
-    pixels, label, valid = _read(chip, reading.bands, reading.units, None)
+    pixels, label, valid = load(chip, reading.bands, reading.units, black=reading.black)
     size, longest = reading.size, max(label.shape)
     shape = (size, size) if reading.view == "stretch" else tuple(max(1, round(n * size / longest)) for n in label.shape)
     known = np.isfinite(pixels)
-    share = _resize(known.astype(np.float32), shape)
-    pixels = _resize(np.where(known, pixels, 0), shape) / np.maximum(share, 1e-6)
+    share = resize(known.astype(np.float32), shape)
+    pixels = resize(np.where(known, pixels, 0), shape) / np.maximum(share, 1e-6)
     pixels = np.where(share > 0.5, pixels, np.nan).astype(np.float32)
     if reading.soft:
-        cover, water = _resize(np.stack([valid, valid & (label == 1)]).astype(np.float32), shape)
+        cover, water = resize(np.stack([valid, valid & (label == 1)]).astype(np.float32), shape)
         label, valid = np.clip(water / np.maximum(cover, 1e-6), 0, 1), cover > 0.5
     else:
         rows, columns = ((np.arange(n) + 0.5) * old / n for n, old in zip(shape, label.shape, strict=True))
         nearest = np.ix_(rows.astype(int), columns.astype(int))
         label, valid = label[nearest], valid[nearest]
-    return _pad((pixels, label, valid), [((size - n) // 2, size - n - (size - n) // 2) for n in shape])
+    return Sample(pixels, label, valid).padded([((size - n) // 2, size - n - (size - n) // 2) for n in shape])
 
 
-def black_border(pixels: np.ndarray) -> np.ndarray:
-    """Return where an RGB picture (3, H, W) is black padding: dark (≤ ``BLACK``) and connected to its edge."""
-    regions, _ = ndimage.label(pixels.max(0) <= BLACK)
-    edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
-    return np.isin(regions, np.setdiff1d(edge, [0]))
+def simulate_samples(count: int, seed: int, size: int = 512) -> list[Sample]:
+    """Simulate ``count`` labelled pieces of ``size``² pixels, VV and VH in dB, each of another landscape."""
+    whole, made = Roi(0, size, 0, size), []
+    for number in range(seed, seed + count):
+        pixels, truth = simulate_window((size, size), whole, number, random_recipe(number))
+        valid = (truth <= 1) & np.isfinite(pixels).all(0)
+        made.append(Sample(pixels, (truth == 1).astype(np.uint8), valid))
+    return made
 
 
-def _read(
-    chip: LabelledChip, bands: tuple[str, ...], units: str, window: Roi | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    inside = None
-    if window is not None:
-        rows, columns = open_chip(chip).shape[1:]
-        inside = Roi(window.y0, min(window.y1, rows), window.x0, min(window.x1, columns))
-    pixels, label, valid = load(chip, bands, units, inside)
-    if units == RGB and window is None:
-        padding = black_border(pixels)
-        pixels, valid = np.where(padding, np.float32(np.nan), pixels), valid & ~padding
-    return pixels, label, valid
+def _read(chip: LabelledChip, reading: Reading, window: Roi) -> Sample:
+    """Read the part of a window that lies inside the chip."""
+    rows, columns = open_chip(chip).shape[1:]
+    inside = Roi(window.y0, min(window.y1, rows), window.x0, min(window.x1, columns))
+    return Sample(*load(chip, reading.bands, reading.units, inside, reading.black))
 
 
-@lru_cache(maxsize=256)
-def _whole(chip: LabelledChip, bands: tuple[str, ...], units: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return _read(chip, bands, units, None)
+# --- geometry
 
 
-def _pad(sample: Sample, margins: Sequence[tuple[int, int]]) -> Sample:
-    pixels, label, valid = sample
-    return (
-        np.pad(pixels, [(0, 0), *margins], constant_values=np.nan),
-        np.pad(label, margins, constant_values=UNLABELLED),
-        np.pad(valid, margins),
-    )
-
-
-def _resize(layers: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def resize(layers: np.ndarray, shape: tuple[int, ...], area: bool = False) -> np.ndarray:
+    """Resize layers (K, h, w) bilinearly: antialiased, or if ``area`` to the mean of what each new pixel covers."""
     tensor = torch.from_numpy(np.ascontiguousarray(layers, np.float32))[None]
-    return functional.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=True)[0].numpy()
+    if area and layers.shape[-1] > shape[-1]:
+        return functional.interpolate(tensor, shape, mode="area")[0].numpy()
+    return functional.interpolate(tensor, shape, mode="bilinear", align_corners=False, antialias=not area)[0].numpy()
+
+
+def turned(array: np.ndarray, how: int) -> np.ndarray:
+    """Return one of the eight flips and quarter turns, ``how`` 0..7, of the last two axes."""
+    array = np.rot90(array, how % 4, axes=(-2, -1))
+    return np.ascontiguousarray(array[..., ::-1] if how >= 4 else array)
 
 
 # --- windows balanced by class
@@ -180,25 +200,3 @@ def draw_window(census: Census, rng: np.random.Generator, size: int | None = Non
         starts.append(min(max(middle - size // 2, 0), max(n - size, 0)))
     y, x = starts
     return chip, Roi(y, y + size, x, x + size)
-
-
-# --- augmentation
-
-
-def turn(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Apply one of the eight flips and quarter turns."""
-    how = int(rng.integers(8))
-    turned = (np.rot90(a, how % 4, axes=(-2, -1)) for a in sample)
-    pixels, label, valid = (np.ascontiguousarray(a[..., ::-1] if how >= 4 else a) for a in turned)
-    return pixels, label, valid
-
-
-def jitter_backscatter(sample: Sample, rng: np.random.Generator, gain_db: float = 1.5) -> Sample:
-    """Shift each band (dB) by up to ± ``gain_db``; every other time add speckle of 4 to 30 looks."""
-    pixels, label, valid = sample
-    pixels = pixels + rng.uniform(-gain_db, gain_db, (len(pixels), 1, 1))
-    if rng.random() < 0.5:
-        looks = rng.uniform(4, 30)
-        gamma = rng.standard_gamma(looks, size=pixels.shape) / looks
-        pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
-    return pixels.astype(np.float32), label, valid

@@ -11,20 +11,26 @@ from geouq.learning.data.dataset import LabelledChip
 
 
 def split_by_place(
-    chips: Iterable[LabelledChip], validation: Sequence[str] | float | None = None, seed: int = 0
+    chips: Iterable[LabelledChip],
+    validation: Sequence[str] | float | None = None,
+    seed: int = 0,
+    usual: float = 0.2,
 ) -> tuple[list[LabelledChip], list[LabelledChip]]:
     """Split chips into training and validation, no place on both sides and chips of the split "test" on neither.
 
     Parameters
     ----------
     validation : names of places; or the share of all places (0..1), drawn by ``seed``; or None: as the chips' own split
-        says, and a fifth of the places if no chip says so.
+        says, and the share ``usual`` of the places if no chip says so.
+    usual : 0: nothing is held out, and validation stays empty.
 
     Raises
     ------
     InputError : a place is on both sides or not known, or one side would be empty.
     """
     chips = [chip for chip in chips if chip.split != "test"]
+    if validation is None and not usual and chips and not any(chip.split for chip in chips):
+        return chips, []
     if validation is None and any(chip.split for chip in chips):
         held = {chip.place for chip in chips if chip.split == "validation"}
         both = sorted(held & {chip.place for chip in chips if chip.split != "validation"})
@@ -32,7 +38,7 @@ def split_by_place(
             raise InputError(f"place {both[0]!r} is both in train and in validation: keep each place on one side")
     else:
         places = sorted({chip.place for chip in chips})
-        held = _draw(places, 0.2 if validation is None else validation, seed)
+        held = _draw(places, usual if validation is None else validation, seed)
     sides = [c for c in chips if c.place not in held], [c for c in chips if c.place in held]
     if not all(sides):
         raise InputError(

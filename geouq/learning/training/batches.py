@@ -1,4 +1,4 @@
-"""Batches of a recipe: whole chips pass by pass or windows balanced by class, augmented; and the held-out samples.
+"""Batches of a recipe: whole chips pass by pass, windows balanced by class, or squares from anywhere; augmented.
 
 What a step draws is a function of the seed and the step alone.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from geouq.grid import Roi
-from geouq.learning.data.augment import Augmentation, draw_sample
-from geouq.learning.data.chips import Chip, simulate_chips
+from geouq.learning.data.augment import WET, Pool, draw_sample, jitter_backscatter, turn
 from geouq.learning.data.dataset import LabelledChip, one_rater
 from geouq.learning.data.loading import load_label
 from geouq.learning.data.samples import (
@@ -20,22 +20,43 @@ from geouq.learning.data.samples import (
     Reading,
     Sample,
     draw_window,
-    jitter_backscatter,
-    read_whole,
+    read_fitted,
+    read_piece,
     read_window,
+    simulate_samples,
     take_census,
-    turn,
 )
-from geouq.learning.training.recipes import Recipe
+from geouq.learning.training.raters import labels_by_rule
+from geouq.learning.training.recipe import Recipe
 from geouq.learning.training.train import Batches
 
 #: At most so many windows, evenly spread over the validation chips, judge a round.
 JUDGED = 256
+#: What reads a sample.
+Reader = Callable[[], Sample]
+#: generator → a sample
+Draw = Callable[[np.random.Generator], Sample]
 
 
-def training_samples(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Sample]]:
-    """Return a function step → the samples of its batch."""
-    return (_windows if recipe.view == "window" else _chips)(recipe, reading, chips)
+def training_samples(
+    recipe: Recipe,
+    reading: Reading,
+    chips: Sequence[LabelledChip],
+    outlines: Sequence[np.ndarray] = (),
+    positive: int = 1,
+) -> Callable[[int], list[Sample]]:
+    """Return a function step → the samples of its batch.
+
+    Parameters
+    ----------
+    positive : index of the class that augmentation paints.
+    outlines : of it, (h, w) bool, that the data hold beside the chips (``read_outlines``).
+    """
+    if recipe.view in ("fit", "stretch"):
+        return _chips(recipe, reading, chips)
+    draw = (_crops if recipe.view == "crop" else _windows)(recipe, reading, chips, outlines, positive)
+    seed = recipe.training.seed
+    return lambda step: [draw(rng) for rng in [np.random.default_rng([seed, step])] for _ in range(recipe.batch)]
 
 
 def prepared_ahead(prepare: Batches, steps: int, background: ThreadPoolExecutor) -> Batches:
@@ -53,7 +74,7 @@ def prepared_ahead(prepare: Batches, steps: int, background: ThreadPoolExecutor)
 
 def _chips(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Sample]]:
     """Return step → samples: all chips, made to fit, in a new order each pass."""
-    fitted = [[read_whole(one, reading) for one in chip.by_rater()] for chip in chips]
+    fitted = [[read_fitted(one, reading) for one in chip.by_rater()] for chip in chips]
     size, a_pass, seed = min(recipe.batch, len(fitted)), -(-len(fitted) // recipe.batch), recipe.training.seed
 
     def at(step: int) -> list[Sample]:
@@ -66,33 +87,105 @@ def _chips(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> C
     return at
 
 
-def _windows(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Sample]]:
-    """Return step → samples: windows balanced by class."""
-    census, seed = take_census(chips, recipe.size), recipe.training.seed
+def _windows(
+    recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip], outlines: Sequence[np.ndarray], positive: int
+) -> Draw:
+    """Return what draws windows balanced by class."""
+    census = take_census(chips, recipe.size)
+    made, shapes = _made(recipe), _shapes(recipe, census, outlines, positive)
+
+    def draw(rng: np.random.Generator) -> Sample:
+        painted = recipe.augment == "water"
+        size = 2 * recipe.size if painted else recipe.size  # room to see it at a coarser resolution
+        chip, window = draw_window(census, rng, size)
+        sample = read_window(one_rater(chip, rng), reading, window)
+        if not painted:
+            return _augment(sample, recipe, rng)
+        sample = _positive_as_1(sample, positive)
+        pool = Pool([lambda: sample], [lambda: sample] if _share(sample, 1) >= WET else [], made)
+        return _classes_again(draw_sample(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
+
+    return draw
+
+
+def _crops(
+    recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip], outlines: Sequence[np.ndarray], positive: int
+) -> Draw:
+    """Return what draws squares from anywhere in a chip; with several raters, every other time by the first."""
+    pieces = [versions for chip in chips if (versions := _versions(chip, recipe, reading, positive))]
+    several = any(len(versions) > 1 for versions in pieces)
+    made = _made(recipe)
+    shapes = _shapes(recipe, take_census(chips, recipe.size), outlines, positive)
+
+    def draw(rng: np.random.Generator) -> Sample:
+        chosen = [_one_version(v, rng) if several else v[0] for v in pieces]
+        pool = Pool([read for read, _ in chosen], [read for read, share in chosen if share >= WET], made)
+        if recipe.augment != "water":
+            return _augment(_square_of(pool, recipe.size, rng), recipe, rng)
+        return _classes_again(draw_sample(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
+
+    return draw
+
+
+def _versions(chip: LabelledChip, recipe: Recipe, reading: Reading, positive: int) -> list[tuple[Reader, float]]:
+    """Return what reads a chip once a rater, and its share of the positive class; nothing if it has no valid pixel."""
+    pieces = [partial(read_piece, one, reading.bands, reading.units, reading.black) for one in chip.by_rater()]
+    if not pieces[0]().valid.any():
+        return []
     if recipe.augment != "water":
-
-        def draw(rng: np.random.Generator) -> Sample:
-            chip, window = draw_window(census, rng)
-            return _augment(read_window(one_rater(chip, rng), reading, window), recipe, rng)
-
-    else:
-        made, shapes = simulate_chips(recipe.simulated, seed), _outlines(census)
-        how = Augmentation(size=recipe.size)
-
-        def draw(rng: np.random.Generator) -> Sample:
-            chip, window = draw_window(census, rng, 2 * recipe.size)  # room to see it at a coarser resolution
-            pixels, label, valid = read_window(one_rater(chip, rng), reading, window)
-            around = Chip(chip.name, chip.place, pixels, (label == 1).astype(np.uint8), valid)
-            return draw_sample([around, *made], shapes, how, rng)
-
-    return lambda step: [draw(rng) for rng in [np.random.default_rng([seed, step])] for _ in range(recipe.batch)]
+        return [(read, _share(read(), positive)) for read in pieces]
+    readers: list[Reader] = [lambda read=read: _positive_as_1(read(), positive) for read in pieces]  # type: ignore[misc]
+    for label in labels_by_rule(chip, readers[0](), recipe.raters):
+        readers.append(lambda label=label: readers[0]()._replace(label=label))  # type: ignore[misc]
+    return [(read, _share(read(), 1)) for read in readers]
 
 
-def _outlines(census: Census, most: int = 100) -> list[np.ndarray]:
-    """Return outlines of class 1 from the training labels, to paint more of it by."""
-    share = census.counts[:, 1] / np.maximum(census.counts.sum(1), 1)
-    cells = [c for c, s in zip(census.cells, share, strict=True) if 0.02 <= s <= 0.9 and min(c[1].shape) >= 32]
-    return [load_label(*cell) == 1 for cell in cells[:: max(1, len(cells) // most)]]
+def _one_version(versions: list[tuple[Reader, float]], rng: np.random.Generator) -> tuple[Reader, float]:
+    return versions[0] if rng.random() < 0.5 else versions[int(rng.integers(len(versions)))]
+
+
+def _positive_as_1(sample: Sample, positive: int) -> Sample:
+    """Label the positive class 1 and all else 0, as augmentation paints it."""
+    return sample._replace(label=(sample.label == positive).astype(np.uint8))
+
+
+def _classes_again(sample: Sample, positive: int) -> Sample:
+    """Give back class indices to a sample of two classes whose positive one is labelled 1."""
+    return sample if positive == 1 else sample._replace(label=1 - sample.label)
+
+
+def _square_of(pool: Pool, size: int, rng: np.random.Generator) -> Sample:
+    """Cut a square from anywhere in a piece, every other time a wet one; what lies outside the piece is not valid."""
+    pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
+    piece = pieces[int(rng.integers(len(pieces)))]()
+    y, x = (int(rng.integers(max(n - size, 0) + 1)) for n in piece.label.shape)
+    return piece.window(Roi(y, y + size, x, x + size))
+
+
+def _share(sample: Sample, number: int) -> float:
+    """Return the share of class ``number`` among valid pixels, 0 where none is valid."""
+    return float((sample.label[sample.valid] == number).mean()) if sample.valid.any() else 0.0
+
+
+def _made(recipe: Recipe) -> list[Reader]:
+    """Return what reads each simulated piece that joins the training."""
+    if recipe.augment != "water":
+        return []
+    return [lambda s=s: s for s in simulate_samples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
+
+
+def _shapes(recipe: Recipe, census: Census, outlines: Sequence[np.ndarray], positive: int) -> Sequence[np.ndarray]:
+    """Return outlines of water to paint more of it by, as the recipe says where they come from."""
+    if recipe.augment != "water" or recipe.outlines == "none":
+        return ()
+    return outlines if recipe.outlines == "etci2021" and outlines else _outlines(census, positive)
+
+
+def _outlines(census: Census, positive: int, most: int = 100) -> list[np.ndarray]:
+    """Return outlines of the positive class from the training labels."""
+    share = census.counts[:, positive] / np.maximum(census.counts.sum(1), 1)
+    cells = [c for c, s in zip(census.cells, share, strict=True) if WET <= s <= 0.9 and min(c[1].shape) >= 32]
+    return [load_label(*cell) == positive for cell in cells[:: max(1, len(cells) // most)]]
 
 
 def _augment(sample: Sample, recipe: Recipe, rng: np.random.Generator) -> Sample:
@@ -103,14 +196,16 @@ def _augment(sample: Sample, recipe: Recipe, rng: np.random.Generator) -> Sample
     return turn(sample, rng)
 
 
-def held_out(reading: Reading, chips: Sequence[LabelledChip]) -> list[Callable[[], Sample]]:
+def held_out(reading: Reading, chips: Sequence[LabelledChip]) -> list[Reader]:
     """Return one function for each validation sample, which reads it: whole chips, or windows without overlap."""
-    if reading.view != "window":
-        fitted = [read_whole(chip, reading) for chip in chips]
+    if not chips:
+        return []
+    if reading.view in ("fit", "stretch"):
+        fitted = [read_fitted(chip, reading) for chip in chips]
         return [lambda s=s: s for s in fitted]  # type: ignore[misc]
     cells = take_census(chips, reading.size).cells
     chosen = cells[:: -(-len(cells) // JUDGED)]
-    return [lambda c=c, w=w: read_window(c, reading, _square(w, reading.size)) for c, w in chosen]  # type: ignore[misc]
+    return [partial(read_window, c, reading, _square(w, reading.size)) for c, w in chosen]
 
 
 def _square(window: Roi, size: int) -> Roi:

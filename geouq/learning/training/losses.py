@@ -1,8 +1,8 @@
 """Losses on logits that count only pixels measured and labelled.
 
 ``LOSSES`` holds those a recipe may name, all called as (logits (N, 1 or C, H, W), label (N, H, W), valid (N, H, W)). A
-label is a class index, or for ``bce`` and ``bce_dice`` a share of the positive class in 0..1; where ``valid`` is 0 it
-may be anything.
+label is a class index, or for ``bce`` and ``bce_dice`` the share of class 1 in 0..1, which is what one logit means;
+where ``valid`` is 0 it may be anything.
 """
 
 from __future__ import annotations

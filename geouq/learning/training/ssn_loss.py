@@ -36,7 +36,7 @@ def ssn_nll(
     Parameters
     ----------
     distribution : mean and diagonal (N, C, H, W), factor (N, R, C, H, W), float32; C = 1 is binary (sigmoid).
-    label : (N, H, W), class index, or for C = 1 a share of the positive class; anything where ``valid`` is 0.
+    label : (N, H, W), class index, or for C = 1 the share of class 1; anything where ``valid`` is 0.
     valid : (N, H, W), 0 or 1; elsewhere neither the factor nor the diagonal counts.
 
     Returns

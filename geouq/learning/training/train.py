@@ -43,6 +43,7 @@ class TrainConfig:
     schedule : "cosine" (half a cosine to 0 after warmup), "constant", or "plateau" (times ``factor`` whenever
         ``plateau`` rounds bring no lower loss).
     patience : end after this many rounds without a lower loss, and keep the best weights; 0 = run to the end.
+    floor : but never end before this many steps; a run by passes over the data has at least so many.
     average : the weights' exponential moving average keeps this share a step (0 = the last weights).
     draws, antithetic : of the SSN's integral (geouq.learning.training.ssn_loss).
     mean_steps : first steps in which an SSN learns its mean alone, by cross entropy.
@@ -61,6 +62,7 @@ class TrainConfig:
     plateau: int = 3
     factor: float = 0.3
     patience: int = 0
+    floor: int = 300
     average: float = 0.99
     draws: int = 20
     antithetic: bool = True
@@ -76,8 +78,11 @@ class TrainConfig:
         ):
             if value not in known:
                 raise InputError(f"{value!r} is none of {', '.join(known)}")
-        if self.steps < 1 or self.every < 1:
-            raise InputError(f"steps is {self.steps} and every {self.every}: both must be 1 or more")
+        for key, least in (("steps", 1), ("every", 1), ("warmup", 0), ("patience", 0), ("plateau", 1), ("draws", 1)):
+            if getattr(self, key) < least:
+                raise InputError(f"{key} is {getattr(self, key)}: it must be {least} or more")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed is {self.seed}: give a whole number from 0 to 4294967295")
 
 
 @dataclass
@@ -192,7 +197,7 @@ def _judge(state: State, config: TrainConfig, judge: Judge | None) -> None:
 
 
 def _stopped(state: State, config: TrainConfig) -> bool:
-    return 0 < config.patience <= state.waited
+    return 0 < config.patience <= state.waited and state.step >= config.floor
 
 
 def schedule(step: int, config: TrainConfig) -> float:

@@ -1,6 +1,6 @@
 """How often do 90 % intervals of area hold the label, on patches that no shipped model has seen, sampler by sampler?
 
-    OMP_NUM_THREADS=1 python examples/compare_patches.py DATA
+    OMP_NUM_THREADS=1 python benchmarks/compare_patches.py DATA
 
 DATA holds the chips that the shipped models were trained on, for the posterior of the last layer, and ``bigearthnet/``:
 patches of 120 × 120 pixels with labels from Sentinel-2. Shares of water are those of a patch's labelled pixels.
@@ -15,8 +15,8 @@ import numpy as np
 import rasterio
 import torch
 from compare_samplers import SAMPLES, SEED, mean_probability, stack, with_posterior
+from score_s1_water import Chip, read_chips
 
-from geouq.learning.data.chips import Chip, read_chips
 from geouq.learning.judging.metrics import Calibration, Confusion
 from geouq.networks.model import Model
 from geouq.sampling.sampler import Sampler

@@ -1,10 +1,11 @@
 """Train the recipes of two public seed systems on copies of their data, within a CPU budget.
 
-    OMP_NUM_THREADS=1 python examples/train_seeds.py DATA --out build/seeds --recipe mc-dropout-unet
+    OMP_NUM_THREADS=1 python benchmarks/train_seeds.py DATA --out build/seeds --recipe mc-dropout-unet
 
 DATA holds ``water-bodies-rgb/`` (images/, masks/) and ``camvid12/`` (train/, trainannot/, val/, valannot/ and
-classes.txt). Smaller batches than the recipes', so that a few minutes hold more than a handful of steps; give --full
-for the recipe as it stands (hours on a CPU). The same command continues a broken run.
+classes.txt). Whole chips are resized, as in the systems these follow. Batches are smaller than the recipes', so that a
+few minutes hold more than a handful of steps; give --full for the recipe's own (hours on a CPU). The same command
+continues a broken run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
-from geouq.learning.training.recipes import RECIPES
+from geouq.learning.training.recipe import find_recipe
 
 #: recipe → batch, steps a round, steps in all: three to five minutes of one core
 BUDGETS = {"mc-dropout-unet": (4, 25, 75), "unet-16": (8, 100, 400), "unet-34m": (4, 30, 60)}
@@ -39,7 +40,7 @@ def main() -> None:
         manifest = out / "manifest.json"
         manifest.write_text(json.dumps(rows))
         batch, every, steps = BUDGETS[name]
-        recipe = RECIPES[name]
+        recipe = find_recipe(name, [f"view={'stretch' if street else 'fit'}"])
         if not arguments.full:
             training = replace(recipe.training, every=every, steps=steps)
             recipe = replace(recipe, batch=batch, epochs=0, training=training)

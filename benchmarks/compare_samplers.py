@@ -1,9 +1,9 @@
 """How often do 90 % intervals of area hold the label? All samplers and independent pixels, places held out.
 
-    OMP_NUM_THREADS=1 python examples/compare_samplers.py DATA --water build/s1-water/s1-water-small \
+    OMP_NUM_THREADS=1 python benchmarks/compare_samplers.py DATA --water build/s1-water/s1-water-small \
         --ssn build/s1-water-ssn [--member build/other-seed ...]
 
-Each folder holds fold models as train_s1_water.py and train_s1_water_ssn.py leave them; ``--member`` adds folders of
+Each folder holds fold models as score_s1_water.py and score_s1_water_ssn.py leave them; ``--member`` adds folders of
 other seeds of s1-water-small, which form an ensemble with it. Areas are those of whole chips, and of random polygons
 in them that are 2 to 98 % water. The place's effect is fitted without the place in question; SSNs have spread 1 and
 temperature 1.
@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from rasterio.features import geometry_mask
 from rasterio.transform import Affine
-from train_s1_water import FOLDS, WET, area_offset, fit_place_effect, whole
+from score_s1_water import FOLDS, WET, Chip, area_offset, fit_place_effect, held, read_chips, whole
 
-from geouq.learning.data.chips import Chip, leave_out, read_chips
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.calibrate import LAPLACE_PIXELS
 from geouq.learning.judging.metrics import Calibration, Confusion
@@ -47,11 +46,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folds = [fold for fold in FOLDS if fold != "all"]
-    ready = [f for f in folds if all((d / f"{f}.safetensors").exists() for d in (arguments.ssn, *arguments.member))]
+    ready = [f for f in folds if all(found(d, f) for d in (arguments.ssn, *arguments.member))]
     chips = read_chips(arguments.data)
-    held = [(fold, chip) for fold in ready for chip in leave_out(chips, FOLDS[fold])[1]]
-    scores = compare(held, chips, arguments)
-    print(f"{len(held)} chips of the folds {', '.join(ready)}; S = {SAMPLES}\n")
+    left = [(fold, chip) for fold in ready for chip in held(chips, fold)]
+    scores = compare(left, chips, arguments)
+    print(f"{len(left)} chips of the folds {', '.join(ready)}; S = {SAMPLES}\n")
     print(table(scores))
     if arguments.json:
         arguments.json.write_text(json.dumps({n: s.plain() for n, s in scores.items()}, indent=1))
@@ -105,7 +104,9 @@ def compare(held: Sequence[tuple[str, Chip]], chips: Sequence[Chip], folders: ar
     """Return the scores of every sampler; posteriors are fitted on the chips that the fold's model was trained on."""
     water, ssn = (load(folder, held) for folder in (folders.water, folders.ssn))
     members = [load(folder, held) for folder in folders.member]
-    laplace = {fold: with_posterior(model, leave_out(chips, FOLDS[fold])[0]) for fold, model in water.items()}
+    laplace = {
+        fold: with_posterior(model, [c for c in chips if c.place not in FOLDS[fold]]) for fold, model in water.items()
+    }
     offsets = {c.name: offset(make_sampler(water[f], samples=SAMPLES, seed=SEED), c) for f, c in held if c.name in WET}
     scores: dict[str, Scores] = {}
     for fold, chip in held:
@@ -154,7 +155,12 @@ def place(name: str) -> str:
 
 def load(folder: Path, held: Sequence[tuple[str, Chip]]) -> Mapping[str, Model]:
     """Return a folder's models by fold."""
-    return {fold: Model.load(folder / f"{fold}.safetensors") for fold in {f for f, _ in held}}
+    return {fold: Model.load(found(folder, fold)[0]) for fold in {f for f, _ in held}}
+
+
+def found(folder: Path, fold: str) -> list[Path]:
+    """Return the model files of a fold."""
+    return list((folder / fold).glob("*.safetensors"))
 
 
 def stack(sampler: Sampler, chip: Chip) -> np.ndarray:

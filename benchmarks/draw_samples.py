@@ -1,7 +1,7 @@
 r"""Draw docs/img/plausible.png: a scene, four plausible maps of its flood, and the histogram of their areas.
 
-    OMP_NUM_THREADS=1 python examples/draw_samples.py DATA \
-        --model build/s1-water-ssn/Spain.safetensors --chip Spain_7370579 --out docs/img/plausible.png
+    OMP_NUM_THREADS=1 python benchmarks/draw_samples.py DATA \
+        --model build/s1-water-ssn/Spain/s1-water-ssn.safetensors --chip Spain_7370579 --out docs/img/plausible.png
 
 The model is that of a fold which has not seen the chip's place.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from compare_samplers import stack
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from score_s1_water import read_chips
 
-from geouq.learning.data.chips import read_chips
 from geouq.networks.model import Model
 from geouq.sampling.samplers import make_sampler
 

@@ -1,8 +1,8 @@
 """What each source of data, each network and each set of dropout sites is worth: held-out scores and cost of variants.
 
-    OMP_NUM_THREADS=1 python examples/compare_s1_water.py DATA --work build/s1-water [--only NAME …]
+    OMP_NUM_THREADS=1 python benchmarks/compare_s1_water.py DATA --work build/s1-water [--only NAME …]
 
-Every variant is trained as ``train_s1_water.py`` trains the shipped model, one model a fold, and scored on the places
+Every variant is trained as ``score_s1_water.py`` trains the shipped model, one model a fold, and scored on the places
 its models have not seen. Variants that differ only in the sites sampled share weights. Models already in the work
 folder are not trained again. Prints one table; figures of one seed each: two seeds of the same recipe differ by
 about 0.02 in mean IoU, so smaller differences say nothing.
@@ -19,25 +19,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from train_s1_water import (
+from score_s1_water import (
     FOLDS,
-    MODELS,
     SAMPLES,
-    TRAINING,
     WET,
-    Recipe,
+    Chip,
     area_offset,
     fit,
     fit_place_effect,
     fit_temperature,
+    held,
     probability,
+    read_chips,
     whole,
     with_effects,
 )
 
 from geouq.grid import Roi
-from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.data.samples import simulate_samples
 from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.training.recipe import find_recipe
 from geouq.networks.model import Model
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
@@ -48,16 +49,18 @@ TIMED = 1024
 
 @dataclass(frozen=True)
 class Variant:
-    """A recipe under the name of its folder, and the sites sampled (None: all the model has)."""
+    """A recipe with changes, under the name of its folder; and the sites sampled (None: all it was trained with)."""
 
     folder: str
-    recipe: Recipe = Recipe()
+    recipe: str = "s1-water"
+    changes: tuple[str, ...] = ()
     sites: tuple[str, ...] | None = None
     samples: int = SAMPLES
+    seed: int = 0
 
 
 #: what s1-water was first: a level less, VH missing less often; data were left out of this one, which trains faster
-SMALL = MODELS["s1-water-small"]
+SMALL = "s1-water-small"
 
 VARIANTS = {
     "all sites": Variant("s1-water"),
@@ -67,13 +70,13 @@ VARIANTS = {
     "… of 5 samples": Variant("s1-water", sites=("last2",), samples=5),
     "… of 50 samples": Variant("s1-water", sites=("last2",), samples=50),
     "none, only the place's effect": Variant("s1-water", sites=()),
-    "**4 × 4 fold, 32-64-128 (s1-water-fast)**": Variant("s1-water-fast", MODELS["s1-water-fast"], ("last2",)),
-    "… all sites": Variant("s1-water-fast", MODELS["s1-water-fast"]),
+    "**4 × 4 fold, 32-64-128 (s1-water-fast)**": Variant("s1-water-fast", "s1-water-fast", sites=("last2",)),
+    "… all sites": Variant("s1-water-fast", "s1-water-fast"),
     "a level less, VH missing less often": Variant("s1-water-small", SMALL),
-    "… another seed": Variant("seed1", replace(SMALL, training=replace(TRAINING, seed=1))),
-    "… without simulated scenes": Variant("nosim", replace(SMALL, simulated=0)),
-    "… without ETCI outlines (painted water from noise alone)": Variant("noshapes", replace(SMALL, outlines=False)),
-    "… without DFC 2024": Variant("nodfc", replace(SMALL, without=("dfc",))),
+    "… another seed": Variant("seed1", SMALL, seed=1),
+    "… without simulated scenes": Variant("nosim", SMALL, ("simulated=0",)),
+    "… without ETCI outlines (painted water from noise alone)": Variant("noshapes", SMALL, ("outlines=none",)),
+    "… without DFC 2024": Variant("nodfc", SMALL, ('leave_out=["dfc"]',)),
 }
 
 
@@ -85,7 +88,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chips, shapes = read_chips(arguments.data), read_shapes(arguments.data)
+    chips = read_chips(arguments.data)
     print(
         "| variant | "
         + " | ".join(WET)
@@ -94,24 +97,24 @@ def main() -> None:
     print("|" + "---|" * (8 + len(WET)))
     for name in arguments.only:
         variant = VARIANTS[name]
-        work = arguments.work / variant.folder
-        work.mkdir(parents=True, exist_ok=True)
-        models = {fold: fit(fold, variant.recipe, chips, shapes, work) for fold in arguments.folds}
+        work = arguments.work / "compared" / variant.folder
+        recipe = find_recipe(variant.recipe, (*variant.changes, "sampled={}"))  # all sites, to choose among
+        models = {fold: fit(fold, recipe, arguments.data, work, variant.seed) for fold in arguments.folds}
         print(f"| {name} | " + " | ".join(row(variant, chips, models)) + " |", flush=True)
 
 
 def row(variant: Variant, chips: Sequence[Chip], models: dict[str, Model]) -> list[str]:
     """Return a variant's cells: IoU of each wet chip, their mean, false water, ECE, AURC, intervals, size, cost."""
-    held = [(m, c) for fold, m in models.items() for c in leave_out(chips, FOLDS[fold])[1]]
-    logits = [logits_of(variant, m, c) for m, c in held]
-    labels = [c.label[c.valid] for _, c in held]
+    left = [(m, c) for fold, m in models.items() for c in held(chips, fold)]
+    logits = [logits_of(variant, m, c) for m, c in left]
+    labels = [c.label[c.valid] for _, c in left]
     offsets = {
-        c.name: area_offset(z, label) for (_, c), z, label in zip(held, logits, labels, strict=True) if c.name in WET
+        c.name: area_offset(z, label) for (_, c), z, label in zip(left, logits, labels, strict=True) if c.name in WET
     }
     scale = fit_place_effect(offsets)
     temperature = fit_temperature([with_effects(z, scale) for z in logits], labels)
     calibration, risk, ious, false, inside = Calibration(), RiskCoverage(), {}, {}, 0
-    for (_, chip), z, label in zip(held, logits, labels, strict=True):
+    for (_, chip), z, label in zip(left, logits, labels, strict=True):
         p = probability(with_effects(z, scale)[1:], temperature)
         calibration.add(p, label), risk.add(binary_entropy(p), (p >= 0.5) != label)
         count = Confusion().add(p >= 0.5, label)
@@ -127,7 +130,7 @@ def row(variant: Variant, chips: Sequence[Chip], models: dict[str, Model]) -> li
         f"{calibration.ece():.4f}",
         f"{risk.aurc:.4f}",
     ]
-    return [*cells, f"{inside} of {len(held)}", f"{size / 1e6:.2f} M", f"{seconds(variant, model):.2f}"]
+    return [*cells, f"{inside} of {len(left)}", f"{size / 1e6:.2f} M", f"{seconds(variant, model):.2f}"]
 
 
 def logits_of(variant: Variant, model: Model, chip: Chip) -> np.ndarray:
@@ -149,9 +152,9 @@ def _passes(variant: Variant, model: Model, window: Window) -> Iterator[torch.Te
 def seconds(variant: Variant, model: Model) -> float:
     """Return the least CPU seconds a megapixel of three runs on one tile of a simulated scene, halo included."""
     side = TIMED + 2 * (model.halo or 0)
-    (chip,) = simulate_chips(1, 0, side)
+    (piece,) = simulate_samples(1, 0, side)
     core = Roi(model.halo or 0, side - (model.halo or 0), model.halo or 0, side - (model.halo or 0))
-    window = Window(chip.pixels, np.ones((side, side), bool), core)
+    window = Window(piece.pixels, np.ones((side, side), bool), core)
     best = np.inf
     for _ in range(3):
         started = time.process_time()

@@ -1,23 +1,20 @@
-"""Train, score and write the shipped models ``s1-water`` and ``s1-water-fast`` from a folder of labelled chips.
+"""Score the recipes of the shipped models ``s1-water`` and ``s1-water-fast`` on places left out, and ship them.
 
-    OMP_NUM_THREADS=1 python examples/train_s1_water.py DATA --out geouq/weights --work build/s1-water
+    OMP_NUM_THREADS=1 python benchmarks/score_s1_water.py DATA --out geouq/weights --work build/s1-water
 
-DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` (geouq.learning.data.chips). For each
-fold a model is trained without the fold's places and scored on them; then the shipped model is trained on
-everything with the same recipe and seed. Both are trained with dropout in bottleneck and decoder, and sample it in the
-last two stages alone, which scores the same as sampling all (compare_s1_water.py) at a fraction of the cost. One seed,
-one thread: the same data give the same weights on the same machine. Models already in the work folder are not trained
-again; an interrupted run continues at its checkpoint.
+DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/``. For each fold the recipe is trained, as
+``geouq train DATA --recipe s1-water --val …`` does, without the fold's places, and scored on them; the shipped model is
+the same recipe trained on everything, with the temperature and the place's effect fitted on the folds. Models already
+in the work folder are not trained again; an interrupted run continues at its checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,51 +22,38 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 
 from geouq.grid import Roi
-from geouq.learning.data.augment import Augmentation, Sample, batch_source, draw_sample
-from geouq.learning.data.chips import Chip, leave_out, read_chips, read_shapes, simulate_chips
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.loading import load
 from geouq.learning.judging.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
 from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
-from geouq.learning.training.batches import prepared_ahead
-from geouq.learning.training.train import TrainConfig, seed_weights, train
-from geouq.networks.model import Model, ModelSpec
-from geouq.networks.unet import UNet, UNetConfig
+from geouq.learning.training.fit import Event, FitOptions, Judged, train_model
+from geouq.learning.training.recipe import Recipe, find_recipe
+from geouq.networks.model import Model
 from geouq.sampling.draws import place_effects
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
-from geouq.units import DB
 
 SEED = 0
 SAMPLES = 20
-BATCH = 8
-NETWORK = UNetConfig(2, 1, widths=(16, 32, 64, 128, 128), stem=2, dropout={"bottleneck": 0.3, "decoder": 0.2})
-FAST = replace(NETWORK, widths=(32, 64, 128), stem=4)
-SMALL = replace(NETWORK, widths=(16, 32, 64, 128))
-#: the dropout that the shipped models sample; they are trained with more
-SAMPLED = {"last2": 0.2}
-TRAINING = TrainConfig(steps=800, rate=3e-3, bfloat16=True, seed=SEED)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a model is made of. ``without`` leaves out chips whose names begin so; ``outlines`` are ETCI's."""
-
-    network: UNetConfig = NETWORK
-    training: TrainConfig = TRAINING
-    augmentation: Augmentation = Augmentation()
-    simulated: int = 60
-    without: tuple[str, ...] = ()
-    outlines: bool = True
-
-
-VH_THERE = Augmentation(no_vh=0.08)
-MODELS = {
-    "s1-water": Recipe(),
-    "s1-water-fast": Recipe(FAST, augmentation=VH_THERE),
-    "s1-water-small": Recipe(SMALL, augmentation=VH_THERE),  # not shipped; s1-water-ssn starts from it
-}
 #: fold → the places its model never sees; "all" is the shipped model. Dry places ride along with a wet one.
 FOLDS = {"India": ("India", "Ghana"), "Spain": ("Spain",), "USA": ("USA", "awc00"), "jja10": ("jja10",), "all": ()}
 WET = ("India_900498", "Spain_7370579", "USA_905409", "jja10")
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A labelled chip as read: VV and VH in dB (2, h, w), label (h, w) uint8 with 1 = water, valid (h, w)."""
+
+    name: str
+    place: str
+    pixels: np.ndarray
+    label: np.ndarray
+    valid: np.ndarray
+
+    @cached_property
+    def water(self) -> float:
+        """Share of water among valid pixels, 0..1."""
+        return float(self.label[self.valid].mean())
 
 
 def main() -> None:
@@ -78,16 +62,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
     parser.add_argument("--work", type=Path, default=Path("build/s1-water"), help="fold models, checkpoints, scores")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
-    parser.add_argument("--models", nargs="*", default=list(MODELS)[:2], choices=list(MODELS), help="which")
+    parser.add_argument("--models", nargs="*", default=["s1-water", "s1-water-fast"], help="which recipes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chips = read_chips(arguments.data)
-    shapes = read_shapes(arguments.data)
     for name in arguments.models:
         work = arguments.work / name
-        work.mkdir(parents=True, exist_ok=True)
-        fitted = {fold: fit(fold, MODELS[name], chips, shapes, work) for fold in arguments.folds}
-        models = {fold: sample_at(model, SAMPLED, name) for fold, model in fitted.items()}
+        models = {fold: fit(fold, find_recipe(name), arguments.data, work) for fold in arguments.folds}
         scores = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
         (work / "scores.json").write_text(json.dumps(scores, indent=1))
         print(f"\n{name}\n\n{table(scores)}")
@@ -95,72 +76,33 @@ def main() -> None:
             ship(models["all"], scores, arguments.out)
 
 
-# ---------------------------------------------------------------- training
+def read_chips(data: Path) -> list[Chip]:
+    """Read the chips below ``data`` that have a valid pixel."""
+    chips = []
+    for chip in read_dataset(data):
+        pixels, label, valid = load(chip, ("VV", "VH"), "dB")
+        if valid.any():
+            chips.append(Chip(chip.name, chip.place, pixels, (label == 1).astype(np.uint8), valid))
+    return chips
 
 
-def fit(fold: str, recipe: Recipe, chips: Sequence[Chip], shapes: Sequence[np.ndarray], work: Path) -> Model:
+def _show(event: Event) -> None:
+    if isinstance(event, Judged):
+        print(event.row, flush=True)
+
+
+def held(chips: Sequence[Chip], fold: str) -> list[Chip]:
+    """Return the chips of the places that a fold's model has not seen."""
+    return [chip for chip in chips if chip.place in FOLDS[fold]]
+
+
+def fit(fold: str, recipe: Recipe, data: Path, work: Path, seed: int = SEED, init: Path | None = None) -> Model:
     """Return the model of a fold, trained unless the work folder holds it already."""
-    path = work / f"{fold}.safetensors"
-    if path.exists():
-        return Model.load(path)
-    seed = recipe.training.seed
-    known = [chip for chip in leave_out(chips, FOLDS[fold])[0] if not chip.name.startswith(recipe.without)]
-    known += simulate_chips(recipe.simulated, seed)
-    outlines = shapes if recipe.outlines else ()
-    network = UNet(recipe.network)
-    model = Model(seed_weights(network, seed), spec(network))
-
-    def draw(rng: np.random.Generator) -> Sample:
-        return draw_sample(known, outlines, recipe.augmentation, rng)
-
-    return train_fold(model, draw, recipe.training, path)
-
-
-def train_fold(model: Model, draw: Callable[[np.random.Generator], Sample], how: TrainConfig, path: Path) -> Model:
-    """Train a fold's model on batches of what ``draw`` gives, write it to ``path``, and return it as written."""
-    source = batch_source(draw, BATCH, how.seed)
-    started, losses = time.perf_counter(), list[float]()
-
-    def prepare(step: int) -> Sample:
-        pixels, label, valid = source(step)
-        return np.stack([model.normalise(p) for p in pixels]), label, valid
-
-    def on_step(step: int, loss: float) -> None:
-        losses.append(loss)
-        if (step + 1) % 25 == 0:
-            seconds = time.perf_counter() - started
-            print(f"{path.stem}: step {step + 1}, loss {np.mean(losses[-25:]):.4f}, {seconds:.0f} s", flush=True)
-
-    with ThreadPoolExecutor(1) as background:
-        batches = prepared_ahead(prepare, how.steps, background)
-        train(model.network, batches, how, checkpoint=path.with_suffix(".checkpoint"), on_step=on_step)
-    model.save(path)
+    path = work / fold / f"{recipe.name}.safetensors"
+    if not path.exists():
+        told = FitOptions(validation=FOLDS[fold] or None, seed=seed, init=init, resume=True, device="cpu")
+        train_model(data, recipe, path.parent, told, _show)
     return Model.load(path)
-
-
-def sample_at(model: Model, sites: Mapping[str, float], name: str) -> Model:
-    """Return the same weights under another name, with dropout at ``sites`` alone."""
-    network = UNet(UNetConfig(**{**model.spec.arguments, "dropout": sites}))
-    network.load_state_dict(model.network.state_dict())
-    return Model(network, replace(model.spec, name=name, arguments=network.config.to_dict()))
-
-
-def spec(network: UNet) -> ModelSpec:
-    return ModelSpec(
-        name="s1-water",
-        architecture="unet",
-        arguments=network.config.to_dict(),
-        bands=("VV", "VH"),
-        units=DB,
-        mean=(-12.0, -19.0),
-        std=(5.0, 6.0),
-        clip=(-50.0, 20.0),
-        stride=network.stride,
-        missing_bands="zero",
-        description="Open water in Sentinel-1 VV and VH (sigma0 or gamma0 in dB), 10-30 m; VV alone works less well.",
-        training="Sen1Floods11 hand-labelled chips, STAC Overflow, DFC 2024 track 1, ETCI 2021 outlines, simulation.",
-        licence="Apache-2.0. Contains modified Copernicus Sentinel data.",
-    )
 
 
 # ---------------------------------------------------------------- scoring
@@ -222,10 +164,10 @@ def with_effects(logits: np.ndarray, scale: float) -> np.ndarray:
 
 def score(chips: Sequence[Chip], models: dict[str, Model]) -> dict[str, object]:
     """Score each fold's model on the chips of its places, after fitting one temperature on all of them."""
-    held = [(m, c) for fold, m in models.items() for c in leave_out(chips, FOLDS[fold])[1]]
-    logits = [logits_of(m, c) for m, c in held]
-    labels = [c.label[c.valid] for _, c in held]
-    pairs = list(zip(held, logits, labels, strict=True))
+    left = [(m, c) for fold, m in models.items() for c in held(chips, fold)]
+    logits = [logits_of(m, c) for m, c in left]
+    labels = [c.label[c.valid] for _, c in left]
+    pairs = list(zip(left, logits, labels, strict=True))
     offsets = {c.name: area_offset(logit, label) for (_, c), logit, label in pairs if c.name in WET}
     effect = fit_place_effect(offsets) if offsets else 0.0
     temperature = fit_temperature([with_effects(logit, effect) for logit in logits], labels)
@@ -244,7 +186,7 @@ def score(chips: Sequence[Chip], models: dict[str, Model]) -> dict[str, object]:
         for name, scale in (("share", others), ("dropout_share", 0.0)):
             shares = (with_effects(logit, scale)[1:] >= 0).mean(axis=1)  # a temperature does not change them
             rows[chip.name][f"{name}_p05"], rows[chip.name][f"{name}_p95"] = np.quantile(shares, (0.05, 0.95))
-    add_thresholds(rows, [c for _, c in held])
+    add_thresholds(rows, [c for _, c in left])
     return {
         "places": rows,
         "temperature": temperature,

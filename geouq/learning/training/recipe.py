@@ -1,0 +1,253 @@
+"""Recipes: everything about a training run but the data, as files that can be read, shown and changed.
+
+``recipes/*.toml`` beside this module are those that come with geouq; a user's own has the same keys, and what it leaves
+out is as :class:`Recipe` says. ``notes`` of the recipes that follow public systems say what was not copied, because it
+would have flattered the scores or blurred the labels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from geouq.errors import InputError
+from geouq.learning.data.augment import Augmentation
+from geouq.learning.training.train import TrainConfig
+from geouq.networks.model import ARCHITECTURES
+from geouq.units import DB, RGB, SCALES
+
+#: Where the recipes that come with geouq lie.
+RECIPES = Path(__file__).with_name("recipes")
+VIEWS = ("window", "crop", "fit", "stretch")
+AUGMENTS = ("none", "turn", "backscatter", "water")
+OUTLINES = ("etci2021", "labels", "none")
+RATERS = ("otsu", "mndwi")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a model to be trained.
+
+    name : of the model and its file. notes : for people. description, licence : as in a model file.
+    architecture, arguments : as in a model file, without bands and classes, which the data decide.
+    sampled : dropout rates, by site, that the written model samples; empty: those it was trained with.
+    size, view, batch : of samples. view "window": windows of size² pixels, balanced by class; "crop": squares from
+        anywhere in a chip; "fit", "stretch": whole chips resized (geouq.learning.data.samples.Reading).
+    bands : wanted, in order; empty: all that the data have. units, mean, std, clip : as in a model file; one mean and
+        std stand for every band.
+    black : in RGB, pixels none of whose bands is above it are padding, not valid; below 0: none are.
+    missing_bands : "zero" or "refuse".
+    augment : "none"; "turn": flips and quarter turns; "backscatter": also dB offsets and extra speckle;
+        "water": all of geouq.learning.data.augment, as far and as often as ``augmentation`` says.
+    outlines : what painted water ("water") is shaped by: "etci2021", the labels in that folder of the data, or where
+        there is none, "labels", the training labels'; "none": smooth noise alone.
+    simulated : simulated chips that join the training ("water" only).
+    raters : further labels ("water" only), made from the pixels of each chip and used where they come near its own:
+        "otsu", "mndwi" (geouq.learning.training.raters).
+    leave_out : chips whose names begin so are not used.
+    most_positive : chips labelled with the positive class over more than this share are ill-posed and left out.
+    validation : share of places held out where neither data nor user say which; 0: none, all is trained on.
+    epochs : passes over the chips; 0: as many steps as ``training`` says.
+    round_steps : with epochs a round is a pass, but at least so many steps: a pass over few chips is but one or two.
+    training : the loop's settings.
+    classes : names, where there are two.
+    """
+
+    name: str
+    architecture: str
+    arguments: Mapping[str, Any]
+    notes: str = ""
+    description: str = ""
+    licence: str = ""
+    sampled: Mapping[str, float] = field(default_factory=dict)
+    size: int = 128
+    view: str = "window"
+    batch: int = 32
+    bands: tuple[str, ...] = ()
+    units: str = RGB
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (255.0,)
+    clip: tuple[float, ...] = (0.0, 255.0)
+    black: float = -1.0
+    missing_bands: str = "refuse"
+    augment: str = "turn"
+    outlines: str = "etci2021"
+    simulated: int = 0
+    raters: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    most_positive: float = 1.0
+    validation: float = 0.2
+    epochs: int = 0
+    round_steps: int = 25
+    classes: tuple[str, ...] = ("land", "water")
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    @property
+    def padding(self) -> float | None:
+        """``black`` as a model file has it: None where nothing is padding."""
+        return self.black if self.black >= 0 else None
+
+    def __post_init__(self) -> None:
+        for key, known in (
+            ("architecture", tuple(ARCHITECTURES)),
+            ("view", VIEWS),
+            ("augment", AUGMENTS),
+            ("outlines", OUTLINES),
+            ("units", tuple(SCALES.values())),
+            ("missing_bands", ("zero", "refuse")),
+        ):
+            if getattr(self, key) not in known:
+                raise InputError(f"recipe {self.name}: {key} {getattr(self, key)!r} is none of {', '.join(known)}")
+        if set(self.raters) - set(RATERS):
+            raise InputError(f"recipe {self.name}: raters {', '.join(self.raters)}: {', '.join(RATERS)} are known")
+        for key, ok, rule in (
+            ("size", self.size >= 8, "8 or more"),
+            ("batch", self.batch >= 1, "1 or more"),
+            ("epochs", self.epochs >= 0, "0 or more"),
+            ("simulated", self.simulated >= 0, "0 or more"),
+            ("validation", 0 <= self.validation < 1, "at least 0 and below 1"),
+            ("round_steps", self.round_steps >= 1, "1 or more"),
+            ("clip", len(self.clip) == 2 and self.clip[0] < self.clip[1], "two numbers, the lower first"),
+            ("std", min(self.std, default=0) > 0, "above 0"),
+            ("mean", len(self.mean) == len(self.std), "as many numbers as std"),
+            ("classes", len(set(self.classes)) == 2, "two different names"),
+        ):
+            if not ok:
+                raise InputError(f"recipe {self.name}: {key} is {getattr(self, key)}: it must be {rule}")
+        if self.augment == "water" and (self.units != DB or tuple(b.upper() for b in self.bands) != ("VV", "VH")):
+            raise InputError(f'recipe {self.name}: augment "water" is for the bands VV, VH in dB')
+        if self.raters and self.augment != "water":
+            raise InputError(f'recipe {self.name}: raters are for augment "water"')
+
+
+# --- names and files
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with geouq."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def find_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Return a recipe by its name or by its file, with changes such as ``"training.rate=1e-3"``.
+
+    Raises
+    ------
+    InputError : there is none, it cannot be read, or a key or value in it or in ``changes`` is not known.
+    """
+    shipped = str(name) in recipe_names()
+    path = RECIPES / f"{name}.toml" if shipped else Path(name)
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no recipe {str(name)!r}: give a file, or one of {', '.join(recipe_names())}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no recipe in TOML: {' '.join(str(error).split())}") from None
+    for change in changes:
+        _set(table, change)
+    return read_recipe(table, f"recipe {name}" if shipped else str(path))
+
+
+def read_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Return the recipe that a table of plain values holds; raise InputError, naming ``source``, if it holds none."""
+    missing = [key for key in ("name", "architecture", "arguments") if key not in table]
+    if missing:
+        raise InputError(f"{source}: a recipe has a key {missing[0]}")
+    return _read(Recipe, table, source, "")
+
+
+def write_recipe(recipe: Recipe) -> str:
+    """Return the complete recipe as TOML that reads back to the same."""
+    plain, tables = [], []
+    for key, value in _values(recipe).items():
+        if isinstance(value, dict) and key in ("augmentation", "training"):
+            tables += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]
+        else:
+            plain.append(f"{key} = {_toml(value)}")
+    return "\n".join([*plain, *tables]) + "\n"
+
+
+def _set(table: dict[str, Any], change: str) -> None:
+    """Set a key of a table by its dotted name; a value that is no TOML is a word."""
+    key, given, text = change.partition("=")
+    *above, last = key.strip().split(".")
+    if not given or not last:
+        raise InputError(f"{change!r} sets nothing: say KEY=VALUE, such as training.rate=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        value = text.strip()
+    for name in above:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise InputError(f"{change!r}: {name} is a value, not a table")
+    table[last] = value
+
+
+def _read(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> Any:
+    """Build a dataclass from a table, each value of the kind its field has."""
+    known = {f.name: f for f in fields(kind)}
+    unknown = [key for key in table if key not in known]
+    if unknown:
+        raise InputError(f"{source}: no key {prefix}{unknown[0]}: keys are {', '.join(prefix + k for k in known)}")
+    values = {key: _value(str(known[key].type), value, source, prefix + key) for key, value in table.items()}
+    try:
+        return kind(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+
+
+#: annotation → what a value must be, and what makes it so
+_KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "str": ("text", str),
+    "bool": ("true or false", bool),
+    "int": ("a whole number", int),
+    "float": ("a number", (int, float)),
+}
+
+
+def _value(kind: str, value: Any, source: str, key: str) -> Any:
+    if kind in ("Augmentation", "TrainConfig") and isinstance(value, Mapping):
+        return _read({"Augmentation": Augmentation, "TrainConfig": TrainConfig}[kind], value, source, f"{key}.")
+    if kind.startswith("tuple[") and isinstance(value, list | tuple):
+        one = kind.removeprefix("tuple[").split(",")[0].rstrip("]")
+        return tuple(_value(one, part, source, key) for part in value)
+    if kind.startswith("Mapping[") and isinstance(value, Mapping):
+        return dict(value)
+    what, types = _KINDS.get(kind, ("a list" if kind.startswith("tuple") else "a table", ()))
+    if not isinstance(value, types) or (isinstance(value, bool) and kind != "bool"):
+        raise InputError(f"{source}: {key} is {value!r}: it must be {what}")
+    return float(value) if isinstance(value, int) and kind == "float" else value
+
+
+def _values(value: Any) -> Any:
+    """Return a dataclass as plain values, keys in order."""
+    if is_dataclass(value):
+        return {f.name: _values(getattr(value, f.name)) for f in fields(value)}
+    return value
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        lines = [json.dumps(line, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f") for line in value.split("\n")]
+        return f'"{lines[0]}"' if len(lines) == 1 else '"""\n{}"""'.format("\n".join(lines))
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, float) and abs(value) == inf:
+        return "inf" if value > 0 else "-inf"
+    return repr(value)

@@ -1,0 +1,90 @@
+"""What a training run leaves in its folder, beside the model.
+
+``recipe.toml`` is the complete recipe as settled for these data, from which ``--recipe`` trains the same again;
+``settings.json`` says which chips are on which side; ``log.csv`` and ``curves.png`` have a row and a point a round;
+from ``checkpoint.pt`` the same settings resume.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from geouq.errors import OutputError
+from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.training.recipe import Recipe, write_recipe
+from geouq.learning.training.train import Row
+from geouq.maps.plotting import own_settings
+
+
+def refuse_another(out: Path, resume: bool) -> None:
+    """Raise OutputError if the folder holds a run, and it is not to be resumed."""
+    if (out / "checkpoint.pt").exists() and not resume:
+        raise OutputError(f"{out} holds a training run already: give --resume to go on with it, or another folder")
+
+
+def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], init: str) -> None:
+    """Take the folder for this run, or raise OutputError if it belongs to another or cannot be written."""
+    resolved = asdict(recipe)
+    del resolved["training"]["steps"], resolved["notes"]
+    training, validation = (sorted(chip.name for chip in side) for side in sides)
+    settings = {"recipe": resolved, "training": training, "validation": validation, "init": init}
+    text = json.dumps(settings, indent=1, default=list)
+    path, checkpoint = out / "settings.json", out / "checkpoint.pt"
+    if checkpoint.exists() and path.exists() and path.read_text() != text:
+        old, new = json.loads(path.read_text()), json.loads(text)
+        what = ", ".join(k for k in new["recipe"] if old["recipe"].get(k) != new["recipe"][k]) or "the chips"
+        raise OutputError(f"{out} holds a run with other settings ({what}): resume with those, or take another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _replace(path, text)
+        _replace(out / "recipe.toml", write_recipe(recipe))
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def write_log(out: Path, rows: Sequence[Row]) -> None:
+    """Write ``log.csv`` anew, and now and then the curves."""
+    lines = [",".join(rows[0]), *(",".join(f"{v:.6g}" for v in row.values()) for row in rows)]
+    _replace(out / "log.csv", "\n".join(lines) + "\n")
+    if len(rows) % 5 == 0:  # a picture takes as long as a short round
+        draw_curves(out, rows)
+
+
+def read_log(out: Path) -> list[Row]:
+    """Return the rows of ``log.csv``."""
+    with open(out / "log.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+@own_settings()
+def draw_curves(out: Path, rows: Sequence[Row]) -> None:
+    """Draw loss, accuracy and IoU over the steps into ``curves.png``."""
+    figure = Figure(figsize=(10, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    steps = [row["step"] for row in rows]
+    panels = (("loss", ("loss", "val_loss")), ("accuracy", ("val_accuracy",)), ("IoU", ("val_iou",)))
+    for axes, (title, names) in zip(figure.subplots(1, 3), panels, strict=True):
+        for name in names:
+            label, colour = ("held-out places", "C1") if name.startswith("val_") else ("training", "C0")
+            axes.plot(steps, [row.get(name, np.nan) for row in rows], ".-", label=label, color=colour)
+        axes.set(title=title, xlabel="step", ylim=None if title == "loss" else (0, 1))
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.3)
+    partial = out / "curves.png.partial"
+    figure.savefig(partial, dpi=100, format="png")
+    os.replace(partial, out / "curves.png")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)

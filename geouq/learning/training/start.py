@@ -1,0 +1,101 @@
+"""The model a recipe starts from, and the one it ends as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from geouq.errors import InputError, ModelError
+from geouq.learning.training.recipe import Recipe
+from geouq.learning.training.settle import positive_name
+from geouq.learning.training.train import seed_weights
+from geouq.networks.model import ARCHITECTURES, Model, ModelSpec
+from geouq.networks.ssn import SSN
+
+
+def new_model(recipe: Recipe, names: tuple[str, ...], seed: int = 0, init: str | Path | None = None) -> Model:
+    """Return the untrained model of a settled recipe, its weights drawn by ``seed`` or taken from the model ``init``.
+
+    Raises
+    ------
+    InputError : the recipe's arguments make no network, or ``init`` does not fit it. ModelError : ``init`` is no model.
+    """
+    network = _network(recipe, recipe.arguments)
+    spec = ModelSpec(
+        name=recipe.name,
+        architecture=recipe.architecture,
+        arguments=recipe.arguments,
+        bands=recipe.bands,
+        units=recipe.units,
+        mean=recipe.mean,
+        std=recipe.std,
+        clip=(recipe.clip[0], recipe.clip[1]),
+        stride=int(network.stride),  # type: ignore[arg-type]
+        missing_bands=recipe.missing_bands,
+        black=recipe.padding,
+        format=1 if recipe.padding is None else 2,
+        classes=names,
+        positive=positive_name(names),
+        **_sampled_by(network, recipe),
+        description=recipe.description,
+        licence=recipe.licence,
+    )
+    model = Model(seed_weights(network, seed), spec)
+    if init:
+        _start_from(Model.load(init), model)
+    return model
+
+
+def _network(recipe: Recipe, arguments: Mapping[str, Any]) -> nn.Module:
+    try:
+        return ARCHITECTURES[recipe.architecture](arguments)
+    except (TypeError, ValueError, KeyError, ModelError) as error:
+        raise InputError(f"recipe {recipe.name}: arguments of its {recipe.architecture} do not fit ({error})") from None
+
+
+def _sampled_by(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
+    """Return how an SSN is to draw z over a scene, as fields of its spec; nothing for other networks.
+
+    In training one z served a whole window. Twice the window's side as correlation length keeps pixels a side apart at
+    a correlation of 0.78. Trained on whole chips, one z serves the whole scene.
+    """
+    if not isinstance(network, SSN):
+        return {}
+    whole = recipe.view in ("fit", "stretch")
+    return {"sampler": "ssn", "correlation": "scene" if whole else 2.0 * recipe.size}
+
+
+def _start_from(old: Model, model: Model) -> None:
+    """Give the network the weights of another model; an SSN's deviations stay as they were drawn."""
+    for key in ("bands", "units", "mean", "std", "clip", "black"):
+        if getattr(old.spec, key) != getattr(model.spec, key):
+            raise InputError(
+                f"--init {old.spec.name}: its {key} are {getattr(old.spec, key)}, and the recipe's "
+                f"{getattr(model.spec, key)}: set the recipe's to the model's"
+            )
+    network, state = model.network, old.network.state_dict()
+    widened = isinstance(network, SSN) and not isinstance(old.network, SSN)
+    target = (network.network if widened else network).state_dict()  # type: ignore[union-attr]
+    for name, value in state.items():
+        into = target.get(name)
+        if into is not None and widened and name.startswith("head."):
+            into = into[: len(value)]
+        if into is None or into.shape != value.shape:
+            raise InputError(
+                f"--init {old.spec.name}: its {name} does not fit the recipe's network: give its arguments"
+            )
+        into.copy_(value)
+
+
+def as_sampled(model: Model, recipe: Recipe) -> Model:
+    """Return the model with dropout at the sites that are to be sampled, if the recipe tells them from the others."""
+    if not recipe.sampled:
+        return model
+    arguments = {**model.spec.arguments, "dropout": dict(recipe.sampled)}
+    network = _network(recipe, arguments)
+    network.load_state_dict(model.network.state_dict())
+    return Model(network, replace(model.spec, arguments=arguments))
