@@ -1,0 +1,115 @@
+# ruff: noqa: E501 (a line a mutant reads best)
+"""Small mistakes in the code that tests must notice: each is made in a copy of the tree, and its tests must fail.
+
+    python -m tests.mutants            # or: make mutants
+    python -m tests.mutants zonal      # those whose name holds a word
+
+A mutant that lives says that a promise is not held by any test. Each names the few tests that are to kill it, so that
+all of them take minutes; add one for whatever a review found that no test had noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORK = ROOT / "build" / "mutants"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake: in ``file``, ``old`` (there once) becomes ``new``; ``tests`` are what pytest is given to find it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+GUARDS = "tests/test_40_guards.py"
+IDENTITY = "tests/test_50_run.py -k identity"
+MUTANTS = (
+    Mutant("identity without layers", "geouq/segmentation/identity.py", '        "layers": ', '        # "layers": ', IDENTITY),
+    Mutant("identity without bounds", "geouq/segmentation/identity.py", '        "bounds": ', '        # "bounds": ', IDENTITY),
+    Mutant("identity without grid", "geouq/segmentation/identity.py", '        "grid": ', '        # "grid": ', IDENTITY),
+    Mutant("identity without batch", "geouq/segmentation/identity.py", '        "batch": ', '        # "batch": ', IDENTITY),
+    Mutant("weights are not averaged", "geouq/learning/training/train.py",
+           "old.mul_(keep).add_(value, alpha=1 - keep)", "old.copy_(value)", f"{GUARDS} -k averaged"),
+    Mutant("weights are averaged the other way round", "geouq/learning/training/train.py",
+           "old.mul_(keep).add_(value, alpha=1 - keep)", "old.mul_(1 - keep).add_(value, alpha=keep)", f"{GUARDS} -k averaged"),
+    Mutant("an exact zero of power counts", "geouq/units.py", "    missing = values == 0\n", "    missing = values < -np.inf\n",
+           f"{GUARDS} -k zero"),
+    Mutant("a buffer with two readers is reused", "geouq/compiling/plan.py",
+           "source in fresh and len(source.users) == 1 and", "source in fresh and", f"{GUARDS} -k two_steps"),
+    Mutant("BatchNorm is folded into what others read", "geouq/compiling/rewrites.py",
+           "if not isinstance(conv, CONVOLUTIONS) or len(before.users) != 1:", "if not isinstance(conv, CONVOLUTIONS):",
+           f"{GUARDS} -k two_steps"),
+    Mutant("half of the memory is promised", "geouq/compiling/plan.py", "        peak = max(peak, alive)\n",
+           "        peak = max(peak, alive // 2)\n", f"{GUARDS} -k promise"),
+    Mutant("zonal: more than nothing is nothing", "geouq/answers/zonal.py",
+           "wet = (areas > (share", "wet = (areas >= (share", f"{GUARDS} -k nothing"),
+    Mutant("the map is placed first", "geouq/segmentation/results.py",
+           "(self.votes, self.vector, self.preview, self.style, self.map)",
+           "(self.map, self.votes, self.vector, self.preview, self.style)", f"{GUARDS} -k last"),
+    Mutant("convolutions on all threads", "geouq/sampling/cores.py", "    torch.set_num_threads(1)  # of this thread alone\n", "",
+           "tests/test_40_cores.py -k 'one_thread or bytes'"),
+    Mutant("draws by tile", "geouq/sampling/deviations.py", "draw.corner, (mean.shape[1]", "(0, 0), (mean.shape[1]",
+           "tests/test_40_ssn.py"),
+    Mutant("halo a stride short", "geouq/grid.py", "(start - self.halo)", "(start - self.halo + self.stride)",
+           "tests/test_50_segment.py -k 'tile or tiling or whole'"),
+    Mutant("not valid is land", "geouq/sampling/estimators.py", "layer.masked_fill(invalid, NOT_CLASSIFIED)", "layer",
+           "tests/test_50_segment.py"),
+)  # fmt: skip
+
+
+def copy_tree() -> None:
+    """Make a copy of what is imported and tested; cli/ is found as geouq.cli there too."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    for name in ("geouq", "cli", "tests"):
+        shutil.copytree(ROOT / name, WORK / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", WORK)
+    os.symlink("../cli", WORK / "geouq" / "cli")
+
+
+def lives(mutant: Mutant) -> str:
+    """Make a mistake, run its tests, undo it; return what is wrong with the tests, empty if they found it."""
+    path = WORK / mutant.file
+    right = path.read_text()
+    if right.count(mutant.old) != 1:
+        return f"{mutant.file} holds {mutant.old.strip()!r} {right.count(mutant.old)} times: update this mutant"
+    path.write_text(right.replace(mutant.old, mutant.new))
+    try:
+        file, _, rest = mutant.tests.partition(" -k ")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", file, *(["-k", rest.strip("'")] if rest else [])]
+        environment = os.environ | {"PYTHONPATH": str(WORK), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=WORK, env=environment, capture_output=True, text=True, timeout=600)
+    finally:
+        path.write_text(right)
+    if done.returncode == 1:
+        return ""
+    return "LIVES" if done.returncode == 0 else f"pytest ended with {done.returncode}: {done.stdout[-300:]}"
+
+
+def main() -> None:
+    """Try all mutants, or those named; exit code 1 if one lives."""
+    chosen = [mutant for mutant in MUTANTS if all(word in mutant.name for word in sys.argv[1:])]
+    copy_tree()
+    wrong = 0
+    for mutant in chosen:
+        began = time.monotonic()
+        said = lives(mutant)
+        wrong += bool(said)
+        print(f"{said or 'killed':8} {time.monotonic() - began:5.1f} s  {mutant.name}", flush=True)
+    print(f"{len(chosen) - wrong} of {len(chosen)} mutants killed")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
