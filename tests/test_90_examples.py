@@ -62,3 +62,19 @@ def test_an_own_network(scene, capsys):
     example("own_network", scene)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "halo 4 pixels, measured; dropout at drop" and 0 < float(lines[1]) < 1
+
+
+def test_an_own_recipe(tmp_path):
+    for place in range(3):
+        run("simulate", f"{place}.tif", "--size", 160, "--seed", place, "--truth", f"{place}_truth.tif", cwd=tmp_path)
+    for kind, suffix in (("images", ""), ("labels", "_truth")):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for place in range(3):
+            (tmp_path / f"{place}{suffix}.tif").rename(tmp_path / "data" / kind / f"place{place}_a.tif")
+    recipe = EXAMPLES / "own_recipe.toml"
+    few = ("--steps", 4, "--set", "training.every=2", "--set", "batch=2", "--set", "size=64")
+    run("train", "data", "--recipe", recipe, "-o", "mine", *few, cwd=tmp_path)
+    model = geouq.Model.load(tmp_path / "mine" / "small-sar.safetensors")
+    assert model.spec.bands == ("VV", "VH") and model.network.state_dict()["head.weight"].shape[1] == 8
+    shown = run("train", "data", "--recipe", recipe, "--show", cwd=tmp_path).stdout
+    assert 'name = "small-sar"' in shown and "average = 0.99" in shown, "the defaults are shown too"

@@ -1,6 +1,6 @@
 """Make labelled sets of grey pictures (ETCI 2021, OMBRIA, CEMS EMSR795) readable for ``geouq evaluate``.
 
-    python examples/grey_sets.py DATA OUT
+    python benchmarks/grey_sets.py DATA OUT
     geouq evaluate s1-water OUT/manifest.csv -o report/
 
 Their backscatter was stretched to bytes, by rules that were not handed down, so no exact way leads back to dB. What

@@ -1,6 +1,6 @@
 """What a Stochastic Segmentation Network learns that others cannot: the toy of its paper, and images with many raters.
 
-    OMP_NUM_THREADS=1 python examples/ssn_raters.py DATA [--steps 2000]
+    OMP_NUM_THREADS=1 python benchmarks/ssn_raters.py DATA [--steps 2000]
 
 The toy (Monteiro et al. 2020, arXiv 2006.06015, section 4.1): an image of 21 pixels, whose middle third one of two
 raters calls 1 and the other 0. A perfect joint model reaches a mean log-likelihood of −ln 2 = −0.693, the best model of
