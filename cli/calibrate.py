@@ -11,8 +11,8 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
-from geouq.files import check_free, refuse_own
-from geouq.learning.data.dataset import read_dataset
+from geouq.files import check_free, existing, refuse_own
+from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
 from geouq.networks.model import Model
 
@@ -35,11 +35,12 @@ def command(model: str, data: Path, **options: Any) -> None:
     taken if there are any, else all but those of the split train.
     """
     output = options["output"]
-    refuse_own(output, [model], "the model itself")
     check_free(output, options["overwrite"])
+    chips = read_dataset(data)
+    refuse_own(output, [*existing([model]), *data_files(data, chips)])
 
     settings = {key: options[key] for key in ("seed", "device")} | {"on_chip": each_chip(options["quiet"])}
-    loaded, chips = Model.load(model), read_dataset(data)
+    loaded = Model.load(model)
     if options["laplace"]:
         loaded = fit_laplace(loaded, chips, **settings)
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)

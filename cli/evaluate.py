@@ -11,7 +11,8 @@ import click
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
 from geouq.errors import InputError
-from geouq.learning.data.dataset import read_dataset
+from geouq.files import existing, refuse_own
+from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.networks.model import Model
 from geouq.sampling.names import AUTO, CHOICES, HELP
 
@@ -40,13 +41,15 @@ def command(model: str, data: Path, **options: Any) -> None:
         if str(error.name).partition(".")[0] not in ("skimage", "sklearn"):
             raise
         raise InputError("evaluate needs scikit-image and scikit-learn: pip install 'geouq[train]'") from None
-    from geouq.learning.judging.report import check_folder, write_report
+    from geouq.learning.judging.report import DATA, PAGE, check_folder, write_report
     from geouq.learning.judging.summary import summary
 
     if options["output"]:
         check_folder(options["output"], options["overwrite"])
 
     chips = read_dataset(data)
+    for name in (PAGE, DATA) if options["output"] else ():
+        refuse_own(options["output"] / name, [*data_files(data, chips), *existing((model, *options["also"]))])
     found = evaluate(
         [Model.load(name) for name in (model, *options["also"])],
         chips,

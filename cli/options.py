@@ -91,10 +91,10 @@ def scene_source(scenes: tuple[str, ...], vv: str | None, vh: str | None) -> Any
         raise InputError("give either SCENE, or --vv and --vh, not both")
     if not bands and not scenes:
         raise InputError("no scene given: name a raster file, or --vv and --vh")
-    from geouq.gdal import refuse_unreadable
+    from geouq.gdal import guard
 
     for path in bands.values() or scenes:
-        refuse_unreadable(path)
+        guard(path)
     return bands or (scenes[0] if len(scenes) == 1 else list(scenes))
 
 

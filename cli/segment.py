@@ -21,6 +21,7 @@ from geouq.cli.options import (
     scene_source,
     voice_options,
 )
+from geouq.files import existing, refuse_own
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
 from geouq.segmentation.defaults import DEFAULT_LAYERS
 
@@ -141,6 +142,8 @@ def command(**options: Any) -> None:
             click.echo(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
+    for path in filter(None, (outputs.path, outputs.vector, outputs.preview)):
+        refuse_own(path, existing(options["model"]), "the model")
     with RunProgress(options["quiet"], options["verbose"]) as progress:
         summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
     if not options["quiet"]:
@@ -180,7 +183,7 @@ def _stem(source: Any) -> str:
     first = (
         source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
     )
-    from geouq.files import MANIFEST
+    from geouq.sources import MANIFEST
 
     path = Path(os.path.abspath(first))
     return path.parent.stem if path.name == MANIFEST else path.stem

@@ -1,6 +1,8 @@
 """Files that are whole or not there: made in a hidden folder beside them, and renamed when done.
 
-And what they may never replace: files that are there unless told so, and what they are made from at all.
+Every file that geouq leaves is written here: ``with whole(path) as made`` gives a temporary name, and what is there
+when the block ends well gets its final one, in one step, once its bytes are on disk. And what may never be replaced:
+files that are there unless told so, what is open in another program, and what the file is made from at all.
 """
 
 from __future__ import annotations
@@ -9,34 +11,51 @@ import errno
 import glob
 import os
 import platform
+import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geouq.errors import OutputError
-from geouq.gdal import gdal_errors, open_dataset
+from geouq.sources import files_behind, is_remote, local_files
 
 if TYPE_CHECKING:
     import xarray as xr
 
-#: the file that makes a folder a Sentinel-1 product
-MANIFEST = "manifest.safe"
-_FULL = 1 << 20  # bytes that are as good as none
-#: bytes of an output's name: file systems take 255, and hidden names beside it are up to 55 longer
+Name = str | os.PathLike[str]
+
+#: bytes of an output's name: file systems take 255, and hidden names beside it are longer
 LONGEST_NAME = 200
+_FULL = 1 << 20  # bytes that are as good as none
+
+#: files that speak of the one whose name they carry on, and would speak of its successor: GDAL removes them likewise
+_COMPANIONS = (".aux.xml", ".ovr", ".msk")
+#: ... and those by which an SQLite file (a GeoPackage) shows that a program has it open, or died with it
+_OPEN = ("-wal", "-journal")
+#: what is no path, but tells GDAL where to look
+_GDAL_NAME = re.compile(r"/vsi|[A-Za-z][\w+.-]+:|\s*<")
+_HIDDEN = ".geouq-"
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # a process number means nothing on another machine
+
+
+# --- where a file may be -----------------------------------------------------------------------------------
 
 
 def check_place(path: Path) -> None:
-    """Raise OutputError unless a file may be there: its folder exists, and it is no folder itself."""
+    """Raise OutputError unless a file may be there: a folder on this machine, no folder itself, not open elsewhere."""
+    if is_remote(str(path)) or re.match(r"/vsi|[A-Za-z][\w+.-]+:/", str(path)):
+        raise OutputError(f"{path} is not on this machine: give a local path, and copy the file when it is done")
     if len(os.fsencode(path.name)) > LONGEST_NAME:
         raise OutputError(f"{path}: the name is too long: give one of at most {LONGEST_NAME} bytes")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file in it")
+    _refuse_open(path)
 
 
 def check_free(path: Path, overwrite: bool) -> Path:
@@ -47,95 +66,140 @@ def check_free(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def refuse_own(path: Path, sources: Iterable[str | os.PathLike[str]], what: str) -> None:
-    """Raise OutputError if the output ``path`` is one of ``sources``; ``what`` the message calls a source."""
-    if path.exists() and any(os.path.exists(source) and path.samefile(source) for source in sources):
-        raise OutputError(f"{path} is {what}: give the output another name")
+def refuse_own(path: Path, sources: Iterable[Name], what: str = "what is to be read") -> None:
+    """Raise OutputError if ``path`` is a file that it is to be made from, or might be.
+
+    Parameters
+    ----------
+    sources : names as they were given: paths, ``file://``, ``/vsizip/…``, VRTs, URLs; see ``geouq.sources``.
+    what : what they are, for people.
+    """
+    if not path.exists():
+        return
+    for name in (os.fspath(source) for source in sources):
+        files = files_behind(name)
+        if any(os.path.exists(file) and path.samefile(file) for file in files):
+            raise OutputError(f"{path} is {what}: give the output another name")
+        if not files and _GDAL_NAME.match(name) and not is_remote(name) and "/vsimem/" not in name:
+            raise OutputError(f"{path} might be {what}, {name}, which cannot be resolved: give the output another name")
+
+
+def existing(names: Iterable[str]) -> list[str]:
+    """Return the names that are files, of such as may also be those of shipped models."""
+    return [name for name in names if os.path.isfile(name)]
 
 
 def refuse_own_scene(scene: xr.DataArray, wanted: Iterable[Path]) -> None:
     """Raise OutputError if an output would take the place of a file that the scene is read from."""
-    files = scene_files(scene)
     for path in wanted:
-        refuse_own(path, files, "the scene itself")
+        refuse_own(path, scene_sources(scene), "the scene itself")
+
+
+def scene_sources(scene: xr.DataArray) -> list[str]:
+    """Return the names that a scene was opened by; words of other people's are left out."""
+    given = scene.attrs.get("source", [])
+    names = [str(name) for name in ([given] if isinstance(given, str) else given)]
+    return [name for name in names if _GDAL_NAME.match(name) or local_files(name)]
 
 
 def scene_files(scene: xr.DataArray) -> list[str]:
-    """Return the local files a scene says it comes from, and those behind them."""
-    sources = scene.attrs.get("source", [])
-    local = [str(f) for f in ([sources] if isinstance(sources, str) else sources) if os.path.exists(f)]
-    return [behind for file in local for behind in files_behind(file)]
+    """Return the local files that a scene is read from, once each."""
+    return list(dict.fromkeys(file for name in scene_sources(scene) for file in files_behind(name)))
 
 
-def files_behind(name: str) -> list[str]:
-    """Return a local file and, where it is a virtual raster (VRT), the local files that it shows, once each.
+def _refuse_open(path: Path) -> None:
+    for beside in (Path(f"{path}{end}") for end in _OPEN):
+        if beside.exists():
+            raise OutputError(f"{path} is open in another program, or was when it died ({beside.name}): close it there")
 
-    For the folder or manifest of a SAFE product, the files in that folder.
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def whole(path: Name, *errors: type[Exception]) -> Iterator[Path]:
+    """Yield the name to write a file under; it is there as ``path`` when the block ends well, and only then.
+
+    The name has the suffix of ``path`` and lies alone in a hidden folder beside it, so a library may put files of its
+    own there. An existing file is replaced, in one step.
 
     Raises
     ------
-    SceneError : a virtual raster cannot be opened.
+    OutputError : the file cannot be written: an OSError, or one of ``errors``, in one line that names ``path``.
     """
-    product = name if os.path.isdir(name) else os.path.dirname(name) or "."
-    if os.path.isfile(os.path.join(product, MANIFEST)):
-        return [os.path.join(folder, file) for folder, _, files in os.walk(product) for file in files]
-    if not name.lower().endswith(".vrt"):
-        return [name]
-    with gdal_errors(name, "opened"), open_dataset(name) as dataset:
-        found = [os.fspath(path) for path in dataset.files]
-    return [name, *dict.fromkeys(path for path in found if os.path.isfile(path) and not os.path.samefile(path, name))]
+    path = Path(path)
+    with writing(path, *errors), scratch(path) as folder:
+        made = folder / f"made{path.suffix.lower()}"
+        yield made
+        publish(made, path)
 
 
-def scratch(path: Path, work: str | os.PathLike[str] | None = None) -> Path:
-    """Make a new hidden folder in ``work``, or else beside ``path``; ``discard`` it at the end.
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file among many in a folder that is geouq's own, whole or not at all; no link is followed.
 
-    Those that killed processes of this computer have left there are removed. Its name is new each time, also because
-    GDAL's pool of VRT sources remembers names as long as a process lives.
+    Raises
+    ------
+    OutputError : it cannot be written.
     """
-    folder = Path(work or path.parent)
-    here = f"@{platform.node()[:20].replace('-', '_')}-"
-    for left in folder.glob(f".{glob.escape(path.stem)}-*{glob.escape(here)}*"):
-        pid = left.name.removeprefix(f".{path.stem}-").split("@")[0]
-        if pid.isdecimal() and not _is_running(int(pid)) and left.is_dir() and not left.is_symlink():
-            discard(left)
-    return Path(tempfile.mkdtemp(prefix=f".{path.stem}-{os.getpid()}{here}", dir=folder))
+    temporary = path.with_suffix(".writing")
+    with writing(path):
+        temporary.unlink(missing_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
 
 
-def _is_running(pid: int) -> bool:
+@contextmanager
+def scratch(path: Path, work: Name | None = None) -> Iterator[Path]:
+    """Yield a new hidden folder in ``work``, or else beside ``path``, that is gone at the end.
+
+    Its name is new each time, also because GDAL's pool of VRT sources remembers names as long as a process lives.
+    What processes left that were killed is removed on the way.
+    """
+    parent = Path(work or path.parent)
+    _sweep(parent, path.stem[:40])
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.stem[:40]}{_HIDDEN}{_HOST}-{os.getpid()}-", dir=parent))
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        return True
-    return True
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def discard(folder: Path) -> None:
-    """Remove a scratch folder and all that is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+@contextmanager
+def unmarked(path: Path) -> Iterator[Path]:
+    """Yield another name of a file or folder, without the ``!`` that pyogrio takes for the end of an archive's name."""
+    if "!" not in str(path.absolute()):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="geouq-") as folder:
+        parts = [path] if path.is_dir() else path.parent.glob(f"{glob.escape(path.stem)}.*")
+        for part in parts:
+            (Path(folder) / part.name.replace("!", "_")).symlink_to(part.absolute())
+        yield Path(folder) / path.name.replace("!", "_")
 
 
-def publish(made: Path, path: Path) -> None:
-    """Give the finished file ``made`` its name, once its bytes are on disk."""
-    with open(made, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(made, path)
+def publish(made: Path, path: Path) -> Path:
+    """Give the finished file ``made`` its final name, once its bytes are on disk; return that name.
 
-
-def place(made: Path, path: Path) -> None:
-    """Give the finished file ``made`` its final name in one step, also on another file system."""
+    What speaks of the file that was there before (statistics, overviews, masks beside it) goes with it.
+    """
+    _refuse_open(path)
     try:
+        _sync(made)
+        for end in _COMPANIONS:
+            Path(f"{path}{end}").unlink(missing_ok=True)
         os.replace(made, path)
+        with suppress(OSError):  # not every file system lets a folder be synced
+            _sync(path.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = path.with_name(f".{path.name}.part")
-        try:
+        with whole(path) as beside:  # another file system
             shutil.copyfile(made, beside)
-            publish(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        made.unlink()
+    return path
 
 
 @contextmanager
@@ -145,7 +209,8 @@ def writing(path: Path, *errors: type[Exception]) -> Iterator[None]:
     try:
         yield
     except caught as error:
-        reason = "no space is left on its disk: make some" if _is_full(path, error) else " ".join(str(error).split())
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = "no space is left on its disk: make some" if _is_full(path, error) else " ".join(reason.split())
         raise OutputError(f"{path} cannot be written: {reason}") from error
 
 
@@ -157,3 +222,33 @@ def _is_full(path: Path, error: Exception) -> bool:
         return shutil.disk_usage(path.parent).free < _FULL
     except OSError:
         return False
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sweep(parent: Path, stem: str) -> None:
+    """Remove hidden folders for files of this stem whose process is dead; only real folders of such a name."""
+    with os.scandir(parent) as entries:
+        found = list(entries)
+    name = re.compile(re.escape(f".{stem}{_HIDDEN}{_HOST}-") + r"(\d+)-[a-z0-9_]{8}")
+    for entry in found:
+        match = name.fullmatch(entry.name)
+        if match and entry.is_dir(follow_symlinks=False) and not _alive(int(match[1])):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True

@@ -8,14 +8,16 @@ an archive say, finds GDAL set up without a way out.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
+import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from html import unescape
+from typing import TypeVar
 
 import rasterio
 from rasterio._err import CPLE_BaseError
@@ -23,42 +25,31 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import GeouqError, SceneError
 from geouq.forks import lock
+from geouq.sources import FileKey, file_key, is_remote, local_files, sources, way_to_network
 
-_REMOTE = re.compile(
-    r"(\b(https?|ftp|s3|gs|gcs|azure|az|adls?|abfss?|oss|swift|webhdfs|hdfs)://"
-    r"|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs|hdfs)(_streaming)?[/?]"
-    r"|^(wms|wmts|wcs|tms|stacit|stacta|eedai?|ogcapi|plmosaic|daas|ngw):)",
-    re.IGNORECASE,
-)
-_SERVICES = re.compile(
-    rb"<(GDAL_WMT?S|WCS_GDAL|WMS_Tile_Service|WMS_Capabilities|WMT_MS_Capabilities|Capabilities|TileMap)\b"
-)
-#: elements of a VRT or MRF that name another file
-_POINTERS = re.compile(r"<(?:SourceFilename|SourceDataset|Dataset|Source|DataFile)\b[^>]*>([^<]+)<")
 #: GDAL settings while a local file is read: no web request gets past this machine
-_OFFLINE = {"GDAL_HTTP_PROXY": "127.0.0.1:9", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}"}
-#: ... and while a URL is read: a dead connection ends in an error, not in waiting
-_ONLINE = {"GDAL_HTTP_CONNECTTIMEOUT": "30", "GDAL_HTTP_LOW_SPEED_TIME": "60", "GDAL_HTTP_LOW_SPEED_LIMIT": "1"}
+OFFLINE = {"GDAL_HTTP_PROXY": "127.0.0.1:9", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}"}
+#: ... and while a URL is read: a dead connection ends in an error, not in waiting; a busy server is asked again; and
+#: what was read of a file is forgotten when it is closed, for it may be another by the next time
+_ONLINE = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "30",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
+}
+#: seconds to wait before a server that failed is asked once more
+PAUSES = (0.5, 1, 2, 4)
 _MOST_HANDLES = 8
 
 _OPENING = lock()
 _THREAD = threading.local()
 
-#: a local file at one moment: (path, time of change in ns, size); time and size are 0 for anything else
-FileKey = tuple[str, int, int]
+for _name in ("rasterio", "pyogrio"):  # what they log becomes an error's words here; unasked, Python would print it
+    logging.getLogger(_name).addHandler(logging.NullHandler())
 
-
-def is_remote(name: str) -> bool:
-    """True if a path or URL leads to the network."""
-    return bool(_REMOTE.search(name))
-
-
-def file_key(name: str) -> FileKey:
-    """Return what tells one state of a file from another."""
-    if not os.path.isfile(name):
-        return name, 0, 0
-    status = os.stat(name)
-    return name, status.st_mtime_ns, status.st_size
+Value = TypeVar("Value")
 
 
 @contextmanager
@@ -67,7 +58,7 @@ def gdal_errors(name: str, done: str) -> Iterator[None]:
 
     ``done`` is the participle that completes "cannot be …": ``opened`` or ``read``.
     """
-    settings = _OFFLINE
+    settings = OFFLINE
     if is_remote(name):
         settings = {key: value for key, value in _ONLINE.items() if key not in os.environ}
     try:
@@ -78,7 +69,9 @@ def gdal_errors(name: str, done: str) -> Iterator[None]:
     except (RasterioError, CPLE_BaseError, ValueError, ArithmeticError, LookupError, OSError, MemoryError) as error:
         reason = _reason(error, name)
         fix = "check it with gdalinfo" if done == "opened" else "it is damaged or incomplete: copy it again"
-        if "No such file" in reason:
+        if is_remote(name):
+            fix = "check the address, and that its server answers; the same command continues"
+        elif "No such file" in reason:
             fix = "put the missing file where it looks for it"
         raise SceneError(f"{name}: cannot be {done} ({reason}): {fix}") from error
 
@@ -95,7 +88,8 @@ def _reason(error: BaseException, name: str) -> str:
 
 
 def open_dataset(name: str) -> rasterio.DatasetReader:
-    """Open for reading, within ``gdal_errors``."""
+    """Open for reading what ``guard`` lets pass; within ``gdal_errors``."""
+    guard(name)
     # Locked: the opening of some formats is not for two threads at a time. The filter is for warnings from this
     # module alone and is never taken back: catch_warnings in a worker thread would undo what the caller's set.
     with _OPENING:
@@ -104,11 +98,19 @@ def open_dataset(name: str) -> rasterio.DatasetReader:
 
 
 def handle(key: FileKey) -> rasterio.DatasetReader:
-    """Return the open file for this thread and process, within ``gdal_errors``; those used last stay open."""
+    """Return the open file for this thread and process, within ``gdal_errors``; those used last stay open.
+
+    Raises
+    ------
+    SceneError : the file, or one that it brings in, is no longer what it was when the key was made.
+    """
     if getattr(_THREAD, "pid", None) != os.getpid():
         _THREAD.pid, _THREAD.handles = os.getpid(), OrderedDict()
     handles = _THREAD.handles
     if key not in handles:
+        close_changed(handles)
+        if file_key(key[0]) != key:
+            raise SceneError(f"{key[0]}: has changed since it was first looked at: run the command again")
         handles[key] = open_dataset(key[0])
     handles.move_to_end(key)
     while len(handles) > _MOST_HANDLES:
@@ -116,8 +118,37 @@ def handle(key: FileKey) -> rasterio.DatasetReader:
     return handles[key]
 
 
-def refuse_unreadable(name: str) -> None:
-    """Refuse in clear words what GDAL would answer with less: nothing there, nothing in it, a way to the web.
+def close_changed(handles: OrderedDict[FileKey, rasterio.DatasetReader]) -> None:
+    """Close what has changed on this machine since it was opened: GDAL shares the sources of VRTs that are open."""
+    for name, state in [key for key in handles if not is_remote(key[0])]:
+        if file_key(name)[1] != state:
+            handles.pop((name, state)).close()
+
+
+def read(key: FileKey, reading: Callable[[rasterio.DatasetReader], Value]) -> Value:
+    """Return what ``reading`` reads from a file; a server that fails is asked again after each of ``PAUSES``.
+
+    Raises
+    ------
+    SceneError : it cannot be read.
+    """
+    for pause in PAUSES if is_remote(key[0]) else ():
+        try:
+            with gdal_errors(key[0], "read"):
+                return reading(handle(key))
+        except SceneError:
+            if opened := _THREAD.handles.pop(key, None):
+                opened.close()
+            time.sleep(pause)
+    with gdal_errors(key[0], "read"):
+        return reading(handle(key))
+
+
+def guard(name: str) -> None:
+    """Refuse in clear words what GDAL would answer with less, wait for or follow: the one check before any opening.
+
+    That is: nothing there, nothing in it, no right to read it, a pipe or a device, a way to the network from a local
+    file; of a VRT also where a source of it is so.
 
     Raises
     ------
@@ -125,36 +156,29 @@ def refuse_unreadable(name: str) -> None:
     """
     if is_remote(name):
         return
-    plain = not name.startswith("/vsi") and not re.match(r"[A-Za-z][\w+.-]+:", name)
-    if plain and not os.path.exists(name):
-        raise SceneError(f"{name}: no such file: check the path")
-    if not os.path.exists(name) or os.path.isdir(name):
-        return
-    if not os.path.isfile(name):
-        raise SceneError(f"{name}: is not a file: give the path of a raster")
-    if not os.path.getsize(name):
-        raise SceneError(f"{name}: is empty (0 bytes): copy or download it again")
-    target = _pointer_to_web(name, set())
+    try:
+        if not name.startswith("/vsi") and not re.match(r"[A-Za-z][\w+.-]+:|\s*[<{]", name):
+            os.stat(name)
+        for source in sources(name):
+            for file in local_files(source):
+                _refuse_unreadable(file)
+        target = way_to_network(name)
+    except PermissionError as error:
+        raise SceneError(f"{error.filename}: may not be read: ask for the right to it (chmod, chown)") from error
+    except (OSError, ValueError) as error:
+        raise SceneError(f"{name[:300]}: no such file: check the path") from error
     if target:
         raise SceneError(f"{name}: leads to the network ({target}): download the data, or give its URL yourself")
 
 
-def _pointer_to_web(name: str, seen: set[str]) -> str:
-    """First web address that an XML file, or a file it names as a source, points to; empty if none does."""
-    path = os.path.realpath(name)
-    if path in seen or not os.path.isfile(path):
-        return ""
-    seen.add(path)
-    with open(path, "rb") as file:
-        head = file.read(4096)
-        if _SERVICES.search(head):
-            return "a web service description"
-        if b"<VRTDataset" not in head and b"<MRF_META" not in head:
-            return ""
-        text = (head + file.read(2**26)).decode("utf-8", "replace")
-    for match in _POINTERS.finditer(text):
-        source = unescape(match[1]).strip()
-        found = source if is_remote(source) else _pointer_to_web(os.path.join(os.path.dirname(path), source), seen)
-        if found:
-            return found if len(found) <= 100 else found[:99] + "…"
-    return ""
+def _refuse_unreadable(path: str) -> None:
+    """Raise PermissionError, or SceneError, for what is there but is no file with something in it, and no folder."""
+    if os.path.isdir(path):
+        os.scandir(path).close()
+        return
+    if not os.path.isfile(path):
+        raise SceneError(f"{path}: is not a file: give the path of a file")
+    if not os.path.getsize(path):
+        raise SceneError(f"{path}: is empty (0 bytes): copy or download it again")
+    with open(path, "rb"):
+        pass

@@ -10,6 +10,7 @@ RUNGS = [
     ["errors", "forks", "noise"],
     ["units", "grid"],
     ["validity"],
+    ["sources"],
     ["gdal"],
     ["files"],
     ["rasters"],

@@ -4,6 +4,9 @@ import os
 import pickle
 import re
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -266,6 +269,25 @@ def test_zip_bomb(product, tmp_path):
             for _ in range(80):
                 entry.write(bytes(1 << 20))
     assert "has 80 MB" in refusal(path)
+
+
+def test_zip_bomb_that_understates_itself(product, tmp_path):
+    """What an archive says of a file's size is not believed: reading stops at a limit."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open(f"{product.name}/manifest.safe", "w", force_zip64=True) as entry:
+            for _ in range(600):
+                entry.write(bytes(1 << 20))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(struct.pack("<I", 600 << 20), struct.pack("<I", 1000)))
+    program = (
+        "import resource, sys; from geouq.errors import SceneError; from geouq.sentinel1.grd import read_product\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: read_product(sys.argv[1])\nexcept SceneError: pass\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert int(done.stdout) < 200, f"{done.stdout} MB {done.stderr}"
 
 
 def test_two_products_in_a_zip(product, tmp_path):

@@ -228,12 +228,11 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
 
 def test_scratch_folders_of_dead_processes_are_removed(tmp_path):
     code = "import os, sys; from pathlib import Path; from geouq.files import scratch\n"
-    code += "scratch(Path(sys.argv[1])); os._exit(9)"
+    code += "with scratch(Path(sys.argv[1])): os._exit(9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "v.gpkg")])
     (dead,) = tmp_path.iterdir()
-    mine, other = scratch(tmp_path / "v.gpkg"), scratch(tmp_path / "vv.gpkg")
-    again = scratch(tmp_path / "v.gpkg")
-    assert not dead.exists() and mine.exists() and other.exists() and again.exists()
+    with scratch(tmp_path / "v.gpkg") as mine, scratch(tmp_path / "vv.gpkg") as other, scratch(tmp_path / "v.gpkg"):
+        assert not dead.exists() and mine.exists() and other.exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -245,7 +244,7 @@ def test_a_signal_leaves_no_scratch_folder(tmp_path, number):
         file.write(np.random.default_rng(0).integers(0, 2, (1, 6000, 6000)).astype(np.uint8))
     command = [sys.executable, "-m", "geouq.cli.main", "vectorize", "m.tif", "v.gpkg"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(tmp_path.glob(".v-*")):
+    while process.poll() is None and not list(tmp_path.glob(".v.*")):
         time.sleep(0.02)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)

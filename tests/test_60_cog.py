@@ -18,6 +18,7 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tiling
 from geouq.maps import cog
 from geouq.maps.cog import Band, MapWriter, halve, map_bands, quantise, vote_bands
+from geouq.maps.writer import WRITERS, open_writer
 from tests.maps import UTM
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -309,3 +310,13 @@ def test_bytes_lost_without_an_error_are_found(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="a.tif"):
         write(tmp_path / "a.tif", layers, bands, geobox)
     assert os.listdir(tmp_path) == []
+
+
+def test_writers_by_suffix(tmp_path):
+    geobox = GeoBox((60, 60), UTM, "EPSG:32632")
+    for suffix, writer in WRITERS.items():
+        with open_writer(tmp_path / f"a{suffix}", geobox, map_bands(["mask"]), {}, {}) as opened:
+            assert isinstance(opened, writer)
+    with pytest.raises(OutputError, match="maps are written as .tif"):
+        open_writer(tmp_path / "a.png", geobox, map_bands(["mask"]), {}, {})
+    assert not list(tmp_path.iterdir())

@@ -309,7 +309,7 @@ def test_refusals_are_one_line_that_names_the_file(tmp_path, monkeypatch):
         (path, "there.gpkg", OutputError, "there.gpkg exists"),
         (path, "out.shp", OutputError, "out.shp: polygons are written as"),
         (path, "no/out.gpkg", OutputError, "does not exist"),
-        (tmp_path / "text.tif", "out.gpkg", SceneError, "text.tif cannot be read"),
+        (tmp_path / "text.tif", "out.gpkg", SceneError, "text.tif: cannot be opened"),
         (tmp_path / "missing.tif", "out.gpkg", SceneError, "missing.tif cannot be read"),
     ):
         with pytest.raises(error, match=words) as caught:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from geouq.cli.main import geouq
 from geouq.errors import InputError
-from geouq.files import files_behind
+from geouq.sources import files_behind
 from tests import safe_products as safe
 from tests.helpers import small_model
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +22,10 @@ import shapely
 from pyproj import CRS
 
 from geouq.answers.surfaces import flat
-from geouq.errors import InputError
-from geouq.files import discard, publish, scratch, writing
+from geouq.errors import InputError, SceneError
+from geouq.files import publish, scratch, unmarked, writing
 from geouq.grid import straight_length
-from geouq.polygons.features import FAILURES, check_whole, convert, quiet
+from geouq.polygons.features import FAILURES, STYLES, check_whole, convert, quiet, reading
 
 LAYER = "places"
 SAMPLES = "samples"
@@ -47,21 +48,25 @@ class LayerCopy:
 
     def __init__(self, source: str | Path, layer: str | None, out: Path) -> None:
         self.source, self.out = source, out
-        info = _info(source, layer)
-        self.fields, self.crs = list(info["fields"]), _known(info["crs"])
-        with writing(out):
-            self._folder = scratch(out)
-        self._stage = self._folder / "stage.gpkg"
-        try:
-            with writing(out, *FAILURES), quiet():
-                self._copy(info["layer_name"])
-            self._table = sqlite3.connect(self._stage)
+        with ExitStack() as stack:
+            name = stack.enter_context(_reading(source))
+            info = _info(name, source, layer)
+            self.fields, self.crs = list(info["fields"]), _known(info["crs"])
+            stack.enter_context(writing(out, *FAILURES))
+            self._copy_into(out, name, info["layer_name"])
+        self.count = int(self._table.execute(f"SELECT count(*) FROM {LAYER}").fetchone()[0])
+
+    def _copy_into(self, out: Path, name: str, layer: str) -> None:
+        """Copy the layer into a table beside ``out`` that columns can be added to."""
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(unmarked(stack.enter_context(scratch(out))))
+            self._stage = self._folder / "stage.gpkg"
+            with quiet():
+                self._copy(name, layer)
+            self._table = stack.enter_context(closing(sqlite3.connect(self._stage)))
             self._table.execute("PRAGMA synchronous=OFF")  # it is gone after a crash anyway
             self._table.execute(f"CREATE TABLE {SAMPLES} (place INTEGER, sample INTEGER, area_m2 REAL)")
-        except BaseException:
-            discard(self._folder)
-            raise
-        self.count = int(self._table.execute(f"SELECT count(*) FROM {LAYER}").fetchone()[0])
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> LayerCopy:
         return self
@@ -69,11 +74,10 @@ class LayerCopy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._table.close()
-        discard(self._folder)
+        self._stack.close()
 
-    def _copy(self, layer: str) -> None:
-        with pyogrio.open_arrow(self.source, layer=layer) as (meta, stream):
+    def _copy(self, name: str, layer: str) -> None:
+        with pyogrio.open_arrow(name, layer=layer) as (meta, stream):
             pyogrio.write_arrow(
                 stream,
                 self._stage,
@@ -184,15 +188,25 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _info(source: str | Path, layer: str | None) -> dict[str, Any]:
+@contextmanager
+def _reading(source: str | Path) -> Iterator[str]:
+    """Yield the name to read a vector file by; what cannot be read is the caller's mistake, an InputError."""
+    try:
+        with reading(source) as name:
+            yield name
+    except SceneError as error:
+        raise InputError(str(error)) from error
+
+
+def _info(name: str, source: str | Path, layer: str | None) -> dict[str, Any]:
     """Return what pyogrio says of a layer, the only one or the one named."""
     try:
-        layers = [str(name) for name, _ in pyogrio.list_layers(source)]
+        layers = [str(layer_name) for layer_name, _ in pyogrio.list_layers(name) if layer_name != STYLES]
         if layer is None and len(layers) > 1:
             raise InputError(f"{source} has the layers {', '.join(layers)}: choose one with --layer")
         if layer is not None and layer not in layers:
             raise InputError(f"{source} has no layer {layer!r}: it has {', '.join(layers)}")
-        info = pyogrio.read_info(source, layer=layer or (layers[0] if layers else None))
+        info = pyogrio.read_info(name, layer=layer or (layers[0] if layers else None))
     except FAILURES as error:
         raise InputError(f"{source} cannot be read as a vector file: {' '.join(str(error).split())}") from error
     if info["geometry_type"] is None:

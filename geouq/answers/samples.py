@@ -18,7 +18,7 @@ from pyproj import CRS
 
 from geouq.answers.connected import connected
 from geouq.errors import InputError, OutputError
-from geouq.files import check_free, discard, refuse_own, scratch
+from geouq.files import check_free, refuse_own, scratch
 from geouq.grid import pixel_areas
 from geouq.maps.cog import NOT_CLASSIFIED, MapWriter, map_bands, quantise
 from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
@@ -77,12 +77,9 @@ class Samples:
             self._mask(sample, check_free(out, overwrite))
             return sample
         check_vector_path(out, overwrite)
-        folder = scratch(out)
-        try:
+        with scratch(out) as folder:
             self._mask(sample, folder / "mask.tif")
             vectorize(folder / "mask.tif", out, overwrite=overwrite)
-        finally:
-            discard(folder)
         return sample
 
     def _mask(self, sample: int, out: Path) -> None:
@@ -116,6 +113,7 @@ class Samples:
         out = Path(out_png)
         if out.suffix.lower() != ".png":
             raise OutputError(f"{out}: pictures are written as .png: give it that suffix")
+        refuse_own(out, (self.path, *maps_beside(self.path)))
         check_free(out, overwrite)
         with Votes(self.path) as votes:
             (rows, columns), crs = votes.geobox.shape, votes.crs

@@ -35,6 +35,7 @@ from geouq.answers.coverage import Coverage, Edges, coverage
 from geouq.answers.layercopy import LayerCopy
 from geouq.answers.places import Measured, Places, measure
 from geouq.errors import InputError, OutputError
+from geouq.files import refuse_own
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.votes import open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
@@ -171,9 +172,7 @@ def _check(out: Path, where: Places, shares: Sequence[float], with_samples: bool
 
 def _check_inputs(out: Path, where: Places, layer: LayerCopy, scene: _Scene) -> None:
     """Raise an error if map and places do not go together, or the output would replace one of them."""
-    for path in (Path(where.path), scene.votes.path, *([scene.map.path] if scene.map else [])):
-        if out.exists() and path.exists() and out.samefile(path):
-            raise OutputError(f"{out} is what is to be read: give the output another name")
+    refuse_own(out, (where.path, scene.votes.path, *([scene.map.path] if scene.map else [])))
     if where.id is not None and where.id not in layer.fields:
         raise InputError(f"{where.path} has no attribute {where.id!r}: it has {', '.join(layer.fields) or 'none'}")
     if (layer.crs is None) != (scene.votes.crs is None):

@@ -32,6 +32,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +46,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geouq.errors import InputError
-from geouq.files import discard, publish, scratch, writing
+from geouq.files import publish, scratch, writing
 from geouq.grid import GeoBox, Roi, corners_apart
 
 NOT_CLASSIFIED = 255
@@ -175,13 +176,10 @@ class MapWriter:
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
         self._options = check_options(options or {})
         self._sum = self._written = 0
-        with writing(self.path, *_FAILURES):
-            self._folder = scratch(self.path, work)
-            try:
-                self._base = _create(self._folder / "level0.tif", geobox, self.bands, self._tags)
-            except BaseException:
-                discard(self._folder)
-                raise
+        with writing(self.path, *_FAILURES), ExitStack() as stack:
+            self._folder = stack.enter_context(scratch(self.path, work))
+            self._base = _create(self._folder / "level0.tif", geobox, self.bands, self._tags)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> MapWriter:
         return self
@@ -193,7 +191,7 @@ class MapWriter:
             self._base.close()
         except (RasterioError, OSError):
             pass  # a failed base is found by `finish`, or the run has failed already
-        discard(self._folder)
+        self._stack.close()
 
     def write(self, roi: Roi, array: np.ndarray) -> None:
         """Write the tile ``array`` (what ``quantise`` gave) at ``roi``."""

@@ -6,7 +6,6 @@ Sizes are in inches and points, so that letters keep their size whatever the sha
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 from pyproj import CRS, Geod
 
-from geouq.errors import OutputError
+from geouq.files import whole
 from geouq.grid import to_degrees
 from geouq.maps.plotting import own_settings
 
@@ -177,16 +176,10 @@ def save(figure: Figure, path: Path, description: str = "") -> None:
     ------
     OutputError : if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        FigureCanvasAgg(figure)
-        told = {"Description": description} if description else {}
-        figure.savefig(part, format="png", dpi=_DPI, facecolor="white", metadata=told)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    FigureCanvasAgg(figure)
+    told = {"Description": description} if description else {}
+    with whole(path) as made:
+        figure.savefig(made, format="png", dpi=_DPI, facecolor="white", metadata=told)
 
 
 def area_text(square_metres: float, place: Place) -> str:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree
 
-from geouq.errors import OutputError
+from geouq.files import whole
 
 WATER = "#1f78b4"
 LAND = "#f1eee6"
 #: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999", "#56b4e9")
+_DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 _VIRIDIS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 
 
@@ -62,16 +62,28 @@ def write_qml(
     ElementTree.SubElement(pipe, "rasterresampler", maxOversampling="2")
     ElementTree.SubElement(root, "blendMode").text = "0"
     ElementTree.indent(root)
-    text = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-    text += ElementTree.tostring(root, encoding="unicode") + "\n"
-    part = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    text = _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
+    with whole(path) as made:
+        made.write_text(text, encoding="utf-8")
+
+
+def polygon_qml(colour: str = WATER) -> str:
+    """Return a QGIS 3 style for polygons: filled, seen through, with an outline; the colour as ``#rrggbb``."""
+    channels = ",".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+    root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    renderer = ElementTree.SubElement(root, "renderer-v2", type="singleSymbol", symbollevels="0")
+    symbols = ElementTree.SubElement(renderer, "symbols")
+    symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name="0", alpha="1")
+    fill = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+    options = ElementTree.SubElement(ElementTree.SubElement(symbol, "layer", fill), "Option", type="Map")
+    for name, value in (
+        ("color", f"{channels},110"),
+        ("outline_color", f"{channels},255"),
+        ("outline_width", "0.26"),
+        ("style", "solid"),
+    ):
+        ElementTree.SubElement(options, "Option", type="QString", name=name, value=value)
+    return _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 _Entry = tuple[float, str, str, int]  # value, label, colour, alpha

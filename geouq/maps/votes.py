@@ -7,18 +7,16 @@ their distribution over the samples is looked at in the end.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geouq.errors import SceneError
+from geouq.gdal import gdal_errors, open_dataset
 from geouq.grid import Roi
 
 #: tags that a map and its votes must share
@@ -32,12 +30,8 @@ class Raster:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self.file = rasterio.open(self.path)
-        except RasterioError as error:
-            raise SceneError(f"{path} cannot be read as a raster: {' '.join(str(error).split())}") from error
+        with gdal_errors(str(path), "opened"):
+            self.file = open_dataset(str(path))
         self.crs = self.file.crs.to_string() if self.file.crs else None
         self.geobox = GeoBox(self.file.shape, self.file.transform, self.crs)
         self.tags = dict(self.file.tags())
@@ -50,11 +44,9 @@ class Raster:
 
     def read(self, band: int, roi: Roi) -> np.ma.MaskedArray:
         """Return a band's stored values, masked where there is none."""
-        try:
+        with gdal_errors(str(self.path), "read"):
             window = Window(roi.x0, roi.y0, roi.shape[1], roi.shape[0])
             return self.file.read(band, window=window, masked=True)
-        except RasterioError as error:
-            raise SceneError(f"{self.path} cannot be read: {' '.join(str(error).split())}") from error
 
     def band(self, name: str) -> int | None:
         """Return the number of the band that is described as ``name``, if there is one."""

@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from geouq.errors import ModelError, OutputError
+from geouq.errors import ModelError
+from geouq.files import whole
 from geouq.networks.head import Head, find_head
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.schema import check_values
@@ -170,13 +171,9 @@ class Model:
                 f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
             )
         state = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
-        temporary = Path(f"{path}.partial")
-        try:
-            save_file(state, temporary, metadata={"geouq": self.spec.to_json()})
-            temporary.chmod(0o644)  # safetensors writes files for their owner alone
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"{path} cannot be written: {error}") from None
+        with whole(path, SafetensorError) as made:
+            save_file(state, made, metadata={"geouq": self.spec.to_json()})
+            made.chmod(0o644)  # safetensors writes files for their owner alone
 
     @cached_property
     def halo(self) -> int | None:

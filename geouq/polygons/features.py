@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,8 +25,11 @@ import shapely
 from pyproj import CRS
 
 from geouq.errors import OutputError
-from geouq.files import check_free, discard, publish, scratch, writing
+from geouq.files import check_free, publish, scratch, unmarked, writing
+from geouq.gdal import OFFLINE, guard
 from geouq.grid import straight_length
+from geouq.maps.styles import polygon_qml
+from geouq.sources import is_remote
 
 try:
     import pyarrow
@@ -34,6 +38,9 @@ except ImportError:  # an extra: only .parquet needs it
     pyarrow = parquet = None
 
 LAYER = "water"
+#: QGIS's table of styles in a GeoPackage
+STYLES = "layer_styles"
+_EPOCH = "1970-01-01T00:00:00.000Z"
 _BATCH = 50_000
 _DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON", ".parquet": None}
 #: what pyogrio raises when a file cannot be read or written
@@ -42,6 +49,7 @@ FAILURES = (
     pyogrio.errors.DataLayerError,
     pyogrio.errors.GeometryError,
     pyogrio._err.CPLE_BaseError,
+    sqlite3.Error,
 )
 
 
@@ -87,8 +95,9 @@ class FeatureWriter:
         self._straight = straight_length(CRS(crs), 0.01) if degrees else 0.0
         # begins with no features: a layer without any is a valid result
         self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))))]
+        self._stack = ExitStack()
         with writing(path):
-            self._folder = scratch(path)
+            self._folder = self._stack.enter_context(unmarked(self._stack.enter_context(scratch(path))))
         self._stage = self._folder / "stage.gpkg"
 
     def __enter__(self) -> FeatureWriter:
@@ -97,7 +106,7 @@ class FeatureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        discard(self._folder)
+        self._stack.close()
 
     def append(self, polygons: np.ndarray, values: np.ndarray) -> None:
         """Add ``polygons`` (n,) with their attributes ``values`` (n, fields)."""
@@ -114,6 +123,8 @@ class FeatureWriter:
         made = self._folder / f"finished{self.path.suffix.lower()}"
         with writing(self.path, *FAILURES), quiet():
             convert(self._stage, made, LAYER, description=self.description)
+            if made.suffix == ".gpkg":
+                add_style(made, LAYER, polygon_qml())
             check_whole(made, LAYER, self.count)
             publish(made, self.path)
         return self.path
@@ -162,6 +173,31 @@ def convert(stage: Path, made: Path, layer: str, sql: str | None = None, descrip
             geometry_type=None if sql else meta["geometry_type"],
             crs=meta["crs"],
             layer_options=options,
+        )
+
+
+def add_style(made: Path, layer: str, qml: str) -> None:
+    """Put a style into a GeoPackage, in the table where QGIS looks first (and before any ``.qml`` beside the file).
+
+    A map and its polygons may be called alike (``water.tif``, ``water.gpkg``): ``water.qml`` is then the map's.
+    """
+    with closing(sqlite3.connect(made)) as database, database:
+        database.execute(
+            f"CREATE TABLE {STYLES} (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256),"
+            " f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30),"
+            " styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),"
+            " update_time DATETIME)"
+        )
+        database.execute(
+            f"INSERT INTO {STYLES} (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName,"
+            " styleQML, useAsDefault, description, owner, update_time) SELECT '', '', table_name, column_name, ?, ?, 1,"
+            " 'by geouq', '', ? FROM gpkg_geometry_columns WHERE table_name = ?",
+            (layer, qml, _EPOCH, layer),
+        )
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id)"
+            " VALUES (?, 'attributes', ?, '', ?, 0)",
+            (STYLES, STYLES, _EPOCH),
         )
 
 
@@ -225,11 +261,35 @@ def _tail(path: Path) -> bytes:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the date out of GeoPackages, and pyogrio from warning of a map without CRS."""
-    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z"})
+    with _settings({"OGR_CURRENT_DATE": _EPOCH}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*crs.* was not provided")
+        yield
+
+
+@contextmanager
+def reading(source: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield a name by which pyogrio may read a vector file: what ``guard`` lets pass, and no way to the network.
+
+    Raises
+    ------
+    SceneError : the file is not there, may not be read, is a pipe, or leads to the network.
+    """
+    name = os.fspath(source)
+    guard(name)
+    with ExitStack() as stack:
+        if not is_remote(name):
+            stack.enter_context(_settings(OFFLINE))
+        if os.path.exists(name):
+            name = str(stack.enter_context(unmarked(Path(name))))
+        yield name
+
+
+@contextmanager
+def _settings(options: Mapping[str, str]) -> Iterator[None]:
+    """Set configuration options of pyogrio's GDAL, which is another one than rasterio's, for a while."""
+    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
+    pyogrio.set_gdal_config_options(dict(options))
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*crs.* was not provided")
-            yield
+        yield
     finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
+        pyogrio.set_gdal_config_options(before)

@@ -25,6 +25,6 @@ def as_frame(write: Callable[[Path], Any]) -> GeoDataFrame:
     with TemporaryDirectory(prefix="geouq-") as folder:
         path = Path(folder) / "polygons.gpkg"
         summary = write(path)
-        frame = geopandas.read_file(path)
+        frame = geopandas.read_file(path, layer=0)  # what a GeoPackage has beside it is its style
     frame.attrs.update(asdict(summary))
     return frame

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from geouq.errors import InputError, SceneError
+from geouq.files import refuse_own
 from geouq.grid import Roi, pixel_areas
 from geouq.maps.votes import Raster, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
@@ -112,6 +113,7 @@ def vectorize(
             )
         )
     out = check_vector_path(out_path, overwrite)
+    refuse_own(out, (map_path, samples_path or beside(Path(map_path))))
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
     with (
         _Map(Path(map_path), samples_path, tile) as source,

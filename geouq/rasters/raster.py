@@ -20,13 +20,16 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from geouq.errors import SceneError
-from geouq.gdal import FileKey, file_key, gdal_errors, handle, open_dataset, refuse_unreadable
+from geouq.gdal import gdal_errors, open_dataset, read
 from geouq.grid import GeoBox
 from geouq.rasters.windowed import Windowed
+from geouq.sources import FileKey, file_key
 from geouq.validity import ANY, Rule, Validity
 
 #: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
 LARGEST_BLOCK = 2**27
+#: A scene has a coordinate for each row and column; the Earth in pixels of 10 m is 4 million columns wide.
+LONGEST_SIDE = 2**24
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,13 @@ def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, n
     SceneError : if the file cannot be opened, or holds nothing that can be a scene.
     """
     name = os.fspath(path)
-    refuse_unreadable(name)
     with gdal_errors(name, "opened"), open_dataset(name) as dataset:
         if not dataset.count:
             raise SceneError(_no_bands(name, dataset))
+        if max(dataset.shape) > LONGEST_SIDE:
+            raise SceneError(
+                f"{name}: is {dataset.width} x {dataset.height} pixels, longer than any scene: cut it (gdal_translate)"
+            )
         bands = _bands(name, dataset, bidx, nodata)
         block = dataset.block_shapes[bands[0].index - 1]
         refuse_large_blocks(name, block)
@@ -199,8 +205,8 @@ def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
 def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     out = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
-    with gdal_errors(raster.path, "read"):
-        dataset = handle(raster.key)
+
+    def fill(dataset: rasterio.DatasetReader) -> None:
         opaque = dataset.read(raster.alpha, window=window) > 0 if raster.alpha else None
         for layer, band in zip(out, bands, strict=True):
             values = dataset.read(band.index, window=window)
@@ -214,6 +220,8 @@ def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
             if opaque is not None:
                 layer[~opaque] = np.nan
             layer[band.rule.breaks(layer)] = np.nan
+
+    read(raster.key, fill)
     return out
 
 

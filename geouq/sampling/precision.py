@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from geouq.errors import OutputError
+from geouq.files import whole
 from geouq.grid import Roi
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
@@ -128,8 +130,7 @@ def _write(path: Path, known: dict[str, dict[str, Any]]) -> None:
     """Write the cache in one step; a cache that cannot be written is none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=1))
-        os.replace(temporary, path)
-    except OSError:
+        with whole(path) as made:
+            made.write_text(json.dumps(known, indent=1))
+    except (OSError, OutputError):
         pass

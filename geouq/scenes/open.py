@@ -6,13 +6,14 @@ What can be opened is a table: a new kind of input is a row in ``OPENERS``.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geouq.errors import InputError, SceneError
+from geouq.gdal import guard
 from geouq.rasters.raster import Pixels, chunk_shape
 from geouq.scenes.rasters import bundle_scene, is_bundle, raster_scene
 from geouq.scenes.scene import Request, Scene
@@ -175,6 +176,8 @@ def describe_scene(
     if scale.lower() not in ("auto", *SCALES):
         raise InputError(f"scale {scale!r} is none of auto, {', '.join(SCALES)}")
     keys, paths = _sources(source)
+    for path in paths:
+        guard(path)
     scaling = tuple(factor), tuple(offset)
     request = Request(keys, paths, scale.lower(), nodata, bidx, preprocessing, *scaling, most_fill)
     return next(opener.opens(request) for opener in OPENERS if opener.recognises(request))
@@ -184,7 +187,9 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Band names that were given with the paths (empty strings otherwise), and paths."""
     if isinstance(source, Mapping):
         return tuple(source), tuple(os.fspath(path) for path in source.values())
-    paths = [source] if isinstance(source, str | os.PathLike) else list(source)
+    paths = [source] if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable) else list(source)
+    if isinstance(source, bytes) or not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise SceneError(f"a scene cannot be opened from {type(source).__name__}: give a path or a URL, or several")
     if not all(map(str, paths)) or not paths:
         raise SceneError("no file given: name a raster")
     return ("",) * len(paths), tuple(os.fspath(path) for path in paths)

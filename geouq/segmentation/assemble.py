@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geouq.grid import Tile, geobox_roi
-from geouq.maps.cog import Band, MapWriter
+from geouq.maps.cog import Band
 from geouq.maps.styles import write_qml
 from geouq.maps.votes import beside
+from geouq.maps.writer import open_writer
 from geouq.segmentation.job import Job
 from geouq.segmentation.results import Results
 
@@ -70,7 +71,7 @@ def _write_rasters(
     geobox = geobox_roi(job.geobox, job.region)
     with ExitStack() as stack:
         writers = {
-            what: stack.enter_context(MapWriter(path, geobox, bands, results.tags, results.options))
+            what: stack.enter_context(open_writer(path, geobox, bands, results.tags, results.options))
             for what, (path, bands) in rasters.items()
         }
         for tile in job.tiling:

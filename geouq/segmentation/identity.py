@@ -21,10 +21,11 @@ import dask
 import numpy as np
 import xarray as xr
 
-from geouq.files import scene_files
+from geouq.files import scene_files, scene_sources
 from geouq.rasters.windowed import spread_out
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
+from geouq.sources import state
 
 #: of a scene's file so many stretches of so many bytes are looked at; of a small file, all
 STRETCHES, BYTES = 64, 1 << 18
@@ -56,7 +57,7 @@ def identify(scene: xr.DataArray, job: Job, results: Results) -> Identity:
     }
     seen = {"content": _content(scene, files), "min_area": results.min_area, "options": dict(results.options)}
     parts = {
-        "scene": [[file, os.stat(file).st_size, os.stat(file).st_mtime_ns] for file in files],
+        "scene": [state(name) for name in scene_sources(scene)],
         "scene as read": dask.base.tokenize(scene.data),  # which bands, what is nodata, files that are not local
         "votes": bool(results.vote_bands),
         "picture": results.preview is not None,

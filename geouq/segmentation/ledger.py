@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import zipfile
@@ -25,6 +26,13 @@ from typing import Any, Self
 import numpy as np
 
 from geouq.errors import OutputError, TileError
+from geouq.files import write_bytes
+
+_PART = re.compile(r"\d+\.part")
+#: all names that geouq gives in a work folder: ledger, parts, files about to get their final names, scratch folders
+_OURS = re.compile(
+    r"(ledger|lock)\.sqlite(-journal|-wal|-shm)?|\d+\.(part|writing)|made-.+|\..*\.geouq-[0-9a-f]{8}-\d+-[a-z0-9_]{8}"
+)
 
 
 @dataclass(frozen=True)
@@ -56,15 +64,7 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     packed = zlib.compress(buffer.getbuffer(), 1)
-    temporary = path.with_suffix(".writing")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(packed)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror}") from None
+    write_bytes(path, packed)
     return hashlib.sha256(packed).hexdigest()
 
 
@@ -104,6 +104,8 @@ class Ledger:
 
     def __init__(self, work: Path, identity: Mapping[str, Any], finals: Iterable[Path], overwrite: bool) -> None:
         self.work, self.notes = work, list[str]()
+        if stranger := not_ours(work):
+            raise OutputError(f"{stranger} is not what geouq leaves in {work.name}: move it away, and run again")
         text = json.dumps(identity, sort_keys=True)
         broken = _facts(work)
         ours = broken.get("identity") == text
@@ -175,6 +177,17 @@ class Ledger:
         clear(self.work)
 
 
+def not_ours(work: Path) -> Path | None:
+    """Return what in a work folder, or in its place, is not geouq's: a link, or a name that it never gives."""
+    if not os.path.lexists(work):
+        return None
+    if work.is_symlink() or not work.is_dir():
+        return work
+    with os.scandir(work) as entries:
+        strange = sorted(one.name for one in entries if one.is_symlink() or not _OURS.fullmatch(one.name))
+    return work / strange[0] if strange else None
+
+
 def clear(work: Path) -> None:
     """Remove a work folder, its ledger first: what is left if this is cut short is nobody's."""
     (work / "ledger.sqlite").unlink(missing_ok=True)
@@ -184,7 +197,7 @@ def clear(work: Path) -> None:
 def tidy(work: Path, identity: Mapping[str, Any]) -> None:
     """Remove what a finished run of this identity has left of its folder, unless a process is at it."""
     text = json.dumps(identity, sort_keys=True)
-    if not work.is_dir() or _facts(work).get("identity", text) != text:
+    if not_ours(work) or not work.exists() or _facts(work).get("identity", text) != text:
         return
     try:
         _hold(work).close()
@@ -231,6 +244,8 @@ def _receipt(line: object) -> Receipt | None:
     if text is None:
         return None
     values = json.loads(text)
+    if not _PART.fullmatch(values["part"]):
+        return None
     return Receipt(**values | {"areas": tuple(values["areas"])})
 
 

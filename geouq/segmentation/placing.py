@@ -12,7 +12,7 @@ import rasterio
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geouq.files import place, writing
+from geouq.files import publish, writing
 from geouq.maps.votes import beside
 from geouq.segmentation.identity import carries, made_by
 from geouq.segmentation.results import Results
@@ -44,7 +44,7 @@ def put_in_place(results: Results) -> list[str]:
             notes.append(f"{path} belongs to the map that is overwritten, and no longer to {results.path.name}")
     for final in results.files:
         with writing(final):
-            place(results.made(final), final)
+            publish(results.made(final), final)
     return notes
 
 

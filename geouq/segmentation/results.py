@@ -74,7 +74,7 @@ class Results:
 
     def made(self, final: Path) -> Path:
         """Return the name under which a file is made, in the work folder, before it gets its final one."""
-        return self.work / final.name
+        return self.work / f"made-{final.name}"
 
 
 def resolve(job: Job, outputs: Outputs) -> Results:

@@ -19,12 +19,13 @@ import rasterio
 from rasterio.windows import Window
 
 from geouq.errors import InputError, SceneError
-from geouq.gdal import FileKey, gdal_errors, handle, open_dataset
+from geouq.gdal import gdal_errors, open_dataset, read
 from geouq.rasters.raster import refuse_large_blocks
 from geouq.sentinel1.annotation import Annotation, read_annotation
 from geouq.sentinel1.luts import QUANTITIES, Calibration, Noise, read_calibration, read_noise
 from geouq.sentinel1.safe import POLARISATIONS, Files, Manifest, find_files, read_manifest
 from geouq.sentinel1.speckle import HALO, check_filter, despeckle
+from geouq.sources import FileKey
 from geouq.units import LEAST_POWER
 
 #: Equivalent number of looks of detected products by mode and pixel spacing in m (ESA, "Sentinel-1 Product
@@ -276,8 +277,7 @@ def _clip(span: slice, size: int) -> slice:
 def _read(channel: Channel, rows: slice, columns: slice) -> np.ndarray:
     """DN of a window within the image, uint16."""
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    with gdal_errors(channel.measurement[0], "read"):
-        return np.asarray(handle(channel.measurement).read(1, window=window))
+    return np.asarray(read(channel.measurement, lambda dataset: dataset.read(1, window=window)))
 
 
 def calibrate(

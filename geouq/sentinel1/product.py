@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from geouq.errors import SceneError
-from geouq.gdal import file_key
 from geouq.grid import GeoBox
 from geouq.rasters.windowed import Windowed
 from geouq.sentinel1.grd import Calibrated, calibrate, read_product
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.warp import GeocodedProduct, geocode_product
+from geouq.sources import file_key
 from geouq.units import DB, POWER, convert
 
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from geouq.errors import SceneError
-from geouq.files import MANIFEST
-from geouq.gdal import FileKey, file_key, is_remote
 from geouq.sentinel1.annotation import parse, xml_errors
+from geouq.sources import MANIFEST, FileKey, file_key, is_remote
 
 #: in the order that bands have
 POLARISATIONS = ("VV", "VH", "HH", "HV")
@@ -63,8 +62,7 @@ class Files:
 
     def key(self, name: str) -> FileKey:
         """What tells one state of a file from another; in a zip, the state of the zip."""
-        _, changed, size = file_key(self.path if self.zipped else self.gdal_name(name))
-        return self.gdal_name(name), changed, size
+        return file_key(self.gdal_name(name))
 
     def read(self, name: str) -> bytes:
         """Read an XML file whole.
@@ -82,9 +80,13 @@ class Files:
         with _read_errors(shown):
             if not self.zipped:
                 with open(shown, "rb") as file:
-                    return file.read(_LARGEST_XML)
-            with zipfile.ZipFile(self.path) as archive:
-                return archive.read(self.prefix + name)
+                    data = file.read(_LARGEST_XML + 1)
+            else:
+                with zipfile.ZipFile(self.path) as archive, archive.open(self.prefix + name) as member:
+                    data = member.read(_LARGEST_XML + 1)  # what the archive says of sizes may be false
+        if len(data) > _LARGEST_XML:
+            raise SceneError(f"{shown}: has over {_LARGEST_XML >> 20} MB, which is no file of a product: {_AGAIN}")
+        return data
 
     def by_polarisation(self, kind: str) -> dict[str, str]:
         """Names of annotation, calibration, noise or measurement files by VV, VH, HH or HV.

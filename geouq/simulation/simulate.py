@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +27,7 @@ from rasterio.windows import Window
 from scipy.special import gammaincinv, ndtr
 
 from geouq.errors import InputError, OutputError
+from geouq.files import check_free, whole
 from geouq.grid import Roi, Tiling
 from geouq.noise import philox, stream, uniform
 from geouq.simulation.landscape import REFERENCE_ANGLE, SceneRecipe, bell, surfaces
@@ -103,19 +105,11 @@ def simulate_scene(
     for final in finals:
         if final.suffix.lower() not in (".tif", ".tiff"):
             raise OutputError(f"{final}: scenes are written as .tif: give it that suffix")
-        if final.exists() and not overwrite:
-            raise OutputError(f"{final} exists: choose another name or allow overwriting")
+        check_free(final, overwrite)
     _check_room(finals, shape)
-    parts = [p.with_name(f".{p.name}.{os.getpid()}.part") for p in finals]
-    try:
-        _write(parts, shape, seed, recipe, on_progress)
-        for part, final in zip(parts, finals, strict=True):
-            os.replace(part, final)
-    except (OSError, rasterio.errors.RasterioError) as error:
-        raise OutputError(f"{finals[0]}: cannot be written: {error}") from error
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        made = [stack.enter_context(whole(final, rasterio.errors.RasterioError)) for final in finals]
+        _write(made, shape, seed, recipe, on_progress)
 
 
 def _check_room(finals: list[Path], shape: tuple[int, int]) -> None:

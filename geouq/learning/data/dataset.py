@@ -89,6 +89,12 @@ def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
 # --- forms ---------------------------------------------------------------------------------------------
 
 
+def data_files(data: str | Path, chips: Sequence[LabelledChip]) -> list[Path]:
+    """Return every file that data are made of, the manifest too: nothing made of them may replace one."""
+    inside = [file for chip in chips for file in (*chip.images, chip.label, *chip.raters)]
+    return [Path(data), *inside] if Path(data).is_file() else inside
+
+
 def read_dataset(data: str | Path) -> list[LabelledChip]:
     """Return the chips of a folder or manifest, in a fixed order; files are looked up, and a few labels looked into.
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from geouq.errors import OutputError
-from geouq.files import discard, publish, scratch, writing
+from geouq.files import whole, writing
 from geouq.learning.judging.evaluate import Evaluation
 from geouq.learning.judging.page import page
 
@@ -45,11 +45,7 @@ def write_report(evaluation: Evaluation, folder: str | Path, data: str, overwrit
     texts = {DATA: json.dumps(evaluation.scores, indent=1), PAGE: page(evaluation, data)}
     with writing(folder):
         folder.mkdir(exist_ok=True)
-        made = scratch(folder / PAGE)
-        try:
-            for name, text in texts.items():
-                (made / name).write_text(text, "utf-8")
-                publish(made / name, folder / name)
-        finally:
-            discard(made)
+        for name, text in texts.items():
+            with whole(folder / name) as made:
+                made.write_text(text, "utf-8")
     return folder / PAGE

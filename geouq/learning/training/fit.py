@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from geouq.errors import InputError
-from geouq.learning.data.dataset import LabelledChip, read_dataset, read_outlines
+from geouq.files import refuse_own
+from geouq.learning.data.dataset import LabelledChip, data_files, read_dataset, read_outlines
 from geouq.learning.data.loading import opacity_note, windows
 from geouq.learning.data.samples import Census, Reading, Sample, read_window, take_census
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_samples
 from geouq.learning.training.recipe import Recipe, find_recipe
-from geouq.learning.training.records import claim, draw_curves, read_log, refuse_another, write_log
+from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
 from geouq.learning.training.settle import class_names, positive_name, settle
 from geouq.learning.training.start import as_sampled, new_model
 from geouq.learning.training.train import Judge, Row, TrainConfig, loss_of, train
@@ -122,6 +123,8 @@ def train_model(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     sides, names, left_out = _chosen(data, recipe, options)
     outlines = read_outlines(data) if recipe.augment == "water" and recipe.outlines == "etci2021" else []
+    for made in (*FILES, f"{recipe.name}.safetensors"):
+        refuse_own(out / made, data_files(data, [chip for side in sides for chip in side]), "part of the data")
     device = choose_device(options.device)
     recipe = settle(recipe, sides[0], len(names), options.steps, options.seed)
     low = recipe.training.bfloat16 or device.startswith("cuda")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,10 +18,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from geouq.errors import OutputError
+from geouq.files import whole
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.training.recipe import Recipe, write_recipe
 from geouq.learning.training.train import Row
 from geouq.maps.plotting import own_settings
+
+#: what is written into the folder of a training run, beside the model
+FILES = ("settings.json", "recipe.toml", "log.csv", "checkpoint.pt", "curves.png")
 
 
 def refuse_another(out: Path, resume: bool) -> None:
@@ -79,12 +82,10 @@ def draw_curves(out: Path, rows: Sequence[Row]) -> None:
         axes.set(title=title, xlabel="step", ylim=None if title == "loss" else (0, 1))
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
-    partial = out / "curves.png.partial"
-    figure.savefig(partial, dpi=100, format="png")
-    os.replace(partial, out / "curves.png")
+    with whole(out / "curves.png") as made:
+        figure.savefig(made, dpi=100, format="png")
 
 
 def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with whole(path) as made:
+        made.write_text(text)

@@ -8,7 +8,6 @@ early stopping remember. So a resumed run on the same processor gives the same b
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
@@ -18,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from geouq.errors import InputError, OutputError
+from geouq.errors import InputError
+from geouq.files import whole
 from geouq.learning.training.losses import LOSSES
 from geouq.learning.training.ssn_loss import Integral, ssn_nll
 from geouq.networks.sites import find_sites, set_masks
@@ -288,11 +288,8 @@ def _save(path: str | Path | None, config: TrainConfig, state: State) -> None:
     values = {name: value for name, value in vars(state).items() if name not in ("network", "optimiser", "average")}
     values |= {name: getattr(state, name).state_dict() for name in ("network", "optimiser")}
     values |= {"average": state.average.state_dict()} if config.average else {}
-    try:
-        torch.save(values | {"config": _identity(config)}, f"{path}.partial")
-        os.replace(f"{path}.partial", path)
-    except (OSError, RuntimeError) as error:
-        raise OutputError(f"{path} cannot be written: {str(error).splitlines()[0]}") from None
+    with whole(path, RuntimeError) as made:
+        torch.save(values | {"config": _identity(config)}, made)
 
 
 def _resume(path: str | Path | None, config: TrainConfig, state: State) -> None:

@@ -1,0 +1,46 @@
+"""A run on a remote scene: killed, the scene replaced at its address, the same command given again."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from geouq.simulation.simulate import simulate_scene
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "geouq.cli.main", "segment"]
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A folder and the address that a server shows it under."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with subprocess.Popen([sys.executable, "-m", "tests.web", folder], stdout=subprocess.PIPE, text=True) as server:
+        yield folder, f"http://127.0.0.1:{server.stdout.readline().strip()}"
+        server.kill()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_map_is_never_made_of_two_scenes(tmp_path, web, replaced):
+    folder, url = web
+    simulate_scene(folder / "r.tif", size=512, seed=1)
+    simulate_scene(tmp_path / "other.tif", size=512, seed=2)
+    out, parts = tmp_path / "map.tif", tmp_path / ".map.tif.geouq"
+    options = [f"{url}/r.tif", "-o", out, "--tile", "128", "--samples", "2", "--model", "s1-water-fast"]
+    process = subprocess.Popen([*COMMAND, *options], stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    while process.poll() is None and len(list(parts.glob("*.part"))) < 2:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    if not out.exists() and replaced:
+        shutil.copy(tmp_path / "other.tif", folder / "r.tif")
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True)
+    if replaced:
+        assert done.returncode == 2 and "unfinished run with other settings (scene" in done.stderr, done.stderr
+        assert not out.exists()
+    else:
+        assert done.returncode == 0 and out.exists(), done.stderr
