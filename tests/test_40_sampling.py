@@ -459,3 +459,11 @@ def test_vote_width_and_limit():
 
 def test_area_interval():
     assert area_interval(np.arange(101.0)) == (5.0, 95.0)
+
+
+def test_a_plan_made_in_inference_mode_is_good_outside_of_it():
+    sampler = make_sampler(small_model(widths=(4, 5)), samples=2)
+    with torch.inference_mode():
+        plan = sampler.plan()
+    assert not any(tensor.is_inference() for half in (plan.prefix, plan.suffix) for tensor in half.parameters())
+    plan.prefix(torch.zeros(1, 2, 16, 16))

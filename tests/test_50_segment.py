@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import geouq
+from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import Roi, Tiling, pixel_areas
 from geouq.sampling.estimators import LAYERS
@@ -293,6 +294,7 @@ def test_what_is_no_number_or_model_is_refused_in_one_line(given, says):
 @pytest.mark.parametrize(("name", "unit"), [("linear", "power"), ("intensity", "power"), ("decibel", "dB")])
 def test_a_units_other_names(name, unit):
     scene = as_scene(scene_values(20, 20))
+    scene = scene.copy(data=units.convert(scene.data, "dB", unit))
     one, other = scene.assign_attrs(units=name), scene.assign_attrs(units=unit)
     ours, theirs = (geouq.segment(s, small_model(), samples=2, device=torch.device("cpu")) for s in (one, other))
     assert ours.identical(theirs)

@@ -200,7 +200,7 @@ def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
     # two networks by a user's own code may have the same weights
     own = f"{type(network)} {network}" if spec.architecture == "custom" else ""
     key = (sampler.model.hash, own, part, ",".join(active), sampler.device, sampler.precision)
-    with _LOCK:
+    with _LOCK, torch.inference_mode(False):  # who asks first may be in it, and others who use the plan not
         if key not in _PLANS:
             plan = make_plan(network, len(spec.bands), spec.stride, active)
             for half in (plan.prefix, plan.suffix):
