@@ -36,6 +36,7 @@ from score_s1_water import (
 )
 
 from geouq.grid import Roi
+from geouq.layers import area_interval
 from geouq.learning.data.samples import simulate_samples
 from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.learning.training.recipe import find_recipe
@@ -120,7 +121,7 @@ def row(variant: Variant, chips: Sequence[Chip], models: dict[str, Model]) -> li
         count = Confusion().add(p >= 0.5, label)
         (ious if chip.name in WET else false)[chip.name] = count.iou if chip.name in WET else count.false_water
         shares = (with_effects(z, fit_place_effect(offsets, but=chip.name))[1:] >= 0).mean(axis=1)
-        low, high = np.quantile(shares, (0.05, 0.95))
+        low, high = area_interval(shares)
         inside += bool(low <= chip.water <= high)
     model = next(iter(models.values()))
     size = sum(p.numel() for p in model.network.parameters())

@@ -23,6 +23,7 @@ from rasterio.features import geometry_mask
 from rasterio.transform import Affine
 from score_s1_water import FOLDS, WET, Chip, area_offset, fit_place_effect, held, read_chips, whole
 
+from geouq.layers import area_interval
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.calibrate import LAPLACE_PIXELS
 from geouq.learning.judging.metrics import Calibration, Confusion
@@ -69,7 +70,7 @@ class Scores:
         label, valid, wet = chip.label[chip.valid], chip.valid, logits >= 0
         mean = mean_probability(logits[:, valid])
         self.calibration.add(mean, label)
-        low, high = np.quantile(wet[:, valid].mean(1), (0.05, 0.95))
+        low, high = area_interval(wet[:, valid].mean(1))
         agreement = Agreement(len(wet), 1)
         agreement.add(wet[:, valid], mean >= 0.5, label[None])
         row = {"name": chip.name, "water": label.mean(), "low": low, "high": high}
@@ -78,7 +79,7 @@ class Scores:
         )
         for inside in polygons:
             part = inside & valid
-            low, high = np.quantile(wet[:, part].mean(1), (0.05, 0.95))
+            low, high = area_interval(wet[:, part].mean(1))
             self.polygons.append((bool(low <= chip.label[part].mean() <= high), float(high - low)))
 
     def plain(self) -> dict[str, object]:

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from score_s1_water import read_chips
 
+from geouq.layers import area_interval
 from geouq.networks.model import Model
 from geouq.sampling.samplers import make_sampler
 
@@ -51,7 +52,7 @@ def main() -> None:
     for panel in axes[:5]:
         panel.set(xticks=[], yticks=[])
     axes[5].hist(areas, bins=20, color=WATER)
-    for value in np.quantile(areas, (0.05, 0.95)):
+    for value in area_interval(areas):
         axes[5].axvline(value, color=GREY, linestyle="--", linewidth=1)
     axes[5].axvline(chip.label[chip.valid].sum() * PIXEL_KM2, color="black", linewidth=1.2)
     axes[5].set_title(f"area of {SAMPLES} samples, km²", fontsize=9)

@@ -22,8 +22,8 @@ from geouq.cli.options import (
     voice_options,
 )
 from geouq.files import existing, refuse_own
+from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
-from geouq.segmentation.defaults import DEFAULT_LAYERS
 
 if TYPE_CHECKING:
     from geouq.segmentation.job import Settings
@@ -43,7 +43,7 @@ class Samples(click.ParamType):
 
 
 SAMPLES = Samples()
-LAYERS_HELP = "Bands, in order; also probability, probabilities, aleatoric, epistemic, std, votes."
+LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name not in DEFAULT_LAYERS)}."
 
 
 @click.command("segment")

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "forks", "noise"],
-    ["units", "grid"],
+    ["units", "grid", "layers"],
     ["validity"],
     ["sources"],
     ["gdal"],

@@ -14,12 +14,13 @@ from geouq.compiling.plan import make_plan
 from geouq.compiling.rewrites import AddConstant, Doubling
 from geouq.errors import InputError, ModelError, TileError
 from geouq.grid import Roi
+from geouq.layers import LAYERS, area_interval, check_layers
 from geouq.networks.model import Model
 from geouq.networks.sites import DropoutSite, find_sites, with_sites
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.dropout import plain_logits
 from geouq.sampling.engine import predict_tile
-from geouq.sampling.estimators import LAYERS, Question, RunningSums, area_interval, check_layers
+from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.one_model import OneModel
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window

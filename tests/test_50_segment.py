@@ -19,7 +19,7 @@ import geouq
 from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import Roi, Tiling, pixel_areas
-from geouq.sampling.estimators import LAYERS
+from geouq.layers import LAYERS
 from geouq.segmentation.job import Settings, check_tiles, prepare
 from geouq.segmentation.tile import segment_tile
 from tests.helpers import as_scene, scene_values, small_model

@@ -16,6 +16,7 @@ from rio_cogeo import cog_validate
 
 from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tiling
+from geouq.layers import Legend
 from geouq.maps import cog
 from geouq.maps.cog import Band, MapWriter, halve, map_bands, quantise, vote_bands
 from geouq.maps.writer import WRITERS, open_writer
@@ -33,6 +34,10 @@ GRIDS = {
     "no crs but a transform": (Affine(2, 0, 7, 0, -2, 9), None),
 }
 NAMES = ("mask", "uncertainty", "confidence")
+
+
+def legend(classes, positive=1):
+    return Legend(tuple(f"class {i}" for i in range(classes)), positive)
 
 
 def layers_of(shape, samples=20, seed=0):
@@ -102,7 +107,7 @@ def test_float_layers_keep_their_values_and_mark_not_classified_with_nan():
     ],
 )
 def test_classes_shrink_to_the_most_frequent_valid_one(block, classes, expected):
-    bands = (Band("mask", "class", "uint8", classes),)
+    bands = (Band("mask", "class", "uint8", legend(classes)),)
     assert halve(np.array([block], np.uint8), bands).item() == expected
 
 
@@ -158,7 +163,7 @@ def test_overviews_of_a_mask_hold_nothing_but_its_classes(tmp_path):
     layers = layers_of(geobox.shape)
     for classes, names in ((2, NAMES), (4, ("mask",))):
         layers["mask"] = np.where(layers["mask"] == 1, classes - 1, layers["mask"])
-        path = write(tmp_path / "a.tif", layers, map_bands(names, classes=classes), geobox)
+        path = write(tmp_path / "a.tif", layers, map_bands(names, legend=legend(classes)), geobox)
         for level in (0, 1):
             with rasterio.open(path, overview_level=level) as file:
                 assert set(np.unique(file.read(1))) == {0, classes - 1, 255}

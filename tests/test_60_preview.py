@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from pyproj import CRS
 
 from geouq.errors import OutputError, SceneError
+from geouq.layers import Legend
 from geouq.maps import figure
 from geouq.maps import preview as module
 from geouq.maps.figure import Panel, Place, _ground, _lines, area_text, draw
@@ -129,7 +130,7 @@ def test_classes_take_names_and_colours_from_the_file(tmp_path):
     assert found.positive == "lake" and found.classes[2][1] == WATER
     preview(scene, path, tmp_path / "p.png")
     assert share(imread(tmp_path / "p.png"), BLUE) > 0.02
-    assert len({*class_colours(list("abcdef"), 0)}) == 6
+    assert len({*class_colours(Legend(tuple("abcdef"), 0))}) == 6
 
 
 def test_a_colour_table_is_used(tmp_path):
@@ -139,7 +140,7 @@ def test_a_colour_table_is_used(tmp_path):
         file.descriptions = ("mask",)
         file.write_colormap(1, {0: (0, 0, 0, 0), 1: (200, 0, 100, 255)})
     found = module._read_map(path)
-    assert found.classes[1][1] == "#c80064" and found.classes[0][1] == class_colours(["land", "water"])[0]
+    assert found.classes[1][1] == "#c80064" and found.classes[0][1] == class_colours(Legend())[0]
     scene, _ = make(tmp_path, (30, 30))
     preview(scene, path, tmp_path / "p.png")
     assert share(imread(tmp_path / "p.png"), np.array([200, 0, 100]) / 255) > 0.05
@@ -258,7 +259,7 @@ def test_bad_input_is_one_clear_line(tmp_path):
 
 @pytest.mark.parametrize("float_values", [False, True])
 def test_qgis_shows_water_in_blue_and_land_not_at_all(tmp_path, float_values):
-    write_qml(tmp_path / "m.qml", ["uncertainty", "mask"], float_values, ["land & <sea>", "water"])
+    write_qml(tmp_path / "m.qml", ["uncertainty", "mask"], float_values, Legend(("land & <sea>", "water")))
     text = (tmp_path / "m.qml").read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE qgis")
     renderer = ElementTree.fromstring(text).find("pipe/rasterrenderer")

@@ -17,7 +17,8 @@ from scipy.sparse.csgraph import connected_components
 
 from geouq.errors import InputError
 from geouq.grid import Roi
-from geouq.maps.votes import Votes, says, strips
+from geouq.layers import says
+from geouq.maps.votes import Votes, strips
 
 _SIDES = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
 _CORNERS = np.ones((3, 3), int)

@@ -20,10 +20,11 @@ from geouq.answers.connected import connected
 from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own, scratch
 from geouq.grid import pixel_areas
-from geouq.maps.cog import NOT_CLASSIFIED, MapWriter, map_bands, quantise
+from geouq.layers import NOT_CLASSIFIED, Legend, area_interval, mask_of_two, says
+from geouq.maps.cog import MapWriter, map_bands, quantise
 from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
-from geouq.maps.styles import LAND, WATER
-from geouq.maps.votes import Votes, maps_beside, open_votes, says, strips, sums
+from geouq.maps.styles import LAND, WATER, class_colours
+from geouq.maps.votes import Votes, maps_beside, open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.vectorize import vectorize
 
@@ -49,8 +50,8 @@ class Samples:
     @property
     def interval(self) -> tuple[float, float]:
         """5 % and 95 % quantiles of the area over the samples."""
-        low, high = np.quantile(self.areas, (0.05, 0.95))
-        return float(low), float(high)
+        low, high = area_interval(self.areas)
+        return low, high
 
     def number(self, which: int | str) -> int:
         """Return the number of a sample given by number, or as least, median or most."""
@@ -85,16 +86,15 @@ class Samples:
     def _mask(self, sample: int, out: Path) -> None:
         with Votes(self.path) as votes:
             tags = {name: value for name, value in votes.tags.items() if name.startswith("GEOUQ_")}
-            tags |= {
-                "GEOUQ_SAMPLE": str(sample),
-                "GEOUQ_POSITIVE_CLASS": "1",
-                "GEOUQ_CLASSES": ",".join(_classes(votes)),
-            }
-            bands = map_bands(["mask"])
+            legend = _legend(votes)
+            tags |= {"GEOUQ_SAMPLE": str(sample)}
+            tags |= {f"GEOUQ_{name.upper()}": str(value) for name, value in legend.tags().items()}
+            bands = map_bands(["mask"], legend=legend)
             with MapWriter(out, votes.geobox, bands, tags) as writer:
                 for roi in strips(votes.geobox):
                     bits, valid = votes.votes(roi)
-                    mask = np.where(valid, says(bits, sample), NOT_CLASSIFIED).astype(np.uint8)
+                    chosen = mask_of_two(says(bits, sample), legend.positive)
+                    mask = np.where(valid, chosen, NOT_CLASSIFIED).astype(np.uint8)
                     writer.write(roi, quantise({"mask": mask}, bands))
                 writer.finish()
 
@@ -151,15 +151,16 @@ def samples(path: str | os.PathLike[str]) -> Samples:
     return Samples(votes.path, areas, valid_area)
 
 
-def _classes(votes: Votes) -> tuple[str, str]:
-    """Return what a sample's 0 and 1 are called."""
-    names = votes.tags.get("GEOUQ_CLASSES", "land,water").split(",")
-    return names[0] if (len(names), votes.positive) == (2, 1) else "all else", names[votes.positive]
+def _legend(votes: Votes) -> Legend:
+    """Return what the values of a sample's mask mean: the map's classes if they are two, else all else and positive."""
+    found = votes.legend
+    return found if len(found.names) == 2 else Legend(("all else", found.positive_name), 1)
 
 
 def _panels(found: Samples, votes: Votes, place: Place) -> list[Panel]:
     chosen = {name: found.number(name) for name in ("least", "median", "most")}
-    patches = list(zip(_classes(votes), (LAND, WATER), strict=True))
+    legend = _legend(votes)
+    patches = list(zip(legend.names, class_colours(legend), strict=True))
     panels = []
     for (name, sample), picture in zip(chosen.items(), _pictures(votes, list(chosen.values())), strict=True):
         title = f"{name.capitalize()}: sample {sample}, {area_text(found.areas[sample], place)}"

@@ -37,6 +37,7 @@ from geouq.answers.places import Measured, Places, measure
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
 from geouq.grid import Roi, pixel_areas
+from geouq.layers import area_interval
 from geouq.maps.votes import open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.frame import as_frame
@@ -152,7 +153,7 @@ def zonal(
             total += totals[:, _SAMPLES:].sum(axis=0)
             _count(summary, answers)
         summary.water_area_m2 = float(total.mean())
-        summary.water_area_m2_p05, summary.water_area_m2_p95 = map(float, np.quantile(total, (0.05, 0.95)))
+        summary.water_area_m2_p05, summary.water_area_m2_p95 = area_interval(total)
         if where.id is not None and (shared := layer.repeated(where.id)):
             summary.notes["with an id that others have too"] = shared
         layer.finish(with_samples, where.id)
@@ -209,7 +210,7 @@ def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> di
     inside, ground, valid, mask, doubt, doubted = totals[:, :_SAMPLES].T
     areas = np.minimum(totals[:, _SAMPLES:], valid[:, None])  # where all is water, rounding may differ
     none = valid == 0
-    low, high = np.quantile(areas, (0.05, 0.95), axis=1) if len(areas) else np.empty((2, 0))
+    low, high = area_interval(areas) if len(areas) else np.empty((2, 0))
     outside = 1 - _ratio(inside, found.area)
     outside = np.where(outside < _TIE, 0.0, outside)
     columns = {
@@ -293,7 +294,7 @@ class _Scene:
         wet, doubt = np.zeros(roi.shape, bool), None
         if self.map is not None and self._mask is not None:
             mask = self.map.read(self._mask, roi)
-            wet = (mask.data == self.map.positive) & ~np.ma.getmaskarray(mask)
+            wet = (mask.data == self.map.legend.positive) & ~np.ma.getmaskarray(mask)
         if self.map is not None and self._doubt is not None:
             doubt = self.map.read(self._doubt, roi)
         return _Strip(roi, area.ravel(), votes.ravel(), valid.ravel(), wet.ravel(), doubt)

@@ -48,11 +48,11 @@ from rasterio.windows import Window
 from geouq.errors import InputError
 from geouq.files import publish, scratch, writing
 from geouq.grid import GeoBox, Roi, corners_apart
+from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend, mask_of_two, votes_dtype
+from geouq.maps.styles import colour_table
 
-NOT_CLASSIFIED = 255
 BLOCK = 512
 _CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
-_COLOURS = {0: (245, 245, 240, 255), 1: (31, 120, 180, 255)}
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
 # rasterio lets some of GDAL's errors through as they are, by a class that it does not export
 _FAILURES = (RasterioError, rasterio._err.CPLE_BaseError)
@@ -63,24 +63,28 @@ _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREA
 
 @dataclass(frozen=True)
 class Band:
-    """One layer of a file: ``name`` (the band's description), ``kind``, ``dtype``, number of classes."""
+    """One layer of a file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean."""
 
     name: str
     kind: str
     dtype: str
-    classes: int = 2
+    legend: Legend = Legend()
 
 
-def map_bands(names: Sequence[str], float32: bool = False, classes: int = 2) -> tuple[Band, ...]:
-    """Return the bands of a map file: ``mask`` as classes, all other layers as percent (or as float32)."""
+def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[Band, ...]:  # noqa: B008 (frozen)
+    """Return the bands of a map file: classes as they are, all other layers as percent (or as float32)."""
     dtype = "float32" if float32 else "uint8"
-    kind = "float" if float32 else "percent"
-    return tuple(Band(name, "class" if name == "mask" else kind, dtype, classes) for name in names)
+    number = "float" if float32 else "percent"
+    kinds = [LAYERS[name].kind if name in LAYERS else "percent" for name in names]
+    return tuple(
+        Band(name, "class" if kind == "class" else number, dtype, legend)
+        for name, kind in zip(names, kinds, strict=True)
+    )
 
 
 def vote_bands(samples: int) -> tuple[Band, ...]:
     """Return the one band of a samples file that holds the votes of up to 64 samples."""
-    return (Band("votes", "bits", "uint32" if samples <= 32 else "uint64"),)
+    return (Band("votes", "bits", votes_dtype(samples).name),)
 
 
 def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[Band]) -> np.ndarray:
@@ -273,7 +277,7 @@ def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
     """Reduce (bands, rows, columns) to half the rows and columns (rounded up), each band by its kind.
 
     Only valid pixels count; the result is valid where one of the four is. Classes: the most frequent one; on
-    a tie water (1) in a binary mask, so that narrow rivers last, and the lowest class otherwise. Percent: the
+    a tie the positive one in a binary mask, so that narrow rivers last, and the lowest class otherwise. Percent: the
     mean, rounded half up. Bits: the upper left pixel, valid or not.
     """
     padding = [(0, 0), (0, block.shape[1] % 2), (0, block.shape[2] % 2)]
@@ -286,32 +290,33 @@ def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
     for plane, band in zip(padded, bands, strict=True):
         four = np.stack([plane[y::2, x::2] for y in (0, 1) for x in (0, 1)])
         valid = ~np.isnan(four) if four.dtype.kind == "f" else four != NOT_CLASSIFIED
-        half = kinds[band.kind](four, valid, band.classes)
+        half = kinds[band.kind](four, valid, band.legend)
         out.append(np.where(valid.any(axis=0), half, fill).astype(block.dtype))
     return np.stack(out)
 
 
-def _mode(four: np.ndarray, valid: np.ndarray, classes: int) -> np.ndarray:
+def _mode(four: np.ndarray, valid: np.ndarray, legend: Legend) -> np.ndarray:
     count = valid.sum(axis=0, dtype=np.uint8)
-    if classes == 2:
-        return 2 * (valid & (four == 1)).sum(axis=0, dtype=np.uint8) >= count
+    if len(legend.names) == 2:
+        chosen = 2 * (valid & (four == legend.positive)).sum(axis=0, dtype=np.uint8) >= count
+        return np.asarray(mask_of_two(chosen, legend.positive))
     values = np.where(valid, four, NOT_CLASSIFIED).astype(np.int16)
     same = (values[:, None] == values[None, :]).sum(axis=1, dtype=np.int16)
     score = np.where(valid, same * 256 - values, -1)  # frequent first, then low
     return np.take_along_axis(values, score.argmax(axis=0)[None], axis=0)[0]
 
 
-def _mean_percent(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+def _mean_percent(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
     count = np.maximum(valid.sum(axis=0, dtype=np.uint16), 1)
     total = np.where(valid, four, 0).sum(axis=0, dtype=np.uint16)
     return (2 * total + count) // (2 * count)
 
 
-def _mean_float(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+def _mean_float(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
     return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
 
 
-def _mean_power(four: np.ndarray, valid: np.ndarray, _: int) -> np.ndarray:
+def _mean_power(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
     return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid, _), np.float32(1e-30)))
 
 
@@ -342,8 +347,8 @@ def _create(
     file.descriptions = [band.name for band in bands]
     file.scales = [0.01 if scaled else 1.0 for scaled in percent]
     file.units = [{"percent": "1", "dB": "dB"}.get(band.kind, "") for band in bands]
-    if len(bands) == 1 and (bands[0].kind, bands[0].dtype, bands[0].classes) == ("class", "uint8", 2):
-        file.write_colormap(1, _COLOURS)
+    if len(bands) == 1 and (bands[0].kind, bands[0].dtype) == ("class", "uint8"):
+        file.write_colormap(1, colour_table(bands[0].legend))
     return file
 
 

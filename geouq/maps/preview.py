@@ -21,7 +21,7 @@ from pyproj import CRS
 from rasterio.errors import RasterioError
 
 from geouq.errors import SceneError
-from geouq.maps.cog import NOT_CLASSIFIED
+from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.figure import Panel, Place, area_text, draw, reduction, save
 from geouq.maps.styles import class_colours
 from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
@@ -169,15 +169,12 @@ def _classes(
     file: rasterio.io.DatasetReader, names: Sequence[str], layers: Mapping[str, np.ndarray]
 ) -> tuple[tuple[tuple[str, str], ...], str]:
     """Return (name, colour) of each class, from the file's tags and colour table if any, and the positive one."""
+    legend = Legend.of_tags(file.tags(), file.name)
     if "mask" not in layers:
-        return (), "water"
-    tags = file.tags()
-    named = tags.get("GEOUQ_CLASSES", "")
-    labels = named.split(",") if named else ["land", "water"]
+        return (), legend.positive_name
     highest = int(np.nanmax(layers["mask"], initial=0))
-    labels += [f"class {i}" for i in range(len(labels), highest + 1)]
-    positive = int(tags.get("GEOUQ_POSITIVE_CLASS", 1))
-    colours = class_colours(labels, positive)
+    labels = (*legend.names, *(f"class {i}" for i in range(len(legend.names), highest + 1)))
+    colours = class_colours(Legend(labels, legend.positive))
     try:
         table = file.colormap(names.index("mask") + 1)
     except ValueError:  # the usual case: no colour table
@@ -185,7 +182,7 @@ def _classes(
     for i in range(len(labels)):
         if any(table.get(i, (0, 0, 0))[:3]):  # black is what a transparent colour comes back as from a TIFF
             colours[i] = "#{:02x}{:02x}{:02x}".format(*table[i][:3])
-    return tuple(zip(labels, colours, strict=True)), labels[positive]
+    return tuple(zip(labels, colours, strict=True)), legend.positive_name
 
 
 # ---------------------------------------------------------------- panels

@@ -11,38 +11,41 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from geouq.files import whole
+from geouq.layers import DOUBT, LIKELY, Legend, band_layer
 
-WATER = "#1f78b4"
-LAND = "#f1eee6"
+LAND, WATER = LIKELY[0], LIKELY[-1]
 #: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999", "#56b4e9")
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
-_VIRIDIS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 
 
-def class_colours(classes: Sequence[str], positive: int = 1) -> list[str]:
+def class_colours(legend: Legend) -> list[str]:
     """Return one ``#rrggbb`` a class: the positive one water blue, class 0 (or 1) land, others told apart."""
-    rest = iter(LAND if i == 0 else OTHERS[(i - 1) % len(OTHERS)] for i in range(len(classes)))
-    return [WATER if i == positive else next(rest) for i in range(len(classes))]
+    rest = iter(LAND if i == 0 else OTHERS[(i - 1) % len(OTHERS)] for i in range(len(legend.names)))
+    return [WATER if i == legend.positive else next(rest) for i in range(len(legend.names))]
+
+
+def colour_table(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
+    """Return the colours of mask values as a TIFF holds them: red, green, blue, opacity."""
+    rgb = [bytes.fromhex(colour[1:]) for colour in class_colours(legend)]
+    return {i: (red, green, blue, 255) for i, (red, green, blue) in enumerate(rgb)}
 
 
 def write_qml(
     path: str | os.PathLike[str],
     layers: Sequence[str],
     float_values: bool,
-    classes: Sequence[str] = ("land", "water"),
-    positive: int = 1,
+    legend: Legend = Legend(),  # noqa: B008 (frozen)
 ) -> None:
     """Write a QGIS 3 style for a map.
 
     Parameters
     ----------
     path : the ``.qml`` file; an existing one is replaced.
-    layers : names of the map's bands in order. The mask is shown, or else the first band, as a ramp over 0..1.
+    layers : names of the map's bands in order. The mask is shown, or else the first band, as its layer's ramp.
     float_values : the mask is float32 with NaN and not uint8 with 255. Float bands get a ramp of exact values:
         QGIS before 3.18 knows palettes for integers only.
-    classes, positive : names of the mask's values, and which of them is shown as water; the first of the
-        others is transparent.
+    legend : of the mask's values: the positive class is shown as water, the other of two is transparent.
 
     Raises
     ------
@@ -51,12 +54,11 @@ def write_qml(
     root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
     if "mask" in layers:
-        entries = _entries(classes, positive)
+        entries = _entries(legend)
         band = str(list(layers).index("mask") + 1)
         (_exact if float_values else _palette)(pipe, band, entries)
     else:
-        steps = [(i / 4, f"{25 * i} %", colour, 255) for i, colour in enumerate(_VIRIDIS)]
-        _ramp(pipe, "1", steps, "INTERPOLATED")
+        _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED")
     ElementTree.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
     ElementTree.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0")
     ElementTree.SubElement(pipe, "rasterresampler", maxOversampling="2")
@@ -89,10 +91,18 @@ def polygon_qml(colour: str = WATER) -> str:
 _Entry = tuple[float, str, str, int]  # value, label, colour, alpha
 
 
-def _entries(classes: Sequence[str], positive: int) -> list[_Entry]:
-    background = 0 if positive != 0 else 1
-    colours = class_colours(classes, positive)
-    return [(i, name, colours[i], 0 if i == background else 255) for i, name in enumerate(classes)]
+def _entries(legend: Legend) -> list[_Entry]:
+    background = 1 - legend.positive if len(legend.names) == 2 else None
+    named = enumerate(zip(legend.names, class_colours(legend), strict=True))
+    return [(i, name, colour, 0 if i == background else 255) for i, (name, colour) in named]
+
+
+def _steps(band: str, classes: int) -> list[_Entry]:
+    """Return the ramp of a band's layer, from its lowest value to its highest."""
+    layer = band_layer(band)
+    (low, high), ramp = (layer.limits(classes), layer.ramp) if layer else ((0.0, 1.0), DOUBT)
+    values = [low + (high - low) * i / (len(ramp) - 1) for i in range(len(ramp))]
+    return [(value, f"{100 * value:.3g} %", colour, 255) for value, colour in zip(values, ramp, strict=True)]
 
 
 def _palette(pipe: ElementTree.Element, band: str, entries: Sequence[_Entry]) -> None:

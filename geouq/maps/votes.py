@@ -18,10 +18,10 @@ from rasterio.windows import Window
 from geouq.errors import SceneError
 from geouq.gdal import gdal_errors, open_dataset
 from geouq.grid import Roi
+from geouq.layers import MOST_VOTES, Legend, says
 
 #: tags that a map and its votes must share
 _RUN = tuple(f"GEOUQ_{name}" for name in ("RUN", "MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
-MAX_SAMPLES = 64
 _ENDING = "_samples.tif"
 
 
@@ -35,6 +35,11 @@ class Raster:
         self.crs = self.file.crs.to_string() if self.file.crs else None
         self.geobox = GeoBox(self.file.shape, self.file.transform, self.crs)
         self.tags = dict(self.file.tags())
+        try:
+            self.legend = Legend.of_tags(self.tags, self.path)
+        except BaseException:
+            self.file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -53,10 +58,12 @@ class Raster:
         names = self.file.descriptions
         return names.index(name) + 1 if name in names else None
 
-    @property
-    def positive(self) -> int:
-        """The class that counts, by number."""
-        return int(self.tags.get("GEOUQ_POSITIVE_CLASS", 1))
+    def number(self, tag: str, default: float) -> float:
+        """Return what a tag says as a number, or ``default`` where it is missing."""
+        try:
+            return float(self.tags.get(tag, default))
+        except ValueError:
+            raise SceneError(f"{self.path}: its tag {tag} is {self.tags[tag]!r}, no number: write it anew") from None
 
 
 class Votes(Raster):
@@ -76,10 +83,10 @@ class Votes(Raster):
             raise
 
     def _count(self) -> int:
-        samples, dtype = int(self.tags.get("GEOUQ_SAMPLES", -1)), self.file.dtypes[0]
+        samples, dtype = int(min(self.number("GEOUQ_SAMPLES", -1), MOST_VOTES + 1)), self.file.dtypes[0]
         if samples == 0:
             raise SceneError(f"{self.path} holds one map, made without samples: run geouq segment with --samples 20")
-        if not 1 <= samples <= MAX_SAMPLES or dtype not in ("uint32", "uint64"):
+        if not 1 <= samples <= MOST_VOTES or dtype not in ("uint32", "uint64"):
             raise SceneError(
                 f"{self.path} holds no votes (samples: {max(samples, 0)}, type: {dtype}): give the _samples.tif that "
                 "geouq segment writes with --layers mask,uncertainty,confidence,votes"
@@ -143,11 +150,6 @@ def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:
     step = step // 512 * 512 if step >= 512 else 1 << step.bit_length() - 1
     for top in range(0, rows, step):
         yield Roi(top, min(top + step, rows), 0, columns)
-
-
-def says(votes: np.ndarray, sample: int) -> np.ndarray:
-    """Return where a sample says water."""
-    return np.asarray((votes >> votes.dtype.type(sample)) & votes.dtype.type(1) != 0)
 
 
 def sums(votes: np.ndarray, weight: np.ndarray, owner: np.ndarray, owners: int, samples: int) -> np.ndarray:

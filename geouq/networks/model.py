@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from geouq.errors import ModelError
+from geouq.errors import InputError, ModelError
 from geouq.files import whole
+from geouq.layers import Legend
 from geouq.networks.head import Head, find_head
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.schema import check_values
@@ -70,7 +71,8 @@ class ModelSpec:
     black : pixels none of whose bands is above it are padding of a picture, not valid (geouq.validity); for
         rgb alone. None: none are.
     missing_bands : "zero" lets the model run with a band absent (it was trained so), "refuse" does not.
-    classes : class names in order; two names for a network with one logit.
+    classes : class names in the order of class indices; two names for a network with one logit, which is that of
+        class 1 (geouq.layers).
     positive : the class that ``probability``, ``votes`` and areas speak of.
     temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
     place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
@@ -115,10 +117,19 @@ class ModelSpec:
         for name in ("bands", "mean", "std", "clip", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_values(vars(self))
+        try:
+            Legend(self.classes)
+        except InputError as error:
+            raise ModelError(f"model {self.name!r}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; what the model has not is left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def legend(self) -> Legend:
+        """What mask values mean."""
+        return Legend(self.classes, self.classes.index(self.positive))
 
     def to_json(self) -> str:
         """Return the spec as one JSON string, keys sorted."""

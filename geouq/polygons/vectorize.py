@@ -29,6 +29,7 @@ import numpy as np
 from geouq.errors import InputError, SceneError
 from geouq.files import refuse_own
 from geouq.grid import Roi, pixel_areas
+from geouq.layers import area_interval
 from geouq.maps.votes import Raster, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
 from geouq.polygons.frame import as_frame
@@ -174,7 +175,7 @@ class _Map:
             values = self._map.read(self._mask, wide)
             padded = np.zeros((strip.shape[0] + 2, columns + 2), bool)
             inside = padded[wide.y0 - strip.y0 + 1 : wide.y1 - strip.y0 + 1, 1:-1]
-            np.logical_and(values.data == self._map.positive, ~np.ma.getmaskarray(values), out=inside)
+            np.logical_and(values.data == self._map.legend.positive, ~np.ma.getmaskarray(values), out=inside)
             yield strip.y0, padded
 
     def measure(self, row: int, labels: np.ndarray, count: int) -> np.ndarray:
@@ -202,7 +203,7 @@ class _Map:
         out[:, 0] = sums[:, 0]
         if self._votes is not None and len(sums):
             within = np.minimum(sums[:, 5:], sums[:, :1])  # where all say water, rounding may differ
-            out[:, 1:3] = np.quantile(within, (0.05, 0.95), axis=1).T
+            out[:, 1:3] = np.stack(area_interval(within), axis=1)
         for column, band in zip((3, 4), self._layers, strict=True):
             total, number = sums[:, 2 * column - 5], sums[:, 2 * column - 4]
             if band is not None:
@@ -245,6 +246,6 @@ def _mask_band(found: Raster) -> int:
 def _layer_bands(found: Raster) -> tuple[int | None, int | None]:
     """Return the numbers of the bands that mean probability and uncertainty."""
     probability = found.band("probability")
-    if probability is None and float(found.tags.get("GEOUQ_THRESHOLD", 0)) == 0.5:
+    if probability is None and found.number("GEOUQ_THRESHOLD", 0) == 0.5:
         probability = found.band("confidence")
     return probability, found.band("uncertainty")

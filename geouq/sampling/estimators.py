@@ -1,59 +1,39 @@
 """Running sums over samples, and the layers they become: never a stack of samples.
 
-Definitions (p_s class probabilities of sample s, p̄ their mean, C classes, H entropy in nats):
-probability p̄ of the positive class; confidence max_c p̄_c; uncertainty H(p̄)/ln C; aleatoric mean_s H(p_s)/ln C;
-epistemic = uncertainty − aleatoric (the mutual information of label and sample); std the population standard
-deviation of the positive class over s; votes bit s set where p_s ≥ threshold. The split of entropies: Depeweg
-et al. 2018 (arXiv 1710.07283).
+What a layer is, its formula and the sums it needs stand in geouq.layers; here is one function a layer (``_FORMULAS``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from geouq.errors import InputError
+from geouq.layers import (
+    LAYERS,
+    NOT_CLASSIFIED,
+    by_class,
+    mask_of_two,
+    needed,
+    positive_logit,
+    says_positive,
+    votes_dtype,
+)
 
-LAYERS = (
-    "mask", "uncertainty", "confidence", "probability", "probabilities", "aleatoric", "epistemic", "std", "votes",
-)  # fmt: skip
-NOT_CLASSIFIED = 255
-MAX_VOTES = 64
 #: Rows that are summed at once on a CPU.
 STRIP = 512
-
-
-def check_layers(layers: tuple[str, ...], samples: float) -> None:
-    """Raise InputError for a layer that does not exist or is asked for twice, or votes of more samples than bits."""
-    if len(set(layers)) < len(layers):
-        raise InputError(f"a layer is asked for twice among {', '.join(layers)}: name each once")
-    for layer in layers:
-        if layer not in LAYERS:
-            raise InputError(f"no layer {layer!r}: choose among {', '.join(LAYERS)}")
-    if "votes" in layers and samples > MAX_VOTES:
-        raise InputError(f"votes hold one bit a sample, at most {MAX_VOTES}: {samples} samples are too many for it")
-
-
-def check_tolerance(tolerance: float, layers: tuple[str, ...]) -> None:
-    """Raise InputError for a tolerance that is no probability, or that says nothing about one of the layers."""
-    if not 0 <= tolerance < 1:
-        raise InputError(f"tolerance {tolerance} is not a difference of probabilities: give 0 (none) or more, below 1")
-    unbounded = [layer for layer in layers if layer in ("votes", "std", "aleatoric", "epistemic")]
-    if tolerance and unbounded:
-        raise InputError(
-            f"a tolerance bounds the probability, not {', '.join(unbounded)}: leave these layers out, or the tolerance"
-        )
 
 
 @dataclass(frozen=True)
 class Question:
     """What is asked of the samples: ``layers``, the class that counts, where it counts, and how logits are cooled.
 
+    classes, positive : how many there are, and the index of the one that counts (geouq.layers).
     tolerance : samples need not be drawn that could move no pixel's probability by more than this; 0: draw all.
     """
 
@@ -76,12 +56,12 @@ class RunningSums:
         self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
         self.areas: dict[int, Tensor] = {}
-        asked, shape, device = set(question.layers), valid.shape, valid.device
-        self.mean = torch.zeros(0, device=device)
-        self.entropy = torch.zeros(shape, device=device) if asked & {"aleatoric", "epistemic"} else None
-        self.square = torch.zeros(2, *shape, device=device) if "std" in asked else None
-        integers = torch.int64 if samples > 32 else torch.int32
-        self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in asked else None
+        needs, shape, device = needed(question.layers), valid.shape, valid.device
+        self.mean = torch.zeros(0, device=device)  # of two classes with one logit: of the positive one alone
+        self.entropy = torch.zeros(shape, device=device) if "entropy" in needs else None
+        self.square = torch.zeros(2, *shape, device=device) if "squares" in needs else None
+        integers = torch.int64 if votes_dtype(samples).itemsize == 8 else torch.int32
+        self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in needs else None
 
     def add(self, logits: Tensor, number: int | None = None) -> None:
         """Add one sample's logits (classes or 1, h, w), float32; ``number`` is the sample's, in any order."""
@@ -100,7 +80,7 @@ class RunningSums:
 
     def _add_rows(self, logits: Tensor, number: int, rows: slice) -> Tensor:
         """Add some rows of a sample's logits; return the positive class's area there, float64."""
-        probabilities = _probabilities(logits / self.question.temperature)
+        probabilities = tempered(logits, self.question)
         if self.entropy is not None:
             self.entropy[rows] += _entropy(probabilities)
         if self.square is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
@@ -132,13 +112,13 @@ class RunningSums:
         self.samples = 1
         self.mean = torch.zeros(1, *self.valid.shape, device=self.valid.device)
         for one, weight in logits:
-            probabilities = _probabilities(one / self.question.temperature)
+            probabilities = tempered(one, self.question)
             self.mean.add_(probabilities, alpha=weight)
             if self.entropy is not None:
                 self.entropy.add_(_entropy(probabilities), alpha=weight)
         if self.square is not None:
             for one, weight in logits:
-                step = _probabilities(one / self.question.temperature)[0] - self.mean[0]
+                step = tempered(one, self.question)[0] - self.mean[0]
                 self.square[1].add_(step.square_(), alpha=weight)
 
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
@@ -152,60 +132,89 @@ class RunningSums:
 
     def _decide(self, probabilities: Tensor) -> Tensor:
         """Return where the positive class is chosen, (h, w) bool."""
-        if self.question.classes == 2:
-            return self._positive(probabilities) >= self.question.threshold
-        return probabilities.argmax(0) == self.question.positive
+        chosen: Tensor = says_positive(probabilities, self.question.positive, self.question.threshold)
+        return chosen
 
     def layers(self) -> dict[str, np.ndarray]:
         """Return the layers asked for: float32 with NaN, or integers with 255 or 0, where not valid.
 
         ``probabilities`` is (C, h, w), all others are (h, w).
         """
-        mean = self.mean / self.samples
-        predictive = _entropy(mean) if {"uncertainty", "epistemic"} & set(self.question.layers) else None
-        invalid = ~self.valid
-        out = {}
+        means, invalid, out = _Means(self), ~self.valid, {}
         for name in self.question.layers:
-            layer = self._layer(name, mean, predictive)
-            if layer.dtype == torch.uint8:
+            layer = _FORMULAS[name](means)
+            if LAYERS[name].kind == "class":
                 layer = layer.masked_fill(invalid, NOT_CLASSIFIED)
-            elif layer.is_floating_point():
+            elif LAYERS[name].kind == "percent":
                 layer = layer.masked_fill(invalid, math.nan)
-            out[name] = layer.cpu().numpy()
-        if "votes" in out:
-            out["votes"] = out["votes"].view(np.uint64 if out["votes"].itemsize == 8 else np.uint32)
+            array = layer.cpu().numpy()
+            out[name] = array.view(votes_dtype(8 * array.itemsize)) if LAYERS[name].kind == "votes" else array
         return out
 
-    def _layer(self, name: str, mean: Tensor, predictive: Tensor | None) -> Tensor:
-        scale = math.log(max(self.question.classes, 2))
-        full = torch.cat([1 - mean, mean]) if len(mean) == 1 else mean
-        if name == "mask":
-            if self.question.classes == 2:
-                return self._decide(mean).to(torch.uint8)
-            return full.argmax(0).to(torch.uint8)
-        if name == "probability":
-            return self._positive(mean)
-        if name == "probabilities":
-            return full
-        if name == "confidence":
-            return full.amax(0)
-        if name == "votes" and self.votes is not None:
-            return self.votes
-        if name == "std" and self.square is not None:
-            return (self.square[1] / self.samples).sqrt_()
-        if name == "uncertainty" and predictive is not None:
-            return predictive / scale
-        assert self.entropy is not None
-        expected = self.entropy / self.samples
-        if name == "aleatoric":
-            return expected / scale
-        assert predictive is not None and name == "epistemic"
-        return (predictive - expected).clamp_(min=0) / scale
+
+class _Means:
+    """What sums over samples become, each computed once: the arguments of the layers' functions."""
+
+    def __init__(self, sums: RunningSums) -> None:
+        self.sums, self.question = sums, sums.question
+        self.mean = sums.mean / sums.samples
+        self.scale = math.log(max(self.question.classes, 2))
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """p̄ of each class, (C, h, w)."""
+        return torch.stack(by_class(self.mean[0], self.question.positive)) if len(self.mean) == 1 else self.mean
+
+    @cached_property
+    def predictive(self) -> Tensor:
+        """H(p̄), (h, w)."""
+        return _entropy(self.mean)
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """The mean of H(p_s), (h, w)."""
+        assert self.sums.entropy is not None
+        return self.sums.entropy / self.sums.samples
 
 
-def _probabilities(logits: Tensor) -> Tensor:
-    """Return class probabilities: sigmoid of one logit, softmax over several."""
-    return logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
+def _mask(means: _Means) -> Tensor:
+    if means.question.classes > 2:
+        return means.classes.argmax(0).to(torch.uint8)
+    chosen: Tensor = mask_of_two(means.sums._decide(means.mean), means.question.positive)
+    return chosen.to(torch.uint8)
+
+
+def _std(means: _Means) -> Tensor:
+    assert means.sums.square is not None
+    return (means.sums.square[1] / means.sums.samples).sqrt_()
+
+
+def _votes(means: _Means) -> Tensor:
+    assert means.sums.votes is not None
+    return means.sums.votes
+
+
+#: layer → its function of the sums: (h, w), or (C, h, w) where it has one plane a class
+_FORMULAS: dict[str, Callable[[_Means], Tensor]] = {
+    "mask": _mask,
+    "uncertainty": lambda m: m.predictive / m.scale,
+    "confidence": lambda m: m.classes.amax(0),
+    "probability": lambda m: m.sums._positive(m.mean),
+    "probabilities": lambda m: m.classes,
+    "aleatoric": lambda m: m.expected / m.scale,
+    "epistemic": lambda m: (m.predictive - m.expected).clamp_(min=0) / m.scale,
+    "std": _std,
+    "votes": _votes,
+}
+
+
+def tempered(logits: Tensor, question: Question) -> Tensor:
+    """Return class probabilities (C, …) of logits (C, …), by softmax; or, of one logit, the positive class's (1, …)."""
+    logits = logits / question.temperature
+    if len(logits) > 1:
+        return logits.softmax(0)
+    one: Tensor = positive_logit(logits, question.positive)
+    return one.sigmoid()
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
@@ -214,9 +223,3 @@ def _entropy(probabilities: Tensor) -> Tensor:
         p = probabilities[0]
         return torch.special.entr(p) + torch.special.entr(1 - p)
     return torch.special.entr(probabilities).sum(0)
-
-
-def area_interval(areas: np.ndarray) -> tuple[float, float]:
-    """Return the 5 % and 95 % quantiles over samples of the positive area (S,), in the areas' own unit."""
-    low, high = np.quantile(np.asarray(areas, np.float64), [0.05, 0.95])
-    return float(low), float(high)

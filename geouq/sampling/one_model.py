@@ -14,6 +14,7 @@ from geouq.compiling.blocks import Block, block_logits, cut
 from geouq.compiling.plan import Plan, make_plan
 from geouq.errors import ModelError, TileError
 from geouq.forks import lock
+from geouq.layers import positive_logit
 from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import in_order, is_cpu, on_core
@@ -182,11 +183,17 @@ def check_number(samples: float) -> None:
 
 
 def add_place_effects(sampler: OneModel, logits: Tensor, numbers: Sequence[int]) -> None:
-    """Add each sample's offset to the positive class's logits (S, classes or 1, h, w), in place."""
+    """Add each sample's offset to the positive class's logits (S, classes or 1, h, w), in place.
+
+    One logit is that of class 1: where the positive class is 0, what raises its probability lowers the logit.
+    """
     spec = sampler.model.spec
     if spec.place_effect and sampler.samples:
         effects = torch.from_numpy(place_effects(spec.place_effect, sampler.seed, numbers)).to(logits)
-        logits[:, spec.classes.index(spec.positive) if logits.shape[1] > 1 else 0] += effects[:, None, None]
+        positive = spec.legend.positive
+        if logits.shape[1] == 1:
+            effects = positive_logit(effects, positive)
+        logits[:, positive if logits.shape[1] > 1 else 0] += effects[:, None, None]
 
 
 KEPT_PLANS = 32  # members of an ensemble take turns, tile by tile

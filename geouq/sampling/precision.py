@@ -100,9 +100,7 @@ def measure_precision(sampler: Sampler, clock: Callable[[], float] = time.perf_c
 
 def _probability(sampler: Sampler, pixels: np.ndarray) -> np.ndarray:
     spec, shape = sampler.model.spec, pixels.shape[1:]
-    question = Question(
-        ("probability",), len(spec.classes), spec.classes.index(spec.positive), spec.threshold, spec.temperature
-    )
+    question = Question(("probability",), len(spec.classes), spec.legend.positive, spec.threshold, spec.temperature)
     core = Roi(0, shape[0], 0, shape[1])
     window = Window(pixels, np.ones(shape, bool), core)
     return predict_tile(sampler, question, window, np.ones((1, 1))).layers["probability"]

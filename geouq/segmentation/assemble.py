@@ -54,8 +54,8 @@ def assemble(
 
 
 def _write_style(job: Job, results: Results, path: Path) -> None:
-    spec, names = job.sampler.model.spec, [band.name for band in results.bands]
-    write_qml(path, names, results.float32, spec.classes, spec.classes.index(spec.positive))
+    names = [band.name for band in results.bands]
+    write_qml(path, names, results.float32, job.sampler.model.spec.legend)
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"<!-- geouq run {results.tags['GEOUQ_RUN']} -->\n")
 

@@ -18,17 +18,17 @@ import xarray as xr
 from geouq import units
 from geouq.errors import InputError
 from geouq.grid import GeoBox, Roi, Tile, Tiling
+from geouq.layers import DEFAULT_LAYERS, check_layers, check_tolerance
 from geouq.networks.model import Model
 from geouq.rasters.coords import scene_geobox
 from geouq.sampling.cores import windows_at_once
 from geouq.sampling.deviations import Weights
 from geouq.sampling.devices import choose_batch, choose_devices, choose_tile
-from geouq.sampling.estimators import Question, check_layers, check_tolerance
+from geouq.sampling.estimators import Question
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
 from geouq.segmentation.arguments import check_types
-from geouq.segmentation.defaults import DEFAULT_LAYERS
 from geouq.segmentation.matching import (
     bounds_roi,
     check_array,
@@ -183,8 +183,9 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not between 0 and 1")
-    positive = spec.classes.index(spec.positive)
-    question = Question(settings.layers, len(spec.classes), positive, threshold, spec.temperature, settings.tolerance)
+    question = Question(
+        settings.layers, len(spec.classes), spec.legend.positive, threshold, spec.temperature, settings.tolerance
+    )
     unit = scene_units(scene)
     units.check_convertible(unit, spec.units, scene_name(scene))
     stride = math.lcm(*(m.spec.stride for m in models))
@@ -249,8 +250,7 @@ def run_attrs(job: Job) -> dict[str, Any]:
         "sites": ",".join(sampler.active),
         "threshold": job.question.threshold,
         "temperature": spec.temperature,
-        "positive_class": spec.classes.index(spec.positive),
-        "classes": ",".join(spec.classes),
+        **spec.legend.tags(),
         "tile": job.tiling.size,
         "halo": job.tiling.halo,
         "precision": job.sampler.precision,

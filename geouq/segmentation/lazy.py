@@ -16,9 +16,9 @@ import xarray as xr
 from geouq.errors import InputError
 from geouq.forks import in_child
 from geouq.grid import Tile
-from geouq.sampling.estimators import NOT_CLASSIFIED
+from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.ssn import Weights
-from geouq.segmentation.job import DEFAULT_LAYERS, Job, Models, Settings, load_models, prepare, run_attrs
+from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.tile import look_first, read_window, segment_tile
 
@@ -54,8 +54,8 @@ def segment(
     samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
         closed form, where dropout is in a linear head alone.
     seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
-    layers : any of mask, uncertainty, confidence, probability, probabilities, aleatoric, epistemic, std, votes
-        (definitions in geouq.sampling.estimators).
+    layers : names of geouq.layers.LAYERS: mask, uncertainty, confidence, probability and the others
+        (definitions in geouq.layers).
     threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
     tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
     batch : samples computed at once; chosen from memory by default.
@@ -120,13 +120,14 @@ def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
     region = job.region
     part = scene.isel({scene.dims[1]: slice(region.y0, region.y1), scene.dims[2]: slice(region.x0, region.x1)})
     coords = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
-    variables = {}
+    variables, names = {}, job.sampler.model.spec.classes
     for layer in job.question.layers:
-        dtype, lead = layer_dtype(layer, job)
+        what = LAYERS[layer]
+        dtype, lead = what.dtype(job.sampler.samples), (job.question.classes,) if what.each_class else ()
         array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
         dims = (("class",) if lead else ()) + scene.dims[1:]
-        labels = {"class": list(job.sampler.model.spec.classes)} if lead else {}
-        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=_layer_attrs(layer, job))
+        labels = {"class": list(names)} if lead else {}
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(names))
     return xr.Dataset(variables, attrs=run_attrs(job))
 
 
@@ -136,18 +137,3 @@ def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarr
 
 def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
     return da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
-
-
-def layer_dtype(layer: str, job: Job) -> tuple[np.dtype, tuple[int, ...]]:
-    """Return a layer's dtype and its leading shape (the classes of ``probabilities``)."""
-    if layer == "mask":
-        return np.dtype(np.uint8), ()
-    if layer == "votes":
-        return np.dtype(np.uint64 if job.sampler.samples > 32 else np.uint32), ()
-    return np.dtype(np.float32), (job.question.classes,) if layer == "probabilities" else ()
-
-
-def _layer_attrs(layer: str, job: Job) -> dict[str, Any]:
-    if layer == "mask":
-        return {"classes": list(job.sampler.model.spec.classes), "_FillValue": NOT_CLASSIFIED}
-    return {} if layer == "votes" else {"units": "1"}

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from geouq.errors import InputError, OutputError
 from geouq.files import check_place
+from geouq.layers import LAYERS, MOST_VOTES
 from geouq.maps.cog import Band, check_options, map_bands, vote_bands
 from geouq.maps.votes import beside
-from geouq.sampling.estimators import MAX_VOTES
 from geouq.segmentation.job import Job, run_attrs
 
 
@@ -86,8 +86,8 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     """
     asked, path = job.question.layers, outputs.path
     _check_asked(outputs, set(asked))
-    bands = map_bands(_band_names(job), outputs.float32, job.question.classes)
-    for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MAX_VOTES
+    bands = map_bands(_band_names(job), outputs.float32, job.sampler.model.spec.legend)
+    for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MOST_VOTES
     keeps_votes = "votes" in asked or for_polygons
     results = Results(
         path=path,
@@ -143,12 +143,10 @@ def _check_asked(outputs: Outputs, layers: set[str]) -> None:
 
 def _band_names(job: Job) -> list[str]:
     """Return the names of the map's bands: one a layer, one a class for ``probabilities``, none for votes."""
-    names: list[str] = []
-    for layer in job.question.layers:
-        names += class_bands(job) if layer == "probabilities" else [] if layer == "votes" else [layer]
-    return names
+    classes = job.sampler.model.spec.classes
+    return [band for layer in job.question.layers for band in LAYERS[layer].bands(classes)]
 
 
-def class_bands(job: Job) -> list[str]:
+def class_bands(job: Job) -> tuple[str, ...]:
     """Return the names of the bands that ``probabilities`` become, class by class."""
-    return [f"probability_{name}" for name in job.sampler.model.spec.classes]
+    return LAYERS["probabilities"].bands(job.sampler.model.spec.classes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from geouq.sampling.estimators import area_interval
+from geouq.layers import area_interval
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.ledger import Receipt
 from geouq.segmentation.results import Results

@@ -20,12 +20,13 @@ from scipy.optimize import minimize_scalar
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
+from geouq.layers import area_interval, by_class, says_positive
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.networks.model import Model
-from geouq.sampling.estimators import area_interval
+from geouq.sampling.estimators import Question, tempered
 from geouq.sampling.laplace import Curvature
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job, Settings, prepare
@@ -155,18 +156,18 @@ def fit_laplace(
 
 def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
     """Fit one temperature on all parts, and judge it place by place with those fitted on the other places."""
-    positive, before = model.spec.classes.index(model.spec.positive), model.spec.temperature
+    positive, before = model.spec.legend.positive, model.spec.temperature
     places = sorted({part.place for part in parts})
     folds = [set(places[i] for i in fold) for fold in _folds(len(places), seed)]
     pairs = [([p for p in parts if p.place not in held], [p for p in parts if p.place in held]) for held in folds]
     pairs = pairs if len(places) > 1 else [(list(parts), list(parts))]
-    temperatures = tuple(fit_temperature(known, checked=False) for known, _ in pairs)
+    temperatures = tuple(fit_temperature(known, positive, checked=False) for known, _ in pairs)
     judged = [(p, t) for (_, held), t in zip(pairs, temperatures, strict=True) for p in held]
     scores_before = _scores([(p, before) for p, _ in judged], positive)
     scores_after = _scores(judged, positive)
     kept = scores_after["nll"] >= scores_before["nll"]
     return Fit(
-        before if kept else round(fit_temperature(parts), 4),
+        before if kept else round(fit_temperature(parts, positive), 4),
         before,
         scores_before,
         scores_after,
@@ -180,8 +181,10 @@ def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
     )
 
 
-def fit_temperature(parts: Sequence[Part], checked: bool = True) -> float:
+def fit_temperature(parts: Sequence[Part], positive: int = 1, checked: bool = True) -> float:
     """Return the temperature in ``BOUNDS`` with the least negative log-likelihood of the samples' mean.
+
+    ``positive`` : the index of the positive class.
 
     Raises
     ------
@@ -191,7 +194,7 @@ def fit_temperature(parts: Sequence[Part], checked: bool = True) -> float:
     def loss(log_temperature: float) -> float:
         proper = ProperScores()
         for part in parts:
-            proper.add(mean_probabilities(part.logits, float(np.exp(log_temperature))), part.label)
+            proper.add(mean_probabilities(part.logits, float(np.exp(log_temperature)), positive), part.label)
         return proper.nll
 
     grid = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 17)
@@ -205,15 +208,14 @@ def fit_temperature(parts: Sequence[Part], checked: bool = True) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-3}).x))
 
 
-def mean_probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Return p̄, (C, n): the mean over samples of the softmax (sigmoid for one logit) of tempered logits (S, C, n)."""
+def mean_probabilities(logits: np.ndarray, temperature: float, positive: int = 1) -> np.ndarray:
+    """Return p̄, (C, n): the mean over samples of the probabilities of tempered logits (S, C or 1, n)."""
+    question = Question((), max(logits.shape[1], 2), positive, 0.5, temperature)
     total: Any = 0.0
     for sample in torch.from_numpy(logits):
-        scaled = sample / temperature
-        p = scaled.sigmoid() if len(scaled) == 1 else scaled.softmax(0)
-        total = total + p
+        total = total + tempered(sample, question)
     mean = (total / len(logits)).numpy()
-    return np.concatenate([1 - mean, mean]) if len(mean) == 1 else mean
+    return np.stack(by_class(mean[0], positive)) if len(mean) == 1 else mean
 
 
 def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float) -> Part:
@@ -221,7 +223,7 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
     job = prepare(open_chip(chip), model, settings)
     logits: list[list[np.ndarray]] = [[] for _ in job.sampler.numbers]
     labels, truth, areas = [], 0.0, np.zeros(len(logits))
-    positive = model.spec.classes.index(model.spec.positive)
+    positive = model.spec.legend.positive
     for tile, window, label, keep in _labelled(job, chip):
         chosen = keep & (_lottery(chip.name, tile.core, settings.seed) < share)
         labels.append(label[chosen])
@@ -231,7 +233,7 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
             for s, drawn in job.sampler.draw(window):
                 sample = drawn.cpu().numpy()
                 logits[s].append(sample[:, chosen])
-                areas[s] += area[_says_positive(sample[:, keep], model)].sum()
+                areas[s] += area[_says_positive(sample[:, keep], job.question)].sum()
     if not labels:
         return Part(chip.place, np.zeros((1, 1, 0), np.float32), np.zeros(0, np.int16))
     low, high = area_interval(areas)
@@ -259,13 +261,10 @@ def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:
     return noise.uniform(seed, _PURPOSE, zlib.crc32(name.encode()), y, x)
 
 
-def _says_positive(logits: np.ndarray, model: Model) -> np.ndarray:
-    """Return where one sample's map has the positive class, (n,) bool."""
-    p, positive = (
-        mean_probabilities(logits[None], model.spec.temperature),
-        model.spec.classes.index(model.spec.positive),
-    )
-    return np.asarray(p[positive] >= model.spec.threshold if len(p) == 2 else p.argmax(0) == positive)
+def _says_positive(logits: np.ndarray, question: Question) -> np.ndarray:
+    """Return where one sample's map has the positive class, (n,) bool, from its logits (C or 1, n)."""
+    chosen = says_positive(tempered(torch.from_numpy(logits), question), question.positive, question.threshold)
+    return np.asarray(chosen)
 
 
 def _folds(count: int, seed: int) -> list[np.ndarray]:
@@ -276,7 +275,7 @@ def _folds(count: int, seed: int) -> list[np.ndarray]:
 def _scores(judged: Sequence[tuple[Part, float]], positive: int) -> dict[str, float]:
     calibration, proper = Calibration(), ProperScores()
     for part, temperature in judged:
-        p = mean_probabilities(part.logits, temperature)
+        p = mean_probabilities(part.logits, temperature, positive)
         proper.add(p, part.label)
         if len(p) == 2:
             calibration.add(p[positive], part.label == positive)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter
 
+from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.learning.judging.tally import Picture
 from geouq.maps.plotting import own_settings
 from geouq.maps.styles import class_colours
@@ -111,8 +112,8 @@ def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
 
 def panels(picture: Picture, classes: Sequence[str], positive: int) -> list[tuple[str, str]]:
     """Return (title, data URI) of each picture of a chip: scene, label, mask, uncertainty, errors."""
-    known, mapped = picture.label >= 0, picture.mask != 255
-    palette = np.array([to_rgb(c) for c in class_colours(classes, positive)])
+    known, mapped = picture.label >= 0, picture.mask != NOT_CLASSIFIED
+    palette = np.array([to_rgb(c) for c in class_colours(Legend(tuple(classes), positive))])
     label = np.where(known[..., None], palette[np.maximum(picture.label, 0)], 1.0)
     mask = np.where(mapped[..., None], palette[np.where(mapped, picture.mask, 0)], 1.0)
     doubt = mpl.colormaps["viridis"](np.nan_to_num(picture.uncertainty))[..., :3]

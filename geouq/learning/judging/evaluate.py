@@ -17,6 +17,7 @@ import xarray as xr
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
+from geouq.layers import NOT_CLASSIFIED, by_class, says
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.learning.data.splits import of_split
@@ -25,7 +26,6 @@ from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
 from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.networks.model import Model
-from geouq.sampling.estimators import NOT_CLASSIFIED
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import read_window, segment_tile
 from geouq.units import BACKSCATTER, DB, POWER
@@ -133,7 +133,7 @@ class _Work:
 
     def __init__(self, models: Sequence[Model], settings: Settings) -> None:
         self.models, self.model, self.settings, spec = models, models[0], settings, models[0].spec
-        self.positive = spec.classes.index(spec.positive)
+        self.positive = spec.legend.positive
         self.pooled, self.once = self.new_tally(), self.new_tally()
         self.datasets: dict[str, Tally] = {}
         self.places: list[dict[str, Any]] = []
@@ -158,7 +158,7 @@ class _Work:
         agreement = Agreement(len(job.sampler.numbers), 1 + len(chip.raters))
         for tile in job.tiling:
             values = np.asarray(read_window(scene, tile))
-            layers = self._segment(job, values, tile)
+            layers = segment_tile(job, values, tile).layers
             raters = np.stack([load_label(one, tile.core) for one in chip.by_rater()])
             self._check(chip, raters)
             label = raters[0]
@@ -168,7 +168,7 @@ class _Work:
                 continue
             for tally in (own, *tallies):
                 tally.add(self._pixels(layers, label, keep))
-            single = self._segment(once, values, tile) if settings.samples else dict(layers)
+            single = segment_tile(once, values, tile).layers if settings.samples else dict(layers)
             single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
             self.once.add(self._pixels(single, label, keep))
             self._disturb(job, values, tile, layers["uncertainty"], keep)
@@ -194,13 +194,6 @@ class _Work:
         self.chips.append(row)
         return picture.finish(chip.name, job.units)
 
-    def _segment(self, job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
-        """Segment a tile, its mask in class indices: a mask of two classes says 1 where the positive one is chosen."""
-        layers = segment_tile(job, values, tile).layers
-        if self.model.binary and self.positive == 0:
-            layers["mask"] = np.where(layers["mask"] == NOT_CLASSIFIED, NOT_CLASSIFIED, 1 - layers["mask"])
-        return layers
-
     def _check(self, chip: LabelledChip, label: np.ndarray) -> None:
         if label.max(initial=0) >= self.pooled.classes:
             names = ", ".join(self.model.spec.classes)
@@ -213,7 +206,7 @@ class _Work:
             probabilities = layers["probabilities"][:, keep]
         else:
             p = layers["probability"][keep]
-            probabilities = np.stack([1 - p, p] if self.positive else [p, 1 - p])
+            probabilities = np.stack(by_class(p, self.positive))
         return Pixels(label[keep], layers["mask"][keep], probabilities, layers["uncertainty"][keep])
 
     def _disturb(self, job: Job, values: np.ndarray, tile: Tile, quiet: np.ndarray, keep: np.ndarray) -> None:
@@ -280,7 +273,7 @@ def _positives(
     if "votes" not in layers:
         return mask[None], mask
     votes = layers["votes"][keep]
-    return np.stack([(votes >> votes.dtype.type(s)) & votes.dtype.type(1) for s in range(samples)]), mask
+    return np.stack([says(votes, s) for s in range(samples)]), mask
 
 
 def _mean_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from geouq.grid import Roi
+from geouq.layers import NOT_CLASSIFIED, area_interval, says
 from geouq.learning.data.loading import UNLABELLED
 from geouq.learning.judging.metrics import (
     Calibration,
@@ -20,7 +21,6 @@ from geouq.learning.judging.metrics import (
     average_precision,
     precision_recall,
 )
-from geouq.sampling.estimators import NOT_CLASSIFIED, area_interval
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Areas:
     def add(self, votes: np.ndarray, positive: np.ndarray, area: np.ndarray) -> None:
         """Add pixels: a bit a sample, the label (bool), and their areas, (n,) each."""
         for s in range(len(self.samples)):
-            self.samples[s] += area[(votes >> votes.dtype.type(s)) & votes.dtype.type(1) == 1].sum()
+            self.samples[s] += area[says(votes, s)].sum()
         self.truth += float(area[positive].sum())
         self.total += float(area.sum())
 
