@@ -14,6 +14,7 @@ C the number of classes, H the entropy in nats.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -109,6 +110,11 @@ _ROWS = (
         needs=frozenset({"squares"}), limits=lambda classes: (0.0, 0.5), ramp=DOUBT, source="Welford 1962",
     ),
     Layer(
+        "variation_ratio", "1 − share of samples whose class is the most frequent one",
+        "how many samples contradict the majority", needs=frozenset({"counts"}),
+        limits=lambda classes: (0.0, 1 - 1 / classes), ramp=DOUBT, source="Freeman 1965",
+    ),
+    Layer(
         "votes", "bit s = sample s says the positive class", "all samples' maps in one band, in a file of its own",
         "votes", frozenset({"votes"}),
     ),
@@ -134,6 +140,9 @@ def check_layers(layers: Sequence[str], samples: float) -> None:
     for layer in layers:
         if layer not in LAYERS:
             raise InputError(f"no layer {layer!r}: choose among {', '.join(LAYERS)}")
+    drawn = [layer for layer in layers if LAYERS[layer].needs & {"votes", "counts"}]
+    if drawn and samples == math.inf:
+        raise InputError(f"{', '.join(drawn)}: made of samples, of which inf draws none: give a number, or leave out")
     if "votes" in layers and samples > MOST_VOTES:
         raise InputError(f"votes hold one bit a sample, at most {MOST_VOTES}: {samples} samples are too many for it")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from geouq.errors import InputError, SceneError
-from geouq.layers import LAYERS, Legend, area_interval, band_layer, says, votes_dtype
+from geouq.layers import LAYERS, Legend, area_interval, band_layer, check_layers, says, votes_dtype
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -41,6 +41,13 @@ def test_votes_are_a_bit_a_sample():
     votes = np.array([0, 1, 2**63, 2**64 - 1], np.uint64)
     np.testing.assert_array_equal(says(votes, 0), [False, True, False, True])
     np.testing.assert_array_equal(says(votes, 63), [False, False, True, True])
+
+
+def test_layers_of_samples_need_samples():
+    for layer in ("votes", "variation_ratio"):
+        with pytest.raises(InputError, match="give a number"):
+            check_layers((layer,), np.inf)
+    check_layers(("probability", "std"), np.inf)
 
 
 def test_the_interval_is_over_the_last_axis():

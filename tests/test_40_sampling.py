@@ -403,8 +403,14 @@ def by_definition(p: np.ndarray, q: Question) -> dict[str, np.ndarray]:
         "aleatoric": entropy(p, 1).mean(0),
         "epistemic": entropy(mean, 0) - entropy(p, 1).mean(0),
         "std": positive.std(0),
+        "variation_ratio": 1 - modal(says if binary else p.argmax(1), q.classes),
         "votes": sum(says[s].astype(np.uint64) << np.uint64(s) for s in range(len(p))),
     }
+
+
+def modal(chosen: np.ndarray, classes: int) -> np.ndarray:
+    """Classes (S, …) → the share of the samples whose class is the most frequent one."""
+    return np.max([(chosen == c).mean(0) for c in range(classes)], axis=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -435,9 +441,9 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
             assert (layer[certain] == expected[name][certain]).all(), name
             assert (layer[~valid] == (255 if name == "mask" else 0)).all()
         else:
-            inside = np.broadcast_to(valid, layer.shape)
+            inside = np.broadcast_to(valid & ~near if name == "variation_ratio" else valid, layer.shape)
             np.testing.assert_allclose(layer[inside], expected[name][inside], atol=2e-6)
-            assert np.isnan(layer[~inside]).all()
+            assert np.isnan(layer[..., ~valid]).all()
     if not near.any():
         votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)
         np.testing.assert_allclose(

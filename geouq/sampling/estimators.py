@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from geouq.layers import (
     LAYERS,
@@ -60,6 +61,8 @@ class RunningSums:
         self.mean = torch.zeros(0, device=device)  # of two classes with one logit: of the positive one alone
         self.entropy = torch.zeros(shape, device=device) if "entropy" in needs else None
         self.square = torch.zeros(2, *shape, device=device) if "squares" in needs else None
+        classes = question.classes if question.classes > 2 else 1  # of two, the positive one alone
+        self.counts = torch.zeros(classes, *shape, device=device) if "counts" in needs else None
         integers = torch.int64 if votes_dtype(samples).itemsize == 8 else torch.int32
         self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in needs else None
 
@@ -89,6 +92,10 @@ class RunningSums:
             centre += step / (self.samples + 1)
             squares += step * (self._positive(probabilities) - centre)
         votes = self._decide(probabilities).logical_and_(self.valid[rows])
+        if self.counts is not None and len(self.counts) == 1:
+            self.counts[0, rows] += votes
+        elif self.counts is not None:
+            self.counts[:, rows] += functional.one_hot(probabilities.argmax(0), len(self.counts)).movedim(-1, 0)
         if self.votes is not None:
             self.votes[rows] |= votes.to(self.votes.dtype) << number
         self.mean[:, rows] += probabilities
@@ -189,6 +196,13 @@ def _std(means: _Means) -> Tensor:
     return (means.sums.square[1] / means.sums.samples).sqrt_()
 
 
+def _variation_ratio(means: _Means) -> Tensor:
+    """Freeman 1965, Elementary Applied Statistics; of the samples of a network: Gal 2016, thesis, section 3.3.1."""
+    assert means.sums.counts is not None
+    share = means.sums.counts / means.sums.samples
+    return 1 - (torch.maximum(share[0], 1 - share[0]) if len(share) == 1 else share.amax(0))
+
+
 def _votes(means: _Means) -> Tensor:
     assert means.sums.votes is not None
     return means.sums.votes
@@ -204,6 +218,7 @@ _FORMULAS: dict[str, Callable[[_Means], Tensor]] = {
     "aleatoric": lambda m: m.expected / m.scale,
     "epistemic": lambda m: (m.predictive - m.expected).clamp_(min=0) / m.scale,
     "std": _std,
+    "variation_ratio": _variation_ratio,
     "votes": _votes,
 }
 
