@@ -51,7 +51,7 @@ class Layer:
         floats; "votes": a bit a sample, in a file of its own.
     needs : the running sums that it is made from, beside the mean: "entropy", "squares", "counts", "votes".
     limits : its lowest and highest value with C classes.
-    ramp : colours between these.
+    ramp, legend : colours between these, and what a colour bar of percent says.
     each_class : it has one plane a class.
     source : paper of the formula.
     """
@@ -63,6 +63,7 @@ class Layer:
     needs: frozenset[str] = frozenset()
     limits: Limits = lambda classes: (0.0, 1.0)
     ramp: tuple[str, ...] = ()
+    legend: str = ""
     each_class: bool = False
     source: str = ""
 
@@ -86,39 +87,88 @@ class Layer:
 _DEPEWEG = "Depeweg et al. 2018, arXiv 1710.07283"
 _ROWS = (
     Layer(
-        "mask", "positive where p̄ of it ≥ threshold (0.5); with more than two classes argmax of p̄",
-        "the class, by its index; 255 = not classified", "class",
-    ),
-    Layer("uncertainty", "H(p̄) / ln C", "0 = certain, 1 = no idea; all doubt there is", ramp=DOUBT, source=_DEPEWEG),
-    Layer(
-        "confidence", "max over classes of p̄", "probability of the likeliest class; 50 % is a coin toss between two",
-        limits=lambda classes: (1 / classes, 1.0), ramp=SURE,
-    ),
-    Layer("probability", "p̄ of the positive class", "how likely water is, all samples together", ramp=LIKELY),
-    Layer("probabilities", "p̄ of each class", "the same, of each class", ramp=LIKELY, each_class=True),
-    Layer(
-        "aleatoric", "mean of H(p_s) / ln C", "doubt each sample has by itself: the image leaves it open",
-        needs=frozenset({"entropy"}), ramp=DOUBT, source=_DEPEWEG,
+        "mask",
+        "positive where p̄ of it ≥ threshold (0.5); with more than two classes argmax of p̄",
+        "the class, by its index; 255 = not classified",
+        "class",
     ),
     Layer(
-        "epistemic", "uncertainty − aleatoric",
+        "uncertainty",
+        "H(p̄) / ln C",
+        "0 = certain, 1 = no idea; all doubt there is",
+        ramp=DOUBT,
+        legend="predictive entropy, % of its maximum",
+        source=_DEPEWEG,
+    ),
+    Layer(
+        "confidence",
+        "max over classes of p̄",
+        "probability of the likeliest class; 50 % is a coin toss between two",
+        limits=lambda classes: (1 / classes, 1.0),
+        ramp=SURE,
+        legend="probability of the mapped class, %",
+    ),
+    Layer(
+        "probability",
+        "p̄ of the positive class",
+        "how likely water is, all samples together",
+        ramp=LIKELY,
+        legend="probability of the positive class, %",
+    ),
+    Layer(
+        "probabilities",
+        "p̄ of each class",
+        "the same, of each class",
+        ramp=LIKELY,
+        legend="probability, %",
+        each_class=True,
+    ),
+    Layer(
+        "aleatoric",
+        "mean of H(p_s) / ln C",
+        "doubt each sample has by itself: the image leaves it open",
+        needs=frozenset({"entropy"}),
+        ramp=DOUBT,
+        legend="mean entropy of the samples, % of the maximum",
+        source=_DEPEWEG,
+    ),
+    Layer(
+        "epistemic",
+        "uncertainty − aleatoric",
         "doubt because samples disagree: the model has not learnt it (mutual information)",
-        needs=frozenset({"entropy"}), ramp=DOUBT, source=_DEPEWEG,
+        needs=frozenset({"entropy"}),
+        ramp=DOUBT,
+        legend="mutual information, % of the maximum",
+        source=_DEPEWEG,
     ),
     Layer(
-        "std", "standard deviation of p_s of the positive class", "the same disagreement on the scale of probability",
-        needs=frozenset({"squares"}), limits=lambda classes: (0.0, 0.5), ramp=DOUBT, source="Welford 1962",
+        "std",
+        "standard deviation of p_s of the positive class",
+        "the same disagreement on the scale of probability",
+        needs=frozenset({"squares"}),
+        limits=lambda classes: (0.0, 0.5),
+        ramp=DOUBT,
+        legend="standard deviation over the samples, %",
+        source="Welford 1962",
     ),
     Layer(
-        "variation_ratio", "1 − share of samples whose class is the most frequent one",
-        "how many samples contradict the majority", needs=frozenset({"counts"}),
-        limits=lambda classes: (0.0, 1 - 1 / classes), ramp=DOUBT, source="Freeman 1965",
+        "variation_ratio",
+        "1 − share of samples whose class is the most frequent one",
+        "how many samples contradict the majority",
+        needs=frozenset({"counts"}),
+        limits=lambda classes: (0.0, 1 - 1 / classes),
+        ramp=DOUBT,
+        legend="samples against the majority, %",
+        source="Freeman 1965",
     ),
     Layer(
-        "votes", "bit s = sample s says the positive class", "all samples' maps in one band, in a file of its own",
-        "votes", frozenset({"votes"}),
+        "votes",
+        "bit s = sample s says the positive class",
+        "all samples' maps in one band, in a file of its own",
+        "votes",
+        frozenset({"votes"}),
     ),
-)  # fmt: skip
+)
 #: the table: name → row, in the order of its rows
 LAYERS: Mapping[str, Layer] = {row.name: row for row in _ROWS}
 

@@ -13,9 +13,11 @@ from matplotlib.image import imread
 from pyproj import CRS
 
 from geouq.errors import OutputError, SceneError
-from geouq.layers import Legend
+from geouq.grid import GeoBox, Roi
+from geouq.layers import DOUBT, LAYERS, Legend
 from geouq.maps import figure
 from geouq.maps import preview as module
+from geouq.maps.cog import MapWriter, map_bands, quantise
 from geouq.maps.figure import Panel, Place, _ground, _lines, area_text, draw
 from geouq.maps.preview import preview
 from geouq.maps.styles import WATER, class_colours, write_qml
@@ -311,3 +313,48 @@ def test_both_polarisations_are_in_the_picture():
 def test_areas_are_in_one_unit(area, text):
     place = Place((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633))
     assert area_text(area, place) == text
+
+
+def test_what_is_not_classified_does_not_look_like_dry_land(tmp_path):
+    for layers in (["mask"], ["std"]):
+        write_qml(tmp_path / "m.qml", layers, False)
+        renderer = ElementTree.parse(tmp_path / "m.qml").find("pipe/rasterrenderer")
+        assert renderer.get("nodataColor") == "196,196,196,255"
+
+
+def test_one_palette_has_one_meaning(tmp_path):
+    """Dark is sure and bright is unsure, in styles and pictures of every layer of doubt."""
+    ends = {}
+    for name, layer in LAYERS.items():
+        if layer.ramp and not layer.each_class:
+            write_qml(tmp_path / "m.qml", [name], False, Legend(("a", "b", "c")))
+            items = ElementTree.parse(tmp_path / "m.qml").findall(".//colorrampshader/item")
+            ends[name] = (items[0].get("color"), items[-1].get("color"))
+            low, high = layer.limits(3)
+            assert (float(items[0].get("value")), float(items[-1].get("value"))) == pytest.approx((low, high), rel=1e-5)
+    doubt = {"uncertainty", "aleatoric", "epistemic", "std", "variation_ratio"}
+    assert {ends[name] for name in doubt} == {(DOUBT[0], DOUBT[-1])} == {ends["confidence"][::-1]}
+    assert ends["probability"] not in ({ends["std"], ends["confidence"]})
+
+
+def test_many_classes_have_as_many_colours_and_all_are_seen(tmp_path):
+    for count in (3, 11, 250):
+        legend = Legend(tuple(f"class {i}" for i in range(count)), count // 2)
+        assert len(set(class_colours(legend))) == count
+        assert class_colours(legend)[legend.positive] == WATER
+    write_qml(tmp_path / "m.qml", ["mask"], False, Legend(tuple("abcdefghijk"), 0))
+    entries = ElementTree.parse(tmp_path / "m.qml").findall(".//paletteEntry")
+    assert len(entries) == 11 and {entry.get("alpha") for entry in entries} == {"255"}
+
+
+def test_a_picture_shows_the_layers_there_are(tmp_path):
+    geobox = GeoBox((30, 40), UTM[1], UTM[0])
+    names = ("mask", "std", "probability")
+    planes = {"mask": np.ones((30, 40), np.uint8)} | dict.fromkeys(names[1:], np.full((30, 40), 0.25))
+    bands = map_bands(names)
+    with MapWriter(tmp_path / "map.tif", geobox, bands) as writer:
+        writer.write(Roi(0, 30, 0, 40), quantise(planes, bands))
+        writer.finish()
+    panels = module._map_panels(module._read_map(tmp_path / "map.tif"))
+    assert [panel.title for panel in panels] == ["Mask", "Probability", "Std"]
+    assert panels[2].limits == (0, 50) and panels[2].image.max() == pytest.approx(25)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pyogrio
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from hypothesis import given, settings
@@ -550,3 +551,26 @@ def test_places_stay_where_they_are_in_geojson(tmp_path):
     dense = geopandas.GeoSeries(shapely.segmentize(found.geometry, 0.001), crs="EPSG:4326").to_crs("EPSG:32633")
     assert shapely.hausdorff_distance(dense[0], box) < 0.5
     assert shapely.get_num_coordinates(found.geometry[1]) == 5  # short edges stay as they are
+
+
+def test_damaged_tags_and_votes_in_another_crs_are_refused_in_one_line(tmp_path):
+    path, *_ = write_map(tmp_path)
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES, UTM))
+    votes = tmp_path / "m_samples.tif"
+    before = votes.read_bytes()
+    for change, words in (
+        ({"tags": {"GEOUQ_SAMPLES": "x"}}, "GEOUQ_SAMPLES is 'x'"),
+        ({"tags": {"GEOUQ_SAMPLES": "inf"}}, "holds no votes"),
+        ({"tags": {"GEOUQ_SAMPLES": "nan"}}, "holds no votes|no number"),
+        ({"tags": {"GEOUQ_POSITIVE_CLASS": "x"}}, "tags on classes"),
+        ({"tags": {"GEOUQ_POSITIVE_CLASS": "5", "GEOUQ_CLASSES": "land,water"}}, "tags on classes"),
+        ({"crs": "EPSG:32634"}, "another grid"),
+    ):
+        votes.write_bytes(before)
+        with rasterio.open(votes, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+            file.update_tags(**change.get("tags", {}))
+            if "crs" in change:
+                file.crs = change["crs"]
+        with pytest.raises(SceneError, match=words) as found:
+            zonal(path, places, tmp_path / "o.gpkg")
+        assert "\n" not in str(found.value)

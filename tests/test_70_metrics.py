@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from geouq.learning.judging.metrics import CELLS, Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.errors import InputError
+from geouq.learning.judging.metrics import (
+    CELLS,
+    Calibration,
+    Confusion,
+    ConfusionMatrix,
+    RiskCoverage,
+    binary_entropy,
+)
 
 
 @pytest.fixture
@@ -86,3 +94,11 @@ def test_aurc_is_exact_without_ties_and_prefers_the_better_order():
 
 def test_binary_entropy_ends_and_middle():
     assert binary_entropy(np.array([0.0, 0.5, 1.0])) == pytest.approx([0, 1, 0], abs=1e-9)
+
+
+def test_nothing_is_not_calibrated_and_no_value_counts_as_another_class():
+    assert np.isnan(Calibration().ece()) and np.isnan(Calibration().ece(equal_mass=False))
+    for predicted, label in (([3], [0]), ([-1], [1]), ([0], [3]), ([255], [0])):
+        with pytest.raises(InputError, match="give 0 to 2"):
+            ConfusionMatrix(3).add(np.array(predicted, np.int16), np.array(label, np.int16))
+    assert ConfusionMatrix(3).add(np.array([2, 0]), np.array([2, 1])).counts.sum() == 2

@@ -15,6 +15,7 @@ import numpy as np
 from affine import Affine
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
@@ -53,7 +54,7 @@ class Panel:
     image: np.ndarray
     reach: tuple[int, int]
     legend: str = ""
-    colours: str = "gray"
+    colours: str | Colormap = "gray"
     limits: tuple[float, float] = (0.0, 1.0)
     patches: tuple[tuple[str, str], ...] = ()  # (label, colour), instead of a colour bar
     extend: str = "neither"  # at which ends values go beyond the limits
@@ -91,10 +92,10 @@ class Place:
 
 @own_settings()
 def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: Sequence[str]) -> Figure:
-    """Lay the panels out in one row, two or four by the scene's shape; all sizes in inches."""
+    """Lay the panels out in rows of four, two or one by the scene's shape; all sizes in inches."""
     stretch = place.stretch
     aspect = place.shape[1] / (place.shape[0] * stretch)
-    across = len(panels) if aspect <= 1.6 else 2 if aspect <= 3.2 else 1
+    across = min(len(panels), 4) if aspect <= 1.6 else 2 if aspect <= 3.2 else 1
     width = {1: 10.0, 2: 6.2}.get(across, 3.6)
     width, height = (width, width / aspect) if aspect > 0.5 else (max(2.4, 7.2 * aspect), 7.2)
     height = min(max(height, 0.9), 7.2)

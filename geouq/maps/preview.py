@@ -1,4 +1,4 @@
-"""A picture of a map for a report: scene, mask, uncertainty and confidence side by side.
+"""A picture of a map for a report: the scene and the layers of the map side by side.
 
 The map is read through its overviews. The scene is averaged over squares (backscatter in power), block by block or tile
 by tile, in any order (``Squares``), so that memory is that of a few blocks however large the scene is.
@@ -16,12 +16,12 @@ import dask
 import numpy as np
 import rasterio
 import xarray as xr
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from pyproj import CRS
 from rasterio.errors import RasterioError
 
 from geouq.errors import SceneError
-from geouq.layers import NOT_CLASSIFIED, Legend
+from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend
 from geouq.maps.figure import Panel, Place, area_text, draw, reduction, save
 from geouq.maps.styles import class_colours
 from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
@@ -116,10 +116,10 @@ def preview(
     Parameters
     ----------
     scene : (band, y, x), numpy- or dask-backed, on the grid of the map; ``attrs["units"]``; NaN = not valid.
-        Backscatter is shown in dB, both polarisations in one picture; RGB and reflectance in colour where there are
+            Backscatter is shown in dB, both polarisations in one picture; RGB and reflectance in colour where there are
         three bands. Or its averages, where they have been taken already.
-    map_path : a map whose bands are described as ``mask``, ``uncertainty``, ``confidence``; those it has are drawn.
-    out_png : the picture; an existing one is replaced in one step.
+    map_path : a map; those of its bands that are described as a layer are drawn, but not one band a class.
+        out_png : the picture; an existing one is replaced in one step.
     title : default: the name of the map file.
     summary : what ``run`` returns: ``area_m2``, ``area_m2_p05``, ``area_m2_p95``, ``not_classified_percent``,
         ``samples``; those given are told below the pictures.
@@ -152,8 +152,8 @@ def _read_map(path: Path) -> _Map:
             rows, columns = (-(-n // factor) for n in file.shape)
             names = [d or "" for d in file.descriptions]
             layers = {}
-            for name in ("mask", "uncertainty", "confidence"):
-                if name in names:
+            for name, layer in LAYERS.items():
+                if name in names and layer.kind != "votes":
                     band = names.index(name) + 1
                     raw = file.read(band, out_shape=(rows, columns), masked=True)  # GDAL takes the overview
                     values = np.where(raw.mask | (raw.data == NOT_CLASSIFIED), np.nan, raw.data)
@@ -253,19 +253,17 @@ def _stretch(values: np.ndarray, step: float = 0.0) -> tuple[float, float]:
 
 
 def _map_panels(found: _Map) -> list[Panel]:
-    percent = {name: 100 * layer for name, layer in found.layers.items()}
-    shape = found.place.shape
-    panels = []
-    if "mask" in found.layers:
-        panels.append(_mask_panel(found))
-    if "uncertainty" in percent:
-        legend = "predictive entropy, % of its maximum"
-        panels.append(Panel("Uncertainty", percent["uncertainty"], shape, legend, "magma", (0, 100)))
-    if "confidence" in percent:
-        least = 100 / max(len(found.classes), 2)  # the surest of C classes has 1/C or more
-        legend = "probability of the mapped class, %"
-        panels.append(Panel("Confidence", percent["confidence"], shape, legend, "viridis", (least, 100)))
-    return panels
+    """Return one panel a layer that the map has, in the order of the table."""
+    return [_mask_panel(found) if name == "mask" else _ramp_panel(found, name) for name in found.layers]
+
+
+def _ramp_panel(found: _Map, name: str) -> Panel:
+    layer = LAYERS[name]
+    low, high = layer.limits(max(len(found.classes), 2))
+    colours = LinearSegmentedColormap.from_list(name, layer.ramp)
+    title = name.replace("_", " ").capitalize()
+    values = 100 * found.layers[name]
+    return Panel(title, values, found.place.shape, layer.legend, colours, (100 * low, 100 * high))
 
 
 def _mask_panel(found: _Map) -> Panel:

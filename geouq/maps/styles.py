@@ -1,11 +1,12 @@
 """How a map looks: the colours of its classes, and the style that QGIS picks up with the file.
 
 QGIS reads ``map.qml`` beside ``map.tif`` by itself and then shows what a person wants to see first: water in
-blue over whatever lies below, land and all that is not classified transparent.
+blue over whatever lies below, land transparent, grey what is not classified.
 """
 
 from __future__ import annotations
 
+import colorsys
 import os
 from collections.abc import Sequence
 from xml.etree import ElementTree
@@ -14,6 +15,8 @@ from geouq.files import whole
 from geouq.layers import DOUBT, LIKELY, Legend, band_layer
 
 LAND, WATER = LIKELY[0], LIKELY[-1]
+#: of what is not classified: no class has it
+UNKNOWN = "#c4c4c4"
 #: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999", "#56b4e9")
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -21,8 +24,16 @@ _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 def class_colours(legend: Legend) -> list[str]:
     """Return one ``#rrggbb`` a class: the positive one water blue, class 0 (or 1) land, others told apart."""
-    rest = iter(LAND if i == 0 else OTHERS[(i - 1) % len(OTHERS)] for i in range(len(legend.names)))
+    rest = iter(LAND if i == 0 else _other(i - 1) for i in range(len(legend.names)))
     return [WATER if i == legend.positive else next(rest) for i in range(len(legend.names))]
+
+
+def _other(i: int) -> str:
+    """Return a further colour: of the palette while it lasts, then hues a golden angle apart, darker and lighter."""
+    if i < len(OTHERS):
+        return OTHERS[i]
+    rgb = colorsys.hls_to_rgb(i * 0.618034 % 1, (0.35, 0.5, 0.65)[i % 3], 0.6)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def colour_table(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
@@ -37,7 +48,7 @@ def write_qml(
     float_values: bool,
     legend: Legend = Legend(),  # noqa: B008 (frozen)
 ) -> None:
-    """Write a QGIS 3 style for a map.
+    """Write a QGIS 3 style for a map; what is not classified is grey, so that it does not look like dry land.
 
     Parameters
     ----------
@@ -130,9 +141,16 @@ def _ramp(pipe: ElementTree.Element, band: str, entries: Sequence[_Entry], kind:
         )
 
 
+def _opaque(colour: str) -> str:
+    """Return ``#rrggbb`` as QGIS writes a colour: red, green, blue, opacity."""
+    return ",".join(map(str, (*bytes.fromhex(colour[1:]), 255)))
+
+
 def _renderer(pipe: ElementTree.Element, kind: str, band: str) -> ElementTree.Element:
     renderer = ElementTree.SubElement(
-        pipe, "rasterrenderer", {"type": kind, "band": band, "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+        pipe,
+        "rasterrenderer",
+        {"type": kind, "band": band, "opacity": "1", "alphaBand": "-1", "nodataColor": _opaque(UNKNOWN)},
     )
     ElementTree.SubElement(renderer, "rasterTransparency")
     return renderer

@@ -6,6 +6,7 @@ their distribution over the samples is looked at in the end.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,9 +62,12 @@ class Raster:
     def number(self, tag: str, default: float) -> float:
         """Return what a tag says as a number, or ``default`` where it is missing."""
         try:
-            return float(self.tags.get(tag, default))
+            value = float(self.tags.get(tag, default))
         except ValueError:
-            raise SceneError(f"{self.path}: its tag {tag} is {self.tags[tag]!r}, no number: write it anew") from None
+            value = math.nan
+        if math.isnan(value):
+            raise SceneError(f"{self.path}: its tag {tag} is {self.tags[tag]!r}, no number: write it anew")
+        return value
 
 
 class Votes(Raster):
@@ -100,7 +104,7 @@ class Votes(Raster):
 
     def check_map(self, found: Raster) -> None:
         """Raise SceneError unless ``found`` is the map that these votes are of."""
-        if (self.file.shape, self.file.transform) != (found.file.shape, found.file.transform):
+        if (self.file.shape, self.file.transform, self.crs) != (found.file.shape, found.file.transform, found.crs):
             raise SceneError(f"{self.path} has another grid than {found.path}: give the samples of this map")
         for tag in _RUN:
             if found.tags.get(tag, self.tags.get(tag)) != self.tags.get(tag):

@@ -126,9 +126,10 @@ def _companions(outputs: Outputs) -> dict[str, str]:
 def _check_asked(outputs: Outputs, layers: set[str]) -> None:
     """Raise an error for what can be seen to be wrong from what is asked alone."""
     check_options(outputs.options)
-    for wanted, needed in ((outputs.vector, {"mask"}), (outputs.preview, {"mask", "uncertainty", "confidence"})):
-        if wanted is not None and not needed <= layers:
-            raise OutputError(f"{wanted} is made from the layers {', '.join(sorted(needed))}: add them to --layers")
+    if outputs.vector is not None and "mask" not in layers:
+        raise OutputError(f"{outputs.vector} is made from the layer mask: add it to --layers")
+    if outputs.preview is not None and layers <= {"votes"}:
+        raise OutputError(f"{outputs.preview} shows layers of the map, and votes are none: add mask to --layers")
     if outputs.vector is not None:
         from geouq.polygons.features import check_vector_path  # here, for pyogrio brings pandas and more with it
 

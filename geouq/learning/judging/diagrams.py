@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from io import BytesIO, StringIO
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_rgb
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter
 
-from geouq.layers import NOT_CLASSIFIED, Legend
+from geouq.layers import DOUBT, NOT_CLASSIFIED, Legend
 from geouq.learning.judging.tally import Picture
 from geouq.maps.plotting import own_settings
 from geouq.maps.styles import class_colours
@@ -116,7 +115,7 @@ def panels(picture: Picture, classes: Sequence[str], positive: int) -> list[tupl
     palette = np.array([to_rgb(c) for c in class_colours(Legend(tuple(classes), positive))])
     label = np.where(known[..., None], palette[np.maximum(picture.label, 0)], 1.0)
     mask = np.where(mapped[..., None], palette[np.where(mapped, picture.mask, 0)], 1.0)
-    doubt = mpl.colormaps["viridis"](np.nan_to_num(picture.uncertainty))[..., :3]
+    doubt = LinearSegmentedColormap.from_list("doubt", DOUBT)(np.nan_to_num(picture.uncertainty))[..., :3]
     doubt = np.where(np.isfinite(picture.uncertainty)[..., None], doubt, 1.0)
     wrong = _errors(picture, known & mapped, positive, len(classes))
     return [

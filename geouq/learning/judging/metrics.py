@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import digamma
 
+from geouq.errors import InputError
+
 #: Cells of the streaming histograms over 0..1; calibration and risk–coverage are exact up to one cell's width.
 CELLS = 10_000
 
@@ -124,9 +126,12 @@ class Calibration:
             return np.stack([count / total, probability / count, positives / count], axis=1)
 
     def ece(self, bins: int = 15, equal_mass: bool = True) -> float:
-        """Expected calibration error: Σ share · |mean probability − observed frequency| (Naeini et al. 2015)."""
+        """Expected calibration error: Σ share · |mean probability − observed frequency| (Naeini et al. 2015).
+
+        NaN of nothing.
+        """
         share, probability, frequency = self.reliability(bins, equal_mass).T
-        return float(np.nansum(share * np.abs(probability - frequency)))
+        return float(np.nansum(share * np.abs(probability - frequency))) if self.count.any() else float("nan")
 
     def _columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return self.count, self.probability, self.positives
@@ -178,9 +183,18 @@ class ConfusionMatrix:
         self.counts = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, predicted: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> ConfusionMatrix:
-        """Count the pixels of one map of class indices against its label, and return self."""
+        """Count the pixels of one map of class indices against its label, and return self.
+
+        Raises
+        ------
+        InputError : a value is no class index: it would count as another pair of classes.
+        """
         keep = np.ones(np.shape(label), bool) if valid is None else valid
-        cell = np.asarray(label)[keep].astype(np.int64) * self.classes + np.asarray(predicted)[keep]
+        truth, found = np.asarray(label)[keep].astype(np.int64), np.asarray(predicted)[keep].astype(np.int64)
+        for what, values in (("label", truth), ("map", found)):
+            if values.size and not 0 <= values.min() <= values.max() < self.classes:
+                raise InputError(f"a {what} holds {values.min()} to {values.max()}: give 0 to {self.classes - 1}")
+        cell = truth * self.classes + found
         self.counts += np.bincount(cell, minlength=self.classes**2).reshape(self.counts.shape)
         return self
 
