@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +38,6 @@ SURE = DOUBT[::-1]
 LIKELY = ("#f1eee6", "#bcd1da", "#87b3ce", "#529ec1", "#1f78b4")
 
 Limits = Callable[[int], tuple[float, float]]
-Array = TypeVar("Array")  # of numpy or torch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Layers become the bands of a file by their kind:
 ==========  ==========================  =====================  =================  ==========================
 kind        band holds                  data type              not classified     overview of 2x2 pixels
 ==========  ==========================  =====================  =================  ==========================
-``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          mode of the valid ones
+``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          geouq.maps.overviews
 ``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
 ``float``   0..1                        float32                NaN                mean of the valid ones
 ``dB``      decibels                    float32                NaN                mean power of the valid ones
@@ -48,7 +48,8 @@ from rasterio.windows import Window
 from geouq.errors import InputError
 from geouq.files import publish, scratch, writing
 from geouq.grid import GeoBox, Roi, corners_apart
-from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend, mask_of_two, votes_dtype
+from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend, votes_dtype
+from geouq.maps.overviews import mask_levels
 from geouq.maps.styles import colour_table
 
 BLOCK = 512
@@ -240,7 +241,24 @@ class MapWriter:
                     double = double.intersect(Roi(0, below.height, 0, below.width))
                     block = _get(below, _window(double), self.bands)
                     _put(level, _window(roi), halve(block, self.bands), self.bands)
+        for number, band in enumerate(self.bands, 1):
+            if band.kind == "class" and len(levels) > 1:
+                self._mask_overviews(levels, number, band.legend)
         return levels[1:]
+
+    def _mask_overviews(self, levels: list[Path], number: int, legend: Legend) -> None:
+        """Write a mask, band ``number``, into its levels."""
+        with ExitStack() as stack:
+            base = stack.enter_context(rasterio.open(levels[0]))
+            files = [stack.enter_context(rasterio.open(path, "r+")) for path in levels[1:]]
+
+            def read(roi: Roi) -> np.ndarray:
+                mask = base.read(number, window=_window(roi))
+                return mask if mask.dtype == np.uint8 else np.nan_to_num(mask, nan=NOT_CLASSIFIED).astype(np.uint8)
+
+            for level, roi, mask in mask_levels(read, base.shape, len(files), legend):
+                band = Band("mask", "class", base.dtypes[0], legend)
+                files[level - 1].write(_quantise(mask, band), number, window=_window(roi))
 
     def _vrt(self, overviews: list[Path]) -> Path:
         """Write a VRT of the base whose bands name the levels as their overviews."""
@@ -276,48 +294,39 @@ def _grid_of(file: rasterio.io.DatasetReader) -> GeoBox:
 def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
     """Reduce (bands, rows, columns) to half the rows and columns (rounded up), each band by its kind.
 
-    Only valid pixels count; the result is valid where one of the four is. Classes: the most frequent one; on
-    a tie the positive one in a binary mask, so that narrow rivers last, and the lowest class otherwise. Percent: the
-    mean, rounded half up. Bits: the upper left pixel, valid or not.
+    Only valid pixels count; the result is valid where one of the four is. Percent: the mean, rounded half up. Bits:
+    the upper left pixel, valid or not. Classes: not classified, for they are not made of the level below.
     """
     padding = [(0, 0), (0, block.shape[1] % 2), (0, block.shape[2] % 2)]
-    kinds = {"class": _mode, "percent": _mean_percent, "float": _mean_float, "dB": _mean_power}
+    kinds = {"percent": _mean_percent, "float": _mean_float, "dB": _mean_power}
     if bands[0].kind == "bits":
         return block[:, ::2, ::2]
     fill = np.nan if block.dtype.kind == "f" else NOT_CLASSIFIED
     padded = np.pad(block, padding, constant_values=fill)
     out = []
     for plane, band in zip(padded, bands, strict=True):
+        if band.kind == "class":
+            out.append(np.full_like(plane[::2, ::2], fill))
+            continue
         four = np.stack([plane[y::2, x::2] for y in (0, 1) for x in (0, 1)])
         valid = ~np.isnan(four) if four.dtype.kind == "f" else four != NOT_CLASSIFIED
-        half = kinds[band.kind](four, valid, band.legend)
+        half = kinds[band.kind](four, valid)
         out.append(np.where(valid.any(axis=0), half, fill).astype(block.dtype))
     return np.stack(out)
 
 
-def _mode(four: np.ndarray, valid: np.ndarray, legend: Legend) -> np.ndarray:
-    count = valid.sum(axis=0, dtype=np.uint8)
-    if len(legend.names) == 2:
-        chosen = 2 * (valid & (four == legend.positive)).sum(axis=0, dtype=np.uint8) >= count
-        return np.asarray(mask_of_two(chosen, legend.positive))
-    values = np.where(valid, four, NOT_CLASSIFIED).astype(np.int16)
-    same = (values[:, None] == values[None, :]).sum(axis=1, dtype=np.int16)
-    score = np.where(valid, same * 256 - values, -1)  # frequent first, then low
-    return np.take_along_axis(values, score.argmax(axis=0)[None], axis=0)[0]
-
-
-def _mean_percent(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
+def _mean_percent(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
     count = np.maximum(valid.sum(axis=0, dtype=np.uint16), 1)
     total = np.where(valid, four, 0).sum(axis=0, dtype=np.uint16)
     return (2 * total + count) // (2 * count)
 
 
-def _mean_float(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
+def _mean_float(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
 
 
-def _mean_power(four: np.ndarray, valid: np.ndarray, _: Legend) -> np.ndarray:
-    return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid, _), np.float32(1e-30)))
+def _mean_power(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid), np.float32(1e-30)))
 
 
 def _create(
