@@ -73,7 +73,7 @@ def test_a_sampler_of_ones_own_is_drawn_promised_and_told():
     valid = np.isfinite(values).all(0)
     assert np.allclose(found.layers["probability"][valid], 0.5) and (found.layers["votes"][valid] == 0b1010).all()
     assert (found.areas > 0).tolist() == [False, True] * 2 and found.areas[1] == found.areas[3] and found.drawn == 4
-    assert job.promise()["tensors"] == 12345 * job.tiling.largest_window and job.intervals
+    assert job.promise()["tensors"] == job.at_once * 12345 * job.tiling.largest_window and job.intervals
     told = run_attrs(job)
     assert (told["sampler"], told["sides"], told["samples"]) == ("coin", 2, 4)
 
