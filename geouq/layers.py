@@ -15,6 +15,7 @@ C the number of classes, H the entropy in nats.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +78,20 @@ class Layer:
         return () if self.kind == "votes" else (self.name,)
 
     def attrs(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the attributes of its array, given the names of the classes."""
+        """Return the attributes of its array, given the names of the classes (CF conventions 1.11, 3.1 to 3.5)."""
+        named = {"long_name": self.legend.split(",")[0] or self.formula, "comment": self.reads}
         if self.kind == "class":
-            return {"classes": list(names), "_FillValue": NOT_CLASSIFIED}
-        return {"units": "1"} if self.kind == "percent" else {}
+            words = (re.sub(r"[^\w.+@-]+", "_", name) for name in names)  # CF: one word a value
+            flags = {"flag_values": np.arange(len(names), dtype=np.uint8), "flag_meanings": " ".join(words)}
+            return named | {"long_name": "class", "classes": list(names)} | flags
+        return named | {"units": "1"} if self.kind == "percent" else named
+
+    @property
+    def fill(self) -> np.generic | None:
+        """The value that stands where it says nothing; of votes none is free for that."""
+        if self.kind == "votes":
+            return None
+        return np.uint8(NOT_CLASSIFIED) if self.kind == "class" else np.float32(np.nan)
 
 
 _DEPEWEG = "Depeweg et al. 2018, arXiv 1710.07283"

@@ -51,11 +51,22 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
             "the scene has no grid: give it regular x and y coordinates and a CRS "
             "(scene.odc.assign_crs or scene.rio.write_crs), or read it with open_scene"
         )
+    _check_mapping(scene, geobox)
     if 1 in geobox.shape:
         geobox = _one_pixel_wide(scene, geobox)
     if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
         return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
     return geobox
+
+
+def _check_mapping(scene: xr.DataArray, geobox: GeoBox) -> None:
+    """Raise SceneError for a scene whose CRS has been left behind in the file."""
+    named = scene.attrs.get("grid_mapping", scene.encoding.get("grid_mapping"))
+    if geobox.crs is None and named is not None and named not in scene.coords:
+        raise SceneError(
+            f"the scene names a coordinate {named!r} for its CRS, and has it not: open it with decode_coords='all', "
+            "or give it a CRS (scene.odc.assign_crs or scene.rio.write_crs)"
+        )
 
 
 def _evenly_spaced(scene: xr.DataArray) -> bool:

@@ -18,6 +18,7 @@ from geouq.forks import in_child
 from geouq.grid import Tile
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.ssn import Weights
+from geouq.segmentation.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.tile import look_first, read_window, segment_tile
@@ -61,7 +62,8 @@ def segment(
     batch : samples computed at once; chosen from memory by default.
     device : "auto", "cpu", "cuda", "cuda:1", … or several, divided by commas, that take tiles in turn.
     sites : dropout sites or groups to sample at; all with a rate by default.
-    bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run.
+    bounds : (left, bottom, right, top) in the scene's CRS; the pixels are those of the full run. A slice of the scene
+        (``scene.isel``) is not: within a halo of its edges it lacks what the network would have seen beyond them.
     precision : "float32"; "bfloat16": about twice as fast where the processor has it, good to 2 or 3 digits;
         "float16" on a GPU; "auto": bfloat16 where a measurement says that it pays (geouq.sampling.precision).
     sampler : a name of the table in geouq.sampling.samplers ("dropout", "ssn", "ensemble" …), or "auto": what the
@@ -72,7 +74,8 @@ def segment(
     Returns
     -------
     Dataset with one dask-backed variable a layer on the scene's own grid: float32 in 0..1 with NaN where not
-    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid).
+    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). Attributes and encoding are those of the
+    CF conventions, for ``to_netcdf`` and ``to_zarr``; read back with ``decode_coords="all"``, else the CRS is lost.
 
     Raises
     ------
@@ -117,18 +120,18 @@ def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
         values = read_window(scene, tile)
         result = dask.delayed(_tile_layers)(shared, values, tile)
         rows.setdefault(tile.core.y0, []).append((tile, result))
-    region = job.region
-    part = scene.isel({scene.dims[1]: slice(region.y0, region.y1), scene.dims[2]: slice(region.x0, region.x1)})
-    coords = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
-    variables, names = {}, job.sampler.model.spec.classes
+    coords, mapping = map_coords(scene, job.geobox, job.region)
+    variables, names, size = {}, job.sampler.model.spec.classes, job.tiling.size
     for layer in job.question.layers:
         what = LAYERS[layer]
         dtype, lead = what.dtype(job.sampler.samples), (job.question.classes,) if what.each_class else ()
         array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
+        array = array.rechunk((*lead, size, size))  # with bounds the first tiles are cut, and zarr wants even chunks
         dims = (("class",) if lead else ()) + scene.dims[1:]
         labels = {"class": list(names)} if lead else {}
         variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(names))
-    return xr.Dataset(variables, attrs=run_attrs(job))
+        variables[layer].encoding = layer_encoding(what, mapping)
+    return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)
 
 
 def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:

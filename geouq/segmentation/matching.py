@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,18 @@ from geouq.validity import Validity, judge
 
 def check_array(scene: xr.DataArray) -> None:
     """Raise SceneError for what is no (band, y, x) array of measured numbers."""
+    if isinstance(scene, xr.Dataset):
+        raise SceneError(_of_dataset(scene))
     if not isinstance(scene, xr.DataArray):
         raise SceneError(f"the scene is a {type(scene).__name__}: a DataArray is needed, such as open_scene gives")
-    if scene.ndim != 3:
+    if scene.ndim < 3:
         raise SceneError(
             f"the scene has dimensions {scene.dims}: (band, y, x) is needed; expand_dims('band') for one band"
         )
+    if scene.ndim > 3:
+        band = "band" if "band" in scene.dims[:-2] else scene.dims[-3]
+        chosen = _chosen(dim for dim in scene.dims[:-2] if dim != band)
+        raise SceneError(f"the scene has dimensions {scene.dims}: (band, y, x) is needed: give one at a time, {chosen}")
     if 0 in scene.shape:
         raise SceneError(f"the scene is empty: its shape is {scene.shape}")
     if scene.dtype.kind not in "iuf":
@@ -36,6 +42,23 @@ def check_array(scene: xr.DataArray) -> None:
             f"{scene_name(scene)} holds packed values ({said}): read it with open_scene or mask_and_scale=True, "
             "or apply these and drop the attributes"
         )
+
+
+def _of_dataset(scene: xr.Dataset) -> str:
+    """Return how to make a (band, y, x) DataArray of what odc.stac.load or band_as_variable=True gives."""
+    names = [str(name) for name, variable in scene.data_vars.items() if variable.ndim >= 2]
+    dims = list(dict.fromkeys(dim for name in names for dim in scene[name].dims[:-2]))
+    chosen = _chosen(dims)
+    return (
+        f"the scene is a Dataset: a (band, y, x) DataArray is needed: give scene[{names}]{chosen}.to_array('band') "
+        "with attrs['units'] set"
+    )
+
+
+def _chosen(dims: Iterable[Hashable]) -> str:
+    """Return the call that takes the first along each dimension, or nothing where there is none."""
+    first = ", ".join(f"{dim}=0" for dim in dims)
+    return f".isel({first})" if first else ""
 
 
 def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:

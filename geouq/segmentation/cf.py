@@ -1,0 +1,57 @@
+"""What layers say of themselves, so that ``to_netcdf`` and ``to_zarr`` leave files that GDAL, QGIS and xarray know.
+
+CF conventions 1.11 (https://cfconventions.org): what a value means (3.3 long_name, 3.5 flags), which is none (2.5.1
+_FillValue), and where it lies (4 coordinates, 5.6 grid mapping). What belongs to a file rather than to the array
+(_FillValue, grid_mapping) is in ``encoding``, where rioxarray and odc-geo keep it and xarray's writers look for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import xarray as xr
+from pyproj import CRS
+
+from geouq.grid import GeoBox, Roi, geobox_roi
+from geouq.layers import Layer
+from geouq.rasters.coords import grid_coords
+
+CONVENTIONS = {"Conventions": "CF-1.11"}
+
+
+def layer_encoding(layer: Layer, mapping: str) -> dict[str, Any]:
+    """Return what a file must hold beside a layer's attributes (geouq.layers)."""
+    return {"grid_mapping": mapping} | ({} if layer.fill is None else {"_FillValue": layer.fill})
+
+
+def map_coords(scene: xr.DataArray, geobox: GeoBox, region: Roi) -> tuple[dict[Any, Any], str]:
+    """Return the coordinates of a map of part of a scene, and which of them is its grid mapping.
+
+    scene : (band, y, x) on ``geobox``. region : the part, in the scene's pixels.
+
+    All coordinates but the bands' are the scene's own; the grid mapping is that of the part.
+    """
+    part = scene.isel(dict(zip(scene.dims[1:], region.slices, strict=True)))
+    coords: dict[Any, Any] = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
+    mapping, own = grid_mapping(scene), grid_coords(geobox_roi(geobox, region))
+    coords[mapping] = own["spatial_ref"]
+    rotated = geobox.affine.b != 0 or geobox.affine.d != 0
+    axes = {} if rotated or geobox.crs is None else _axes(CRS.from_user_input(str(geobox.crs)))
+    for dim, axis in zip(scene.dims[1:], "yx", strict=True):
+        values = own[axis] if rotated else coords[dim]  # pixel numbers count from the part's first pixel
+        coords[dim] = xr.DataArray(values.values, dims=(dim,), attrs=values.attrs | axes.get(axis, {}))
+        coords[dim].encoding = {"_FillValue": None}
+    return coords, mapping
+
+
+def grid_mapping(scene: xr.DataArray) -> str:
+    """Return the name of the coordinate that holds a scene's CRS, or where there is none the usual one."""
+    named = scene.encoding.get("grid_mapping", scene.attrs.get("grid_mapping"))
+    known = [str(name) for name, c in scene.coords.items() if {"spatial_ref", "crs_wkt", "GeoTransform"} & set(c.attrs)]
+    return str(named) if named in scene.coords else next(iter(known), "spatial_ref")
+
+
+def _axes(crs: CRS) -> dict[str, dict[str, Any]]:
+    """Return the CF attributes of a CRS's axes: "x" and "y"."""
+    found = {axis.get("axis", "").lower(): axis for axis in crs.cs_to_cf()}
+    return {axis: dict(attrs) for axis, attrs in found.items() if axis in ("x", "y")}
