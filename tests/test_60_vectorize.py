@@ -310,7 +310,7 @@ def test_refusals_are_one_line_that_names_the_file(tmp_path, monkeypatch):
         (path, "out.shp", OutputError, "out.shp: polygons are written as"),
         (path, "no/out.gpkg", OutputError, "does not exist"),
         (tmp_path / "text.tif", "out.gpkg", SceneError, "text.tif: cannot be opened"),
-        (tmp_path / "missing.tif", "out.gpkg", SceneError, "missing.tif cannot be read"),
+        (tmp_path / "missing.tif", "out.gpkg", SceneError, "missing.tif: no such file"),
     ):
         with pytest.raises(error, match=words) as caught:
             vectorize(source, tmp_path / out)
