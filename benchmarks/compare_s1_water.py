@@ -37,7 +37,7 @@ from score_s1_water import (
 
 from geouq.grid import Roi
 from geouq.layers import area_interval
-from geouq.learning.data.samples import simulate_samples
+from geouq.learning.data.examples import simulate_examples
 from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
 from geouq.learning.training.recipe import find_recipe
 from geouq.networks.model import Model
@@ -153,7 +153,7 @@ def _passes(variant: Variant, model: Model, window: Window) -> Iterator[torch.Te
 def seconds(variant: Variant, model: Model) -> float:
     """Return the least CPU seconds a megapixel of three runs on one tile of a simulated scene, halo included."""
     side = TIMED + 2 * (model.halo or 0)
-    (piece,) = simulate_samples(1, 0, side)
+    (piece,) = simulate_examples(1, 0, side)
     core = Roi(model.halo or 0, side - (model.halo or 0), model.halo or 0, side - (model.halo or 0))
     window = Window(piece.pixels, np.ones((side, side), bool), core)
     best = np.inf

@@ -36,7 +36,7 @@ from geouq.sampling import dropout, estimators, one_model  # noqa: E402
 #: step → what it is called in the table
 STEPS = {
     (geouq.segmentation.run, "_Work.do"): "a tile, from reading to its receipt",
-    (geouq.segmentation.run, "read_window"): "· lazy window",
+    (geouq.segmentation.run, "tile_values"): "· lazy window",
     (geouq.segmentation.tile, "tile_pixels"): "· units and validity",
     (geouq.segmentation.tile, "pixel_areas"): "· pixel areas",
     (geouq.networks.model, "Model.normalise"): "· normalising",

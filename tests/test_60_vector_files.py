@@ -14,7 +14,7 @@ from affine import Affine
 
 from geouq.answers.layercopy import LayerCopy
 from geouq.errors import InputError, SceneError
-from geouq.maps.votes import Raster
+from geouq.maps.votes import MapFile
 from geouq.polygons.vectorize import vectorize
 from tests.test_20_sources import VRT
 
@@ -54,14 +54,14 @@ def test_places_never_lead_to_the_network(tmp_path, name, text):
 def test_maps_never_lead_to_the_network(tmp_path):
     (tmp_path / "e.vrt").write_text(VRT.format("/vsicurl/http://127.0.0.1:9/x.tif"))
     with pytest.raises(SceneError, match="leads to the network"):
-        Raster(tmp_path / "e.vrt")
+        MapFile(tmp_path / "e.vrt")
 
 
 def test_a_pipe_is_no_vector_file_and_no_map(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="is not a file"), LayerCopy(tmp_path / "pipe", None, tmp_path / "o.gpkg"):
         pass
-    for verb in (Raster, lambda path: vectorize(path, tmp_path / "o.gpkg")):
+    for verb in (MapFile, lambda path: vectorize(path, tmp_path / "o.gpkg")):
         with pytest.raises(SceneError, match="is not a file"):
             verb(tmp_path / "pipe")
 

@@ -44,7 +44,7 @@ def found_by_strips(mask, rows, affine=AFFINES["pixels"]):
     def count(_row, labels, n):
         return np.bincount(labels.ravel(), minlength=n + 1)[1:, None].astype(float)
 
-    parts = [(polygons(r.edges, len(r.sums), width, affine), r.sums[:, 0]) for r in regions(strips, width, count)]
+    parts = [(polygons(r.outlines, len(r.sums), width, affine), r.sums[:, 0]) for r in regions(strips, width, count)]
     return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from geouq.errors import InputError
-from geouq.learning.data.augment import Augmentation, Pool, draw_fields, draw_sample, draw_shape, paint_water
+from geouq.learning.data.augment import Augmentation, Pool, draw_example, draw_fields, draw_shape, paint_water
 from geouq.learning.data.dataset import read_dataset, read_outlines
+from geouq.learning.data.examples import Example, simulate_examples
 from geouq.learning.data.loading import load
-from geouq.learning.data.samples import Sample, simulate_samples
 from geouq.learning.training.losses import bce, bce_dice, dice
 from geouq.learning.training.train import TrainConfig, draw_masks, schedule, seed_weights, train
 from geouq.networks.sites import find_sites
@@ -28,14 +28,14 @@ def chips():
     pixels = np.stack([np.where(label, -22, -9), np.where(label, -29, -16)]) + rng.normal(0, 1.5, (2, 64, 64))
     pixels[:, :4] = np.nan
     valid = np.isfinite(pixels).any(0)
-    wet = Sample(pixels.astype(np.float32), label, valid)
-    dry = Sample(np.full((2, 64, 64), [[[-9.0]], [[-16.0]]], np.float32), label * 0, np.ones_like(valid))
+    wet = Example(pixels.astype(np.float32), label, valid)
+    dry = Example(np.full((2, 64, 64), [[[-9.0]], [[-16.0]]], np.float32), label * 0, np.ones_like(valid))
     return [wet, dry]
 
 
 def draw_from(chips, how, rng):
     readers = [lambda c=c: c for c in chips]
-    return draw_sample(Pool(readers, [r for r in readers if r().label.any()]), [], 32, how, rng)
+    return draw_example(Pool(readers, [r for r in readers if r().label.any()]), [], 32, how, rng)
 
 
 def network():
@@ -86,7 +86,7 @@ def test_a_batch_is_a_function_of_seed_and_step(chips):
     assert not np.array_equal(one(5)[0], one(6)[0])
 
 
-def test_samples_have_shape_and_valid_pixels_are_measured(chips):
+def test_examples_have_shape_and_valid_pixels_are_measured(chips):
     rng = np.random.default_rng(1)
     for _ in range(40):
         pixels, label, valid = draw_from(chips, SMALL, rng)
@@ -139,12 +139,12 @@ def test_fields_are_patches_of_their_own_darkness():
 )
 def test_draws_are_those_that_the_shipped_models_were_trained_on(step, sums):
     """Sums of VV, VH, water, valid and missing pixels, as the script gave them that made the shipped weights."""
-    real = [lambda s=s: s for s in simulate_samples(3, 100, 300)]
-    made = [lambda s=s: s for s in simulate_samples(2, 0, 200)]
+    real = [lambda s=s: s for s in simulate_examples(3, 100, 300)]
+    made = [lambda s=s: s for s in simulate_examples(2, 0, 200)]
     outline = np.zeros((90, 70), bool)
     outline[20:60, 10:40] = True
     rng = np.random.default_rng([7, step])
-    drawn = [draw_sample(Pool(real, real, made), [outline], 64, Augmentation(), rng) for _ in range(4)]
+    drawn = [draw_example(Pool(real, real, made), [outline], 64, Augmentation(), rng) for _ in range(4)]
     pixels, label, valid = (np.stack(part) for part in zip(*drawn, strict=True))
     found = (*np.nansum(pixels.astype(float), (0, 2, 3)), label.sum(), valid.sum(), np.isnan(pixels).sum())
     assert found == pytest.approx(sums, rel=1e-5)
@@ -153,9 +153,9 @@ def test_draws_are_those_that_the_shipped_models_were_trained_on(step, sums):
 def test_dimmed_land_stays_land(chips):
     rng = np.random.default_rng(6)
     how = replace(SMALL, paint=0, roughen=0, dim=1, speckle=0, gain_db=0, wedge=0, no_vv=0, no_vh=0, zoom=0)
-    samples = [draw_from(chips[1:], how, rng) for _ in range(10)]
-    assert min(p[0].min() for p, _, _ in samples) < -12 and all(not y.any() for _, y, _ in samples)
-    assert all((p[1] - -16 >= p[0] - -9 - 1e-3).all() for p, _, _ in samples)
+    examples = [draw_from(chips[1:], how, rng) for _ in range(10)]
+    assert min(p[0].min() for p, _, _ in examples) < -12 and all(not y.any() for _, y, _ in examples)
+    assert all((p[1] - -16 >= p[0] - -9 - 1e-3).all() for p, _, _ in examples)
 
 
 # -- training
@@ -222,8 +222,8 @@ def test_seeded_weights_do_not_touch_the_global_generator():
 # -- data
 
 
-def test_simulated_pieces_are_samples():
-    piece = simulate_samples(1, seed=3, size=64)[0]
+def test_simulated_pieces_are_examples():
+    piece = simulate_examples(1, seed=3, size=64)[0]
     assert piece.pixels.shape == (2, 64, 64) and piece.pixels.dtype == np.float32
     assert np.isfinite(piece.pixels).all(0)[piece.valid].all() and set(np.unique(piece.label)) <= {0, 1}
 

@@ -1,4 +1,4 @@
-"""Recipes: each trains on tiny data, resumes to the bit, reloads and segments; samples and the loop beneath."""
+"""Recipes: each trains on tiny data, resumes to the bit, reloads and segments; examples and the loop beneath."""
 
 import json
 from dataclasses import replace
@@ -15,12 +15,12 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
 from geouq.learning.data.augment import jitter_backscatter, turn
 from geouq.learning.data.dataset import read_dataset
-from geouq.learning.data.samples import (
+from geouq.learning.data.examples import (
+    Example,
     Reading,
-    Sample,
     draw_window,
+    read_example,
     read_fitted,
-    read_window,
     take_census,
 )
 from geouq.learning.training.fit import Ended, FitOptions, Judged, Prepared, Stepped, score, train_model
@@ -248,7 +248,7 @@ def test_class_names():
         class_names(recipe, [10, 20, 30], None)
 
 
-# --- samples
+# --- examples
 
 
 def test_padding_is_not_valid_and_not_water(data):
@@ -274,13 +274,13 @@ def test_windows_are_balanced_by_class(tmp_path):
     for _ in range(200):
         chip, window = draw_window(census, rng)
         assert window.shape == (32, 32) and 0 <= window.y0 and window.x1 <= 400
-        seen += (read_window(chip, reading, window)[1] == 1).any()
+        seen += (read_example(chip, reading, window)[1] == 1).any()
     assert 30 < seen < 90  # a quarter, where chance alone would give 2 %
 
 
 def test_a_window_over_the_edge_is_padded(data):
     chip = read_dataset(data / "radar")[0]
-    pixels, label, valid = read_window(chip, Reading(("VV", "VH"), "dB", 64), Roi(48, 112, 64, 128))
+    pixels, label, valid = read_example(chip, Reading(("VV", "VH"), "dB", 64), Roi(48, 112, 64, 128))
     assert pixels.shape == (2, 64, 64) and valid[:32, :26].all() and valid.sum() == 32 * 26
     assert (label[~valid] == -1).all() and np.isnan(pixels[:, ~valid]).all()
 
@@ -288,14 +288,14 @@ def test_a_window_over_the_edge_is_padded(data):
 def test_turns_move_label_with_pixels_and_jitter_keeps_labels():
     rng = np.random.default_rng(0)
     label = np.arange(16).reshape(4, 4)
-    sample = Sample(np.stack([label, label + 1]).astype(np.float32), label, label > 3)
+    example = Example(np.stack([label, label + 1]).astype(np.float32), label, label > 3)
     seen = set()
     for _ in range(60):
-        pixels, turned, valid = turn(sample, rng)
+        pixels, turned, valid = turn(example, rng)
         assert np.array_equal(pixels[0], turned) and np.array_equal(valid, turned > 3)
         seen.add(turned.tobytes())
-        jittered, kept, _ = jitter_backscatter(sample, rng)
-        assert jittered.dtype == np.float32 and kept is label and abs(np.mean(jittered - sample.pixels)) < 3
+        jittered, kept, _ = jitter_backscatter(example, rng)
+        assert jittered.dtype == np.float32 and kept is label and abs(np.mean(jittered - example.pixels)) < 3
     assert len(seen) == 8
 
 

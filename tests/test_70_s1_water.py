@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.examples import simulate_examples
 from geouq.learning.data.loading import load
-from geouq.learning.data.samples import simulate_samples
 from geouq.learning.judging.metrics import Confusion
 from geouq.networks.model import WEIGHTS, Model
 from tests.shared import SHARED
@@ -42,7 +42,7 @@ def test_its_card_names_sources_scores_and_limits():
 
 def test_it_finds_water_in_a_simulated_scene_it_was_not_trained_on(model):
     count = Confusion()
-    for chip in simulate_samples(6, seed=9000, size=256):
+    for chip in simulate_examples(6, seed=9000, size=256):
         count.add(water(model, chip.pixels), chip.label, chip.valid)
     assert count.iou > 0.6 and count.false_water < 0.06
 

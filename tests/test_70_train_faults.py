@@ -15,11 +15,11 @@ from geouq.cli.train import command
 from geouq.errors import GeouqError, InputError, ModelError, UnitsError
 from geouq.grid import Roi
 from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.examples import Reading, read_example
 from geouq.learning.data.loading import load, opacity_note, open_chip
-from geouq.learning.data.samples import Reading, read_window
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.judging.evaluate import evaluate
-from geouq.learning.training.batches import training_samples
+from geouq.learning.training.batches import training_examples
 from geouq.learning.training.fit import FitOptions, Prepared, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names
 from geouq.learning.training.settle import settle
@@ -40,16 +40,16 @@ def pictures(folder, names, classes=2, size=40):
     return folder
 
 
-def test_samples_are_as_large_as_maps_will_see_the_world(tmp_path):
+def test_examples_are_as_large_as_maps_will_see_the_world(tmp_path):
     """A15: chips were shrunk to 128 pixels, and segment works at a scene's own resolution."""
     assert {find_recipe(name).view for name in recipe_names()} == {"window", "crop"}
     chips = read_dataset(pictures(tmp_path, ["a_1", "b_1"], size=300))
     recipe = settle(find_recipe("unet-16", ["batch=4", "augment=none"]), chips, 2, None, 0)
     reading = Reading(recipe.bands, recipe.units, recipe.size, recipe.view)
     whole = [load(chip, recipe.bands, recipe.units)[0] for chip in chips]
-    for sample in training_samples(recipe, reading, chips)(0):
+    for example in training_examples(recipe, reading, chips)(0):
         windows = (np.lib.stride_tricks.sliding_window_view(w[0], (128, 128)) for w in whole)
-        assert any((found == sample.pixels[0]).all((2, 3)).any() for found in windows)
+        assert any((found == example.pixels[0]).all((2, 3)).any() for found in windows)
 
 
 def test_resized_chips_are_told(tmp_path):
@@ -102,7 +102,7 @@ def test_black_padding_is_valid_nowhere(tmp_path):
     np.testing.assert_array_equal(maps["mask"].values != 255, expected)
     assert evaluate(model, chips, samples=0, most_pictures=0).scores["pooled"]["pixels"] == 2 * expected.sum()
     reading = Reading(model.spec.bands, "rgb", 40, black=model.spec.black)
-    np.testing.assert_array_equal(read_window(chips[0], reading, Roi(0, 40, 0, 40)).valid, expected)
+    np.testing.assert_array_equal(read_example(chips[0], reading, Roi(0, 40, 0, 40)).valid, expected)
     with pytest.raises(ModelError, match="black is for rgb"):
         model.with_spec(units="dB")
     assert "black" not in Model.load("s1-water").spec.to_json()
@@ -213,11 +213,11 @@ def test_the_class_that_is_painted_may_be_class_0(view, tmp_path):
     chips, flipped = read_dataset(folder), [replace(c, classes=(1, 0)) for c in read_dataset(folder)]
     recipe = settle(find_recipe("s1-water", [*TINY, "size=32", "simulated=1", f"view={view}"]), chips, 2, None, 0)
     reading = Reading(recipe.bands, recipe.units, recipe.size, recipe.view)
-    draws = [training_samples(recipe, reading, c, (), p)(3) for c, p in ((chips, 1), (flipped, 0))]
+    draws = [training_examples(recipe, reading, c, (), p)(3) for c, p in ((chips, 1), (flipped, 0))]
     for one, other in zip(*draws, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(one.label[one.valid], 1 - other.label[other.valid])
-    assert any((sample.label[sample.valid] == 1).any() for sample in draws[0])
+    assert any((example.label[example.valid] == 1).any() for example in draws[0])
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64])

@@ -16,7 +16,7 @@ import xarray as xr
 from geouq.errors import InputError
 from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi
-from geouq.maps.cog import Band, MapWriter, check_options
+from geouq.maps.cog import MapBand, MapWriter, check_options
 from geouq.rasters.coords import scene_geobox
 from geouq.units import DB, check_convertible, convert
 
@@ -57,7 +57,7 @@ def write_backscatter(
     check_convertible(unit, DB, path.name)
     checked = check_options(options or {})
     geobox = scene_geobox(scene)
-    bands = tuple(Band(str(name), "dB", "float32") for name in scene[scene.dims[0]].values)
+    bands = tuple(MapBand(str(name), "dB", "float32") for name in scene[scene.dims[0]].values)
     data = scene.data if dask.is_dask_collection(scene.data) else da.from_array(scene.data)
     data = data.rechunk({0: -1})
     valid = 0

@@ -63,8 +63,8 @@ _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREA
 
 
 @dataclass(frozen=True)
-class Band:
-    """One layer of a file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean."""
+class MapBand:
+    """One band of a map's file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean."""
 
     name: str
     kind: str
@@ -72,23 +72,23 @@ class Band:
     legend: Legend = Legend()
 
 
-def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[Band, ...]:  # noqa: B008 (frozen)
+def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[MapBand, ...]:  # noqa: B008 (frozen)
     """Return the bands of a map file: classes as they are, all other layers as percent (or as float32)."""
     dtype = "float32" if float32 else "uint8"
     number = "float" if float32 else "percent"
     kinds = [LAYERS[name].kind if name in LAYERS else "percent" for name in names]
     return tuple(
-        Band(name, "class" if kind == "class" else number, dtype, legend)
+        MapBand(name, "class" if kind == "class" else number, dtype, legend)
         for name, kind in zip(names, kinds, strict=True)
     )
 
 
-def vote_bands(samples: int) -> tuple[Band, ...]:
+def vote_bands(samples: int) -> tuple[MapBand, ...]:
     """Return the one band of a samples file that holds the votes of up to 64 samples."""
-    return (Band("votes", "bits", votes_dtype(samples).name),)
+    return (MapBand("votes", "bits", votes_dtype(samples).name),)
 
 
-def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[Band]) -> np.ndarray:
+def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.ndarray:
     """Turn the layers of a tile into what its file stores; the same input gives the same bytes.
 
     Parameters
@@ -109,7 +109,7 @@ def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[Band]) -> np.ndar
     return np.stack([_quantise(layers[band.name], band) for band in bands])
 
 
-def _quantise(layer: np.ndarray, band: Band) -> np.ndarray:
+def _quantise(layer: np.ndarray, band: MapBand) -> np.ndarray:
     if band.kind == "class":
         if band.dtype == "uint8":
             return layer.astype(np.uint8, copy=False)
@@ -172,7 +172,7 @@ class MapWriter:
         self,
         path: str | os.PathLike[str],
         geobox: GeoBox,
-        bands: Sequence[Band],
+        bands: Sequence[MapBand],
         tags: Mapping[str, object] | None = None,
         options: Mapping[str, str] | None = None,
         work: str | os.PathLike[str] | None = None,
@@ -257,7 +257,7 @@ class MapWriter:
                 return mask if mask.dtype == np.uint8 else np.nan_to_num(mask, nan=NOT_CLASSIFIED).astype(np.uint8)
 
             for level, roi, mask in mask_levels(read, base.shape, len(files), legend):
-                band = Band("mask", "class", base.dtypes[0], legend)
+                band = MapBand("mask", "class", base.dtypes[0], legend)
                 files[level - 1].write(_quantise(mask, band), number, window=_window(roi))
 
     def _vrt(self, overviews: list[Path]) -> Path:
@@ -291,7 +291,7 @@ def _grid_of(file: rasterio.io.DatasetReader) -> GeoBox:
     return GeoBox(file.shape, file.transform, None)
 
 
-def halve(block: np.ndarray, bands: Sequence[Band]) -> np.ndarray:
+def halve(block: np.ndarray, bands: Sequence[MapBand]) -> np.ndarray:
     """Reduce (bands, rows, columns) to half the rows and columns (rounded up), each band by its kind.
 
     Only valid pixels count; the result is valid where one of the four is. Percent: the mean, rounded half up. Bits:
@@ -330,7 +330,7 @@ def _mean_power(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def _create(
-    path: Path, geobox: GeoBox, bands: Sequence[Band], tags: Mapping[str, str] | None = None
+    path: Path, geobox: GeoBox, bands: Sequence[MapBand], tags: Mapping[str, str] | None = None
 ) -> rasterio.io.DatasetWriter:
     """Open a new uncompressed tiled GeoTIFF; what is not written in it reads as not classified."""
     percent = [band.kind == "percent" for band in bands]
@@ -361,7 +361,7 @@ def _create(
     return file
 
 
-def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, bands: Sequence[Band]) -> None:
+def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, bands: Sequence[MapBand]) -> None:
     if bands[0].kind != "bits":
         file.write(array, window=window)
         return
@@ -370,14 +370,14 @@ def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, ban
         file.write_mask(array[1].astype(np.uint8), window=window)
 
 
-def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[Band]) -> np.ndarray:
+def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[MapBand]) -> np.ndarray:
     array = file.read(window=window)
     if bands[0].kind != "bits":
         return array
     return np.concatenate([array, file.read_masks(window=window).astype(array.dtype)])
 
 
-def _nothing(bands: Sequence[Band]) -> np.ndarray:
+def _nothing(bands: Sequence[MapBand]) -> np.ndarray:
     """Return one pixel that is not classified, as ``quantise`` gives it."""
     values = {"uint8": NOT_CLASSIFIED, "float32": np.nan}
     return np.full((len(bands), 1, 1), values.get(bands[0].dtype, 0), dtype=bands[0].dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from geouq.maps.votes import Raster
+from geouq.maps.votes import MapFile
 
 _TAG = "GEOUQ_"
 
@@ -17,7 +17,7 @@ def map_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     ------
     SceneError : if the file cannot be read as a raster.
     """
-    with Raster(path) as found:
+    with MapFile(path) as found:
         tags = {key.removeprefix(_TAG).lower(): text for key, text in found.tags.items() if key.startswith(_TAG)}
         if "version" not in tags:
             return None

@@ -26,8 +26,8 @@ _RUN = tuple(f"GEOUQ_{name}" for name in ("RUN", "MODEL_HASH", "SEED", "SAMPLES"
 _ENDING = "_samples.tif"
 
 
-class Raster:
-    """A raster file, open; a context manager."""
+class MapFile:
+    """A file of a map, open: its tags and what a mask value in it means; a context manager."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -70,7 +70,7 @@ class Raster:
         return value
 
 
-class Votes(Raster):
+class Votes(MapFile):
     """A samples file, open: votes of ``samples`` samples.
 
     Raises
@@ -102,7 +102,7 @@ class Votes(Raster):
         values = self.read(1, roi)
         return values.filled(0), ~np.ma.getmaskarray(values)
 
-    def check_map(self, found: Raster) -> None:
+    def check_map(self, found: MapFile) -> None:
         """Raise SceneError unless ``found`` is the map that these votes are of."""
         if (self.file.shape, self.file.transform, self.crs) != (found.file.shape, found.file.transform, found.crs):
             raise SceneError(f"{self.path} has another grid than {found.path}: give the samples of this map")
@@ -111,14 +111,14 @@ class Votes(Raster):
                 raise SceneError(f"{self.path} and {found.path} are of different runs ({tag}): give this map's samples")
 
 
-def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, Raster | None]:
+def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, MapFile | None]:
     """Open the votes beside a map, ``<stem>_samples.tif``, and the map; or votes alone, given themselves.
 
     Raises
     ------
     SceneError : if there are none, or not of this map.
     """
-    found = Raster(path)
+    found = MapFile(path)
     try:
         if found.band("votes") is not None:
             found.file.close()

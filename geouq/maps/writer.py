@@ -14,7 +14,7 @@ import numpy as np
 
 from geouq.errors import OutputError
 from geouq.grid import GeoBox, Roi
-from geouq.maps.cog import Band, MapWriter
+from geouq.maps.cog import MapBand, MapWriter
 
 
 class TileWriter(Protocol):
@@ -48,7 +48,7 @@ WRITERS = {".tif": MapWriter, ".tiff": MapWriter}
 
 
 def open_writer(
-    path: Path, geobox: GeoBox, bands: Sequence[Band], tags: Mapping[str, object], options: Mapping[str, str]
+    path: Path, geobox: GeoBox, bands: Sequence[MapBand], tags: Mapping[str, object], options: Mapping[str, str]
 ) -> TileWriter:
     """Return the writer of a new map.
 

@@ -28,7 +28,7 @@ _EAST, _SOUTH, _WEST, _NORTH = range(4)
 
 
 @dataclass(frozen=True)
-class Edges:
+class Outlines:
     """Straight pieces of outline: ``start`` and ``end`` vertex, ``heading``, and the ``owner`` they bound.
 
     Vertices are numbered along the rows of the (rows + 1) x (columns + 1) pixel corners.
@@ -44,25 +44,25 @@ class Edges:
         """The four arrays."""
         return self.start, self.end, self.heading, self.owner
 
-    def of(self, rank: np.ndarray) -> Edges:
+    def of(self, rank: np.ndarray) -> Outlines:
         """Return the edges whose owner has a ``rank`` ≥ 0, owned by that."""
         owner = rank[self.owner]
         keep = owner >= 0
-        return Edges(self.start[keep], self.end[keep], self.heading[keep], owner[keep])
+        return Outlines(self.start[keep], self.end[keep], self.heading[keep], owner[keep])
 
 
-def _join(parts: list[Edges]) -> Edges:
-    return Edges(*(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in parts), strict=True)))
+def _join(parts: list[Outlines]) -> Outlines:
+    return Outlines(*(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in parts), strict=True)))
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Finished regions: their ``edges`` (owner = row of ``sums``) and what was measured over their pixels.
+    """Finished regions: their ``outlines`` (owner = row of ``sums``) and what was measured over their pixels.
 
     They come sorted by their last pixel in reading order, across all strips.
     """
 
-    edges: Edges
+    outlines: Outlines
     sums: np.ndarray
 
 
@@ -70,17 +70,17 @@ class Regions:
 class _Waiting:
     """Edges of one strip whose regions go on; ``region`` is the current number of each owner's region."""
 
-    edges: Edges
+    outlines: Outlines
     region: np.ndarray
 
-    def take(self, rank: np.ndarray) -> Edges:
+    def take(self, rank: np.ndarray) -> Outlines:
         """Return the edges of all regions with a ``rank`` ≥ 0, owned by that, and keep the others."""
         ranks = rank[self.region]
         left = ranks < 0
         if left.all():  # most parts of a large region, most of the time
-            return Edges(*(array[:0] for array in self.edges.arrays))
-        taken = self.edges.of(ranks)
-        self.edges = self.edges.of(np.where(left, np.cumsum(left) - 1, -1))
+            return Outlines(*(array[:0] for array in self.outlines.arrays))
+        taken = self.outlines.of(ranks)
+        self.outlines = self.outlines.of(np.where(left, np.cumsum(left) - 1, -1))
         self.region = self.region[left]
         return taken
 
@@ -144,8 +144,8 @@ def _grow(below: _Below, row: int, padded: np.ndarray, labels: np.ndarray, sums:
     for part in below.waiting:
         part.region = region[part.region]
     below.waiting.append(_Waiting(outline(padded, labels, row), region[before:]))
-    edges = _join([part.take(rank) for part in below.waiting])
-    finished = Regions(edges, sums[done])
+    outlines = _join([part.take(rank) for part in below.waiting])
+    finished = Regions(outlines, sums[done])
 
     number = np.cumsum(is_open) - 1
     for part in below.waiting:
@@ -157,7 +157,7 @@ def _grow(below: _Below, row: int, padded: np.ndarray, labels: np.ndarray, sums:
     return finished
 
 
-def outline(padded: np.ndarray, labels: np.ndarray, row: int) -> Edges:
+def outline(padded: np.ndarray, labels: np.ndarray, row: int) -> Outlines:
     """Return the edges between the set pixels of a strip (``padded`` by one pixel) and others; owner = label - 1."""
     inside = padded[1:-1, 1:-1]
     vertices = labels.shape[1] + 1
@@ -177,7 +177,7 @@ def outline(padded: np.ndarray, labels: np.ndarray, row: int) -> Edges:
         else:
             ends = [(row + y) * vertices + line + far for y in (first, stop)]
         start, end = ends if heading in (_EAST, _SOUTH) else ends[::-1]
-        parts.append(Edges(start, end, np.full(len(line), heading, np.int8), owner))
+        parts.append(Outlines(start, end, np.full(len(line), heading, np.int8), owner))
     return _join(parts)
 
 
@@ -187,16 +187,16 @@ def _runs(edge: np.ndarray, along_rows: bool) -> tuple[np.ndarray, np.ndarray, n
     change = np.zeros((lines.shape[0], lines.shape[1] + 1), bool)
     change[:, 0], change[:, -1] = lines[:, 0], lines[:, -1]
     np.not_equal(lines[:, 1:], lines[:, :-1], out=change[:, 1:-1])
-    line, place = np.divmod(np.flatnonzero(change), change.shape[1])
-    return line[::2], place[::2], place[1::2]
+    line, position = np.divmod(np.flatnonzero(change), change.shape[1])
+    return line[::2], position[::2], position[1::2]
 
 
-def polygons(edges: Edges, count: int, columns: int, affine: Affine) -> np.ndarray:
+def polygons(outlines: Outlines, count: int, columns: int, affine: Affine) -> np.ndarray:
     """Link edges into one polygon per owner.
 
     Parameters
     ----------
-    edges : complete outlines of the owners 0 … count - 1.
+    outlines : complete ones of the owners 0 … count - 1.
     columns : of the raster.
     affine : from pixel corners (column, row) to coordinates.
 
@@ -207,16 +207,16 @@ def polygons(edges: Edges, count: int, columns: int, affine: Affine) -> np.ndarr
     """
     if count == 0:
         return np.empty(0, object)
-    vertices = int(edges.start.max()) + 1
+    vertices = int(outlines.start.max()) + 1
     # Where two edges end, two begin: one turns left of each. Sorted by what a left turn gives, both ends match.
-    base = edges.owner.astype(np.int64) * vertices * 4
-    begin = np.argsort(base + edges.start * 4 + edges.heading)
-    finish = np.argsort(base + edges.end * 4 + (edges.heading - 1) % 4)
-    place = np.empty_like(begin)
-    place[begin] = np.arange(len(begin))
+    base = outlines.owner.astype(np.int64) * vertices * 4
+    begin = np.argsort(base + outlines.start * 4 + outlines.heading)
+    finish = np.argsort(base + outlines.end * 4 + (outlines.heading - 1) % 4)
+    position = np.empty_like(begin)
+    position[begin] = np.arange(len(begin))
     following = np.empty_like(begin)
-    following[place[finish]] = np.arange(len(begin))
-    start, heading, owner = edges.start[begin], edges.heading[begin], edges.owner[begin]
+    following[position[finish]] = np.arange(len(begin))
+    start, heading, owner = outlines.start[begin], outlines.heading[begin], outlines.owner[begin]
 
     order, heads, previous = _walk(following)
     corner = heading != heading[previous]

@@ -30,7 +30,7 @@ from geouq.errors import InputError, SceneError
 from geouq.files import refuse_own
 from geouq.grid import Roi, pixel_areas
 from geouq.layers import area_interval
-from geouq.maps.votes import Raster, Votes, beside, strips, sums
+from geouq.maps.votes import MapFile, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
 from geouq.polygons.frame import as_frame
 from geouq.polygons.regions import polygons, regions
@@ -124,8 +124,8 @@ def vectorize(
         for strip, found in zip(source.strips, regions(source.masks(), columns, source.measure), strict=True):
             area = found.sums[:, 0]
             keep = area >= min_area
-            edges = found.edges.of(np.where(keep, np.cumsum(keep) - 1, -1))
-            shapes = polygons(edges, int(keep.sum()), columns, source.geobox.affine)
+            outlines = found.outlines.of(np.where(keep, np.cumsum(keep) - 1, -1))
+            shapes = polygons(outlines, int(keep.sum()), columns, source.geobox.affine)
             writer.append(shapes, source.attributes(found.sums[keep]))
             kept, dropped = kept + int(keep.sum()), dropped + int((~keep).sum())
             kept_area, dropped_area = kept_area + area[keep].sum(), dropped_area + area[~keep].sum()
@@ -145,7 +145,7 @@ class _Map:
 
     def __init__(self, path: Path, samples_path: str | os.PathLike[str] | None, tile: int) -> None:
         self._stack = ExitStack()
-        self._map = self._stack.enter_context(Raster(path))
+        self._map = self._stack.enter_context(MapFile(path))
         try:
             self.geobox, self.crs = self._map.geobox, self._map.crs
             self._mask = _mask_band(self._map)
@@ -220,7 +220,7 @@ class _Map:
             path = beside(self._map.path)
             if not path.exists():
                 return None
-            with Raster(path) as found:
+            with MapFile(path) as found:
                 if found.tags.get("GEOUQ_SAMPLES") == "0":  # of one pass without dropout: no interval
                     return None
         votes = self._stack.enter_context(Votes(path))
@@ -228,7 +228,7 @@ class _Map:
         return votes
 
 
-def _mask_band(found: Raster) -> int:
+def _mask_band(found: MapFile) -> int:
     mask = found.band("mask")
     if mask is not None:
         return mask
@@ -243,7 +243,7 @@ def _mask_band(found: Raster) -> int:
     )
 
 
-def _layer_bands(found: Raster) -> tuple[int | None, int | None]:
+def _layer_bands(found: MapFile) -> tuple[int | None, int | None]:
     """Return the numbers of the bands that mean probability and uncertainty."""
     probability = found.band("probability")
     if probability is None and found.number("GEOUQ_THRESHOLD", 0) == 0.5:

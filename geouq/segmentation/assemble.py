@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geouq.grid import Tile, geobox_roi
-from geouq.maps.cog import Band
+from geouq.maps.cog import MapBand
 from geouq.maps.styles import write_qml
 from geouq.maps.votes import beside
 from geouq.maps.writer import open_writer
@@ -64,7 +64,7 @@ def _write_rasters(
     job: Job,
     results: Results,
     part_of: Callable[[Tile], Mapping[str, np.ndarray]],
-    rasters: Mapping[str, tuple[Path, tuple[Band, ...]]],
+    rasters: Mapping[str, tuple[Path, tuple[MapBand, ...]]],
     squares: Squares | None,
 ) -> None:
     """Make rasters, and the scene's averages for a picture, in one pass over the parts."""

@@ -21,7 +21,7 @@ from geouq.sampling.ssn import Weights
 from geouq.segmentation.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name, scene_windows
-from geouq.segmentation.tile import look_first, read_window, segment_tile
+from geouq.segmentation.tile import look_first, segment_tile, tile_values
 
 
 def segment(
@@ -117,7 +117,7 @@ def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
         shared = dask.delayed(look_first)(shared, scene_windows(scene, job.bands), scene_name(scene))
     rows: dict[int, list[tuple[Tile, Any]]] = {}
     for tile in job.tiling:
-        values = read_window(scene, tile)
+        values = tile_values(scene, tile)
         result = dask.delayed(_tile_layers)(shared, values, tile)
         rows.setdefault(tile.core.y0, []).append((tile, result))
     coords, mapping = map_coords(scene, job.geobox, job.region)

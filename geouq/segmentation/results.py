@@ -11,7 +11,7 @@ from pathlib import Path
 from geouq.errors import InputError, OutputError
 from geouq.files import check_place
 from geouq.layers import LAYERS, MOST_VOTES
-from geouq.maps.cog import Band, check_options, map_bands, vote_bands
+from geouq.maps.cog import MapBand, check_options, map_bands, vote_bands
 from geouq.maps.votes import beside
 from geouq.segmentation.job import Job, run_attrs
 
@@ -54,8 +54,8 @@ class Results:
     votes: Path | None
     vector: Path | None
     preview: Path | None
-    bands: tuple[Band, ...]
-    vote_bands: tuple[Band, ...]
+    bands: tuple[MapBand, ...]
+    vote_bands: tuple[MapBand, ...]
     layers: tuple[str, ...]
     tags: Mapping[str, str]
     min_area: float

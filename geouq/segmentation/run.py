@@ -35,7 +35,7 @@ from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.placing import found_before, put_in_place
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
-from geouq.segmentation.tile import look_first, read_window, segment_tile
+from geouq.segmentation.tile import look_first, segment_tile, tile_values
 
 if TYPE_CHECKING:
     from geouq.maps.preview import Squares
@@ -142,7 +142,7 @@ class _Work:
 
     def do(self, tile: Tile) -> None:
         """Read, predict and write one tile, then enter its receipt."""
-        values = read_window(self.scene, tile)
+        values = tile_values(self.scene, tile)
         if hasattr(values, "dask"):
             values = values.compute(scheduler=dask.get)
         values = np.asarray(values)

@@ -55,7 +55,7 @@ def look_first(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:
     return replace(job, validity=scene_validity(windows, job.units, job.nodata, name))
 
 
-def read_window(scene: xr.DataArray, tile: Tile) -> Any:
+def tile_values(scene: xr.DataArray, tile: Tile) -> Any:
     """Return the (lazy) values of the part of a tile's window that lies inside the scene."""
     rows, columns = tile.window.slices
     return scene.data[:, rows, columns]

@@ -1,1 +1,1 @@
-"""Labelled data: what there is, what it holds, how it is split, and samples to train on."""
+"""Labelled data: what there is, what it holds, how it is split, and examples to train on."""

@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from geouq.learning.data.samples import Sample, resize, turned
+from geouq.learning.data.examples import Example, resize, turned
 
 #: share of water from which a piece counts as wet
 WET = 0.02
@@ -25,9 +25,9 @@ WET = 0.02
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How often, and how far, samples of "water" depart from the data. Probabilities 0..1; levels in dB.
+    """How often, and how far, examples of "water" depart from the data. Probabilities 0..1; levels in dB.
 
-    simulated : share of samples from simulated pieces, if there are any.
+    simulated : share of examples from simulated pieces, if there are any.
     zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
     paint : paint water over it. roughen : repaint its own labelled water.
     dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
@@ -53,49 +53,49 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Pool:
-    """Pieces that samples are cut from, each a function that reads it: VV and VH in dB, label 0 or 1.
+    """Pieces that examples are cut from, each a function that reads it: VV and VH in dB, label 0 or 1.
 
     real : of the data. wet : those of them with ``WET`` water or more. made : simulated.
     """
 
-    real: Sequence[Callable[[], Sample]]
-    wet: Sequence[Callable[[], Sample]]
-    made: Sequence[Callable[[], Sample]] = ()
+    real: Sequence[Callable[[], Example]]
+    wet: Sequence[Callable[[], Example]]
+    made: Sequence[Callable[[], Example]] = ()
 
 
-def turn(sample: Sample, rng: np.random.Generator) -> Sample:
+def turn(example: Example, rng: np.random.Generator) -> Example:
     """Apply one of the eight flips and quarter turns."""
     how = int(rng.integers(8))
-    return Sample(*(turned(array, how) for array in sample))
+    return Example(*(turned(array, how) for array in example))
 
 
-def jitter_backscatter(sample: Sample, rng: np.random.Generator, gain_db: float = 1.5) -> Sample:
+def jitter_backscatter(example: Example, rng: np.random.Generator, gain_db: float = 1.5) -> Example:
     """Shift each band (dB) by up to ± ``gain_db``; every other time add speckle of 4 to 30 looks."""
-    pixels = sample.pixels + rng.uniform(-gain_db, gain_db, (len(sample.pixels), 1, 1))
+    pixels = example.pixels + rng.uniform(-gain_db, gain_db, (len(example.pixels), 1, 1))
     if rng.random() < 0.5:
         looks = rng.uniform(4, 30)
         gamma = rng.standard_gamma(looks, size=pixels.shape) / looks
         pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
-    return sample._replace(pixels=pixels.astype(np.float32))
+    return example._replace(pixels=pixels.astype(np.float32))
 
 
-def draw_sample(
+def draw_example(
     pool: Pool, shapes: Sequence[np.ndarray], size: int, how: Augmentation, rng: np.random.Generator
-) -> Sample:
-    """Draw a sample of ``size``² pixels: from a simulated piece or a real one, every other time from a wet one."""
+) -> Example:
+    """Draw an example of ``size``² pixels: from a simulated piece or a real one, every other time from a wet one."""
     pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
     pieces = pool.made if pool.made and (not pool.real or rng.random() < how.simulated) else pieces
-    sample = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
+    example = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
     for _ in range(4):  # hardly labelled: look elsewhere
-        if sample.valid.mean() >= 0.2:
+        if example.valid.mean() >= 0.2:
             break
-        sample = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
-    return distort(sample, shapes, how, rng)
+        example = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
+    return distort(example, shapes, how, rng)
 
 
-def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator) -> Sample:
-    """Paint, dim, speckle, shift and turn a sample of VV and VH, and take parts of it away."""
-    pixels, label, valid = sample
+def distort(example: Example, shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator) -> Example:
+    """Paint, dim, speckle, shift and turn an example of VV and VH, and take parts of it away."""
+    pixels, label, valid = example
     size = len(label)
     if rng.random() < how.roughen and label.any():
         pixels = paint_water(pixels, label == 1, rng)
@@ -117,7 +117,7 @@ def distort(sample: Sample, shapes: Sequence[np.ndarray], how: Augmentation, rng
         pixels = pixels.copy()
         pixels[0 if lost < how.no_vv else 1] = np.nan
     valid = valid & np.isfinite(pixels).any(0)
-    return turn(Sample(pixels.astype(np.float32), label, valid), rng)
+    return turn(Example(pixels.astype(np.float32), label, valid), rng)
 
 
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -179,7 +179,7 @@ def smooth_noise(size: int, rng: np.random.Generator) -> np.ndarray:
     return (field / field.std()).numpy()
 
 
-def _cut(piece: Sample, size: int, how: Augmentation, rng: np.random.Generator) -> Sample:
+def _cut(piece: Example, size: int, how: Augmentation, rng: np.random.Generator) -> Example:
     """Cut a square at a random resolution: averages of linear power, as a coarser sensor would see them."""
     zoom = np.exp(rng.uniform(*np.log(how.zoom_range))) if rng.random() < how.zoom else 1.0
     side = round(size * zoom)
@@ -194,7 +194,7 @@ def _cut(piece: Sample, size: int, how: Augmentation, rng: np.random.Generator) 
         power = resize(10 ** (pixels / 10), (size, size), area=True)
         pixels = 10 * np.log10(np.maximum(power, 1e-6))
         label, valid = resize(layers[2:], (size, size), area=True)
-    return Sample(pixels, (label >= 0.5).astype(np.uint8), valid > 0.99)
+    return Example(pixels, (label >= 0.5).astype(np.uint8), valid > 0.99)
 
 
 def _speckle(pixels: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from geouq.sampling.estimators import Question, tempered
 from geouq.sampling.laplace import Curvature
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job, Settings, prepare
-from geouq.segmentation.tile import read_window, tile_window
+from geouq.segmentation.tile import tile_values, tile_window
 
 #: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
 BOUNDS = (0.2, 5.0)
@@ -248,7 +248,7 @@ def _labelled(job: Job, chip: LabelledChip) -> Iterator[tuple[Tile, Window, np.n
         classes = len(job.sampler.model.spec.classes)
         if label.max(initial=0) >= classes:
             raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
-        window = tile_window(job, np.asarray(read_window(open_chip(chip), tile)), tile)
+        window = tile_window(job, np.asarray(tile_values(open_chip(chip), tile)), tile)
         keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
         if keep.any():
             yield tile, window, label, keep

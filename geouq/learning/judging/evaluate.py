@@ -27,7 +27,7 @@ from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
 from geouq.networks.model import Model
 from geouq.segmentation.job import Job, Settings, prepare
-from geouq.segmentation.tile import read_window, segment_tile
+from geouq.segmentation.tile import segment_tile, tile_values
 from geouq.units import BACKSCATTER, DB, POWER
 
 #: windows that the classical methods see, in pixels a side
@@ -157,7 +157,7 @@ class _Work:
         own, areas, picture = self.new_tally(), Areas(len(job.sampler.numbers)), Canvas(scene)
         agreement = Agreement(len(job.sampler.numbers), 1 + len(chip.raters))
         for tile in job.tiling:
-            values = np.asarray(read_window(scene, tile))
+            values = np.asarray(tile_values(scene, tile))
             layers = segment_tile(job, values, tile).layers
             raters = np.stack([load_label(one, tile.core) for one in chip.by_rater()])
             self._check(chip, raters)

@@ -12,40 +12,40 @@ from functools import partial
 import numpy as np
 
 from geouq.grid import Roi
-from geouq.learning.data.augment import WET, Pool, draw_sample, jitter_backscatter, turn
+from geouq.learning.data.augment import WET, Pool, draw_example, jitter_backscatter, turn
 from geouq.learning.data.dataset import LabelledChip, one_rater
-from geouq.learning.data.loading import load_label
-from geouq.learning.data.samples import (
+from geouq.learning.data.examples import (
     Census,
+    Example,
     Reading,
-    Sample,
     draw_window,
+    read_example,
     read_fitted,
     read_piece,
-    read_window,
-    simulate_samples,
+    simulate_examples,
     take_census,
 )
+from geouq.learning.data.loading import load_label
 from geouq.learning.training.raters import labels_by_rule
 from geouq.learning.training.recipe import Recipe
 from geouq.learning.training.train import Batches
 
 #: At most so many windows, evenly spread over the validation chips, judge a round.
 JUDGED = 256
-#: What reads a sample.
-Reader = Callable[[], Sample]
-#: generator → a sample
-Draw = Callable[[np.random.Generator], Sample]
+#: What reads an example.
+Reader = Callable[[], Example]
+#: generator → an example
+Draw = Callable[[np.random.Generator], Example]
 
 
-def training_samples(
+def training_examples(
     recipe: Recipe,
     reading: Reading,
     chips: Sequence[LabelledChip],
     outlines: Sequence[np.ndarray] = (),
     positive: int = 1,
-) -> Callable[[int], list[Sample]]:
-    """Return a function step → the samples of its batch.
+) -> Callable[[int], list[Example]]:
+    """Return a function step → the examples of its batch.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def prepared_ahead(prepare: Batches, steps: int, background: ThreadPoolExecutor)
     return at
 
 
-def _chips(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Sample]]:
-    """Return step → samples: all chips, made to fit, in a new order each pass."""
+def _chips(recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip]) -> Callable[[int], list[Example]]:
+    """Return step → examples: all chips, made to fit, in a new order each pass."""
     fitted = [[read_fitted(one, reading) for one in chip.by_rater()] for chip in chips]
     size, a_pass, seed = min(recipe.batch, len(fitted)), -(-len(fitted) // recipe.batch), recipe.training.seed
 
-    def at(step: int) -> list[Sample]:
+    def at(step: int) -> list[Example]:
         order = np.random.default_rng([seed, step // a_pass]).permutation(len(fitted))
         first = step % a_pass * size
         rng = np.random.default_rng([seed, 1, step])
@@ -94,16 +94,16 @@ def _windows(
     census = take_census(chips, recipe.size)
     made, shapes = _made(recipe), _shapes(recipe, census, outlines, positive)
 
-    def draw(rng: np.random.Generator) -> Sample:
+    def draw(rng: np.random.Generator) -> Example:
         painted = recipe.augment == "water"
         size = 2 * recipe.size if painted else recipe.size  # room to see it at a coarser resolution
         chip, window = draw_window(census, rng, size)
-        sample = read_window(one_rater(chip, rng), reading, window)
+        example = read_example(one_rater(chip, rng), reading, window)
         if not painted:
-            return _augment(sample, recipe, rng)
-        sample = _positive_as_1(sample, positive)
-        pool = Pool([lambda: sample], [lambda: sample] if _share(sample, 1) >= WET else [], made)
-        return _classes_again(draw_sample(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
+            return _augment(example, recipe, rng)
+        example = _positive_as_1(example, positive)
+        pool = Pool([lambda: example], [lambda: example] if _share(example, 1) >= WET else [], made)
+        return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
 
     return draw
 
@@ -117,12 +117,12 @@ def _crops(
     made = _made(recipe)
     shapes = _shapes(recipe, take_census(chips, recipe.size), outlines, positive)
 
-    def draw(rng: np.random.Generator) -> Sample:
+    def draw(rng: np.random.Generator) -> Example:
         chosen = [_one_version(v, rng) if several else v[0] for v in pieces]
         pool = Pool([read for read, _ in chosen], [read for read, share in chosen if share >= WET], made)
         if recipe.augment != "water":
             return _augment(_square_of(pool, recipe.size, rng), recipe, rng)
-        return _classes_again(draw_sample(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
+        return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
 
     return draw
 
@@ -144,17 +144,17 @@ def _one_version(versions: list[tuple[Reader, float]], rng: np.random.Generator)
     return versions[0] if rng.random() < 0.5 else versions[int(rng.integers(len(versions)))]
 
 
-def _positive_as_1(sample: Sample, positive: int) -> Sample:
+def _positive_as_1(example: Example, positive: int) -> Example:
     """Label the positive class 1 and all else 0, as augmentation paints it."""
-    return sample._replace(label=(sample.label == positive).astype(np.uint8))
+    return example._replace(label=(example.label == positive).astype(np.uint8))
 
 
-def _classes_again(sample: Sample, positive: int) -> Sample:
-    """Give back class indices to a sample of two classes whose positive one is labelled 1."""
-    return sample if positive == 1 else sample._replace(label=1 - sample.label)
+def _classes_again(example: Example, positive: int) -> Example:
+    """Give back class indices to an example of two classes whose positive one is labelled 1."""
+    return example if positive == 1 else example._replace(label=1 - example.label)
 
 
-def _square_of(pool: Pool, size: int, rng: np.random.Generator) -> Sample:
+def _square_of(pool: Pool, size: int, rng: np.random.Generator) -> Example:
     """Cut a square from anywhere in a piece, every other time a wet one; what lies outside the piece is not valid."""
     pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
     piece = pieces[int(rng.integers(len(pieces)))]()
@@ -162,16 +162,16 @@ def _square_of(pool: Pool, size: int, rng: np.random.Generator) -> Sample:
     return piece.window(Roi(y, y + size, x, x + size))
 
 
-def _share(sample: Sample, number: int) -> float:
+def _share(example: Example, number: int) -> float:
     """Return the share of class ``number`` among valid pixels, 0 where none is valid."""
-    return float((sample.label[sample.valid] == number).mean()) if sample.valid.any() else 0.0
+    return float((example.label[example.valid] == number).mean()) if example.valid.any() else 0.0
 
 
 def _made(recipe: Recipe) -> list[Reader]:
     """Return what reads each simulated piece that joins the training."""
     if recipe.augment != "water":
         return []
-    return [lambda s=s: s for s in simulate_samples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
+    return [lambda s=s: s for s in simulate_examples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
 
 
 def _shapes(recipe: Recipe, census: Census, outlines: Sequence[np.ndarray], positive: int) -> Sequence[np.ndarray]:
@@ -188,16 +188,16 @@ def _outlines(census: Census, positive: int, most: int = 100) -> list[np.ndarray
     return [load_label(*cell) == positive for cell in cells[:: max(1, len(cells) // most)]]
 
 
-def _augment(sample: Sample, recipe: Recipe, rng: np.random.Generator) -> Sample:
+def _augment(example: Example, recipe: Recipe, rng: np.random.Generator) -> Example:
     if recipe.augment == "none":
-        return sample
+        return example
     if recipe.augment == "backscatter":
-        sample = jitter_backscatter(sample, rng)
-    return turn(sample, rng)
+        example = jitter_backscatter(example, rng)
+    return turn(example, rng)
 
 
 def held_out(reading: Reading, chips: Sequence[LabelledChip]) -> list[Reader]:
-    """Return one function for each validation sample, which reads it: whole chips, or windows without overlap."""
+    """Return one function for each validation example, which reads it: whole chips, or windows without overlap."""
     if not chips:
         return []
     if reading.view in ("fit", "stretch"):
@@ -205,7 +205,7 @@ def held_out(reading: Reading, chips: Sequence[LabelledChip]) -> list[Reader]:
         return [lambda s=s: s for s in fitted]  # type: ignore[misc]
     cells = take_census(chips, reading.size).cells
     chosen = cells[:: -(-len(cells) // JUDGED)]
-    return [partial(read_window, c, reading, _square(w, reading.size)) for c, w in chosen]
+    return [partial(read_example, c, reading, _square(w, reading.size)) for c, w in chosen]
 
 
 def _square(window: Roi, size: int) -> Roi:

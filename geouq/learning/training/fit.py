@@ -17,10 +17,10 @@ from torch import nn
 from geouq.errors import InputError
 from geouq.files import refuse_own
 from geouq.learning.data.dataset import LabelledChip, data_files, read_dataset, read_outlines
+from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
 from geouq.learning.data.loading import opacity_note, windows
-from geouq.learning.data.samples import Census, Reading, Sample, read_window, take_census
 from geouq.learning.data.splits import split_by_place
-from geouq.learning.training.batches import held_out, prepared_ahead, training_samples
+from geouq.learning.training.batches import held_out, prepared_ahead, training_examples
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
 from geouq.learning.training.settle import class_names, positive_name, settle
@@ -172,8 +172,8 @@ def _refuse_unmeasured(recipe: Recipe, sides: Sides) -> None:
     """Refuse data of which not one pixel is valid: a network would learn nothing from them, and nothing judge it."""
     reading = _reading(recipe)
     for what, chips in (("to train on", sides[0]), ("held out", sides[1])):
-        samples = (read_window(chip, reading, window) for chip in chips for window in windows(chip, 1024))
-        if chips and not any(sample.valid.any() for sample in samples):
+        examples = (read_example(chip, reading, window) for chip in chips for window in windows(chip, 1024))
+        if chips and not any(example.valid.any() for example in examples):
             raise InputError(
                 f"{chips[0].images[0]}: not one pixel of the {len(chips)} chips {what} is both measured and labelled: "
                 "look at their nodata, bands and labels"
@@ -207,11 +207,11 @@ def _run(
     """Train the model's network in place; ``data``: the chips of both sides, and outlines to paint water by."""
     config, reading, (sides, outlines) = recipe.training, _reading(recipe), data
     positive = model.spec.classes.index(model.spec.positive)
-    draw = training_samples(recipe, reading, sides[0], outlines, positive)
+    draw = training_examples(recipe, reading, sides[0], outlines, positive)
     held = held_out(reading, sides[1])
 
-    def batch(samples: Sequence[Sample]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        pixels, label, valid = (np.stack(part) for part in zip(*samples, strict=True))
+    def batch(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        pixels, label, valid = (np.stack(part) for part in zip(*examples, strict=True))
         return np.stack([model.normalise(p) for p in pixels]), label, valid
 
     def judged() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from geouq.learning.data.augment import WET
 from geouq.learning.data.dataset import LabelledChip
-from geouq.learning.data.samples import Sample
+from geouq.learning.data.examples import Example
 from geouq.learning.judging.baselines import boxcar, otsu
 from geouq.learning.judging.metrics import Confusion
 from geouq.rasters.raster import inspect_raster, read_window
@@ -23,21 +23,21 @@ from geouq.rasters.raster import inspect_raster, read_window
 NEAR = 0.5
 
 
-def labels_by_rule(chip: LabelledChip, sample: Sample, rules: Sequence[str]) -> list[np.ndarray]:
+def labels_by_rule(chip: LabelledChip, example: Example, rules: Sequence[str]) -> list[np.ndarray]:
     """Return the labels that ``rules`` ("otsu", "mndwi") make of a chip, (h, w) uint8, those near its own label.
 
     Parameters
     ----------
-    sample : the chip, whole: VV and VH in dB, and its label.
+    example : the chip, whole: VV and VH in dB, and its label.
     """
     found = []
-    if "otsu" in rules and sample.valid.any() and (sample.label[sample.valid] == 1).mean() >= WET:
-        smooth = boxcar(sample.pixels[1], 5)
+    if "otsu" in rules and example.valid.any() and (example.label[example.valid] == 1).mean() >= WET:
+        smooth = boxcar(example.pixels[1], 5)
         found.append(smooth < otsu(smooth))
     optical = chip.images[0].with_name(chip.images[0].name.replace("_S1Hand", "_S2Hand"))
     if "mndwi" in rules and optical not in chip.images and optical.exists():
         found.append(_mndwi(optical))
-    near = [label for label in found if Confusion().add(label, sample.label == 1, sample.valid).iou >= NEAR]
+    near = [label for label in found if Confusion().add(label, example.label == 1, example.valid).iou >= NEAR]
     return [label.astype(np.uint8) for label in near]
 
 

@@ -37,8 +37,8 @@ class Recipe:
     name : of the model and its file. notes : for people. description, licence : as in a model file.
     architecture, arguments : as in a model file, without bands and classes, which the data decide.
     sampled : dropout rates, by site, that the written model samples; empty: those it was trained with.
-    size, view, batch : of samples. view "window": windows of size² pixels, balanced by class; "crop": squares from
-        anywhere in a chip; "fit", "stretch": whole chips resized (geouq.learning.data.samples.Reading).
+    size, view, batch : of examples. view "window": windows of size² pixels, balanced by class; "crop": squares from
+        anywhere in a chip; "fit", "stretch": whole chips resized (geouq.learning.data.examples.Reading).
     bands : wanted, in order; empty: all that the data have. units, mean, std, clip : as in a model file; one mean and
         std stand for every band.
     black : in RGB, pixels none of whose bands is above it are padding, not valid; below 0: none are.

@@ -25,7 +25,7 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
     deviation of the training chips; a recipe with bands of its own refuses instead. With more than two classes, binary
     losses become cross entropy. Backscatter in dB is also speckled and shifted where pictures are only turned. Scenes
     (a longest side of more than ``SCENE`` pixels, in the median) are neither shrunk nor held whole, but cut into
-    windows. A pass draws one sample from a chip, and from a scene as many windows as cover it.
+    windows. A pass draws one example from a chip, and from a scene as many windows as cover it.
 
     Raises
     ------

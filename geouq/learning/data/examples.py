@@ -1,4 +1,4 @@
-"""Samples from labelled data: windows balanced by class, whole chips made to fit, and simulated chips.
+"""Training examples from labelled data: windows balanced by class, whole chips made to fit, and simulated chips.
 
 All drawing is done by the generator that is handed in, so that a batch can be a function of the seed and the step.
 """
@@ -24,7 +24,7 @@ from geouq.simulation.simulate import random_recipe, simulate_window
 SMALL = 1 << 19
 
 
-class Sample(NamedTuple):
+class Example(NamedTuple):
     """A piece of labelled data: pixels (K, h, w) float32 in the data's units with NaN, label (h, w), valid (h, w) bool.
 
     A label is a class index, ``UNLABELLED`` where nobody gave one, or the share of class 1 in 0..1 (``Reading.soft``).
@@ -35,15 +35,15 @@ class Sample(NamedTuple):
     label: np.ndarray
     valid: np.ndarray
 
-    def window(self, window: Roi) -> Sample:
+    def window(self, window: Roi) -> Example:
         """Return a window of it; what lies beyond its last row and column is not valid."""
-        inside = Sample(*(a[..., *window.slices] for a in self))
+        inside = Example(*(a[..., *window.slices] for a in self))
         missing = [(0, wanted - n) for wanted, n in zip(window.shape, inside.label.shape, strict=True)]
         return inside.padded(missing)
 
-    def padded(self, margins: Sequence[tuple[int, int]]) -> Sample:
+    def padded(self, margins: Sequence[tuple[int, int]]) -> Example:
         """Return it with (before, after) rows and columns around it that are not valid."""
-        return Sample(
+        return Example(
             np.pad(self.pixels, [(0, 0), *margins], constant_values=np.nan),
             np.pad(self.label, margins, constant_values=UNLABELLED),
             np.pad(self.valid, margins),
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """How chips become samples of ``size``² pixels.
+    """How chips become examples of ``size``² pixels.
 
     bands, units : as geouq.learning.data.loading.load takes them.
     view : how; "window" and "crop" cut at the chip's own resolution; "fit" resizes a whole chip into the square, aspect
@@ -72,7 +72,7 @@ class Reading:
 # --- reading
 
 
-def read_window(chip: LabelledChip, reading: Reading, window: Roi) -> Sample:
+def read_example(chip: LabelledChip, reading: Reading, window: Roi) -> Example:
     """Read a window of a chip; what lies outside the chip is not valid."""
     rows, columns = open_chip(chip).shape[1:]
     if rows * columns <= SMALL:
@@ -81,12 +81,12 @@ def read_window(chip: LabelledChip, reading: Reading, window: Roi) -> Sample:
 
 
 @lru_cache(maxsize=256)
-def read_piece(chip: LabelledChip, bands: tuple[str, ...], units: str, black: float | None = None) -> Sample:
+def read_piece(chip: LabelledChip, bands: tuple[str, ...], units: str, black: float | None = None) -> Example:
     """Read a chip as it is, of its own size; kept in memory for the next time."""
-    return Sample(*load(chip, bands, units, black=black))
+    return Example(*load(chip, bands, units, black=black))
 
 
-def read_fitted(chip: LabelledChip, reading: Reading) -> Sample:
+def read_fitted(chip: LabelledChip, reading: Reading) -> Example:
     """Read a chip resized into the square, centred: pixels antialiased, labels as ``reading.soft`` says."""
     pixels, label, valid = load(chip, reading.bands, reading.units, black=reading.black)
     size, longest = reading.size, max(label.shape)
@@ -102,24 +102,24 @@ def read_fitted(chip: LabelledChip, reading: Reading) -> Sample:
         rows, columns = ((np.arange(n) + 0.5) * old / n for n, old in zip(shape, label.shape, strict=True))
         nearest = np.ix_(rows.astype(int), columns.astype(int))
         label, valid = label[nearest], valid[nearest]
-    return Sample(pixels, label, valid).padded([((size - n) // 2, size - n - (size - n) // 2) for n in shape])
+    return Example(pixels, label, valid).padded([((size - n) // 2, size - n - (size - n) // 2) for n in shape])
 
 
-def simulate_samples(count: int, seed: int, size: int = 512) -> list[Sample]:
+def simulate_examples(count: int, seed: int, size: int = 512) -> list[Example]:
     """Simulate ``count`` labelled pieces of ``size``² pixels, VV and VH in dB, each of another landscape."""
     whole, made = Roi(0, size, 0, size), []
     for number in range(seed, seed + count):
         pixels, truth = simulate_window((size, size), whole, number, random_recipe(number))
         valid = (truth <= 1) & np.isfinite(pixels).all(0)
-        made.append(Sample(pixels, (truth == 1).astype(np.uint8), valid))
+        made.append(Example(pixels, (truth == 1).astype(np.uint8), valid))
     return made
 
 
-def _read(chip: LabelledChip, reading: Reading, window: Roi) -> Sample:
+def _read(chip: LabelledChip, reading: Reading, window: Roi) -> Example:
     """Read the part of a window that lies inside the chip."""
     rows, columns = open_chip(chip).shape[1:]
     inside = Roi(window.y0, min(window.y1, rows), window.x0, min(window.x1, columns))
-    return Sample(*load(chip, reading.bands, reading.units, inside, reading.black))
+    return Example(*load(chip, reading.bands, reading.units, inside, reading.black))
 
 
 # --- geometry
