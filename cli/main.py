@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
+import traceback
+from contextlib import suppress
 from importlib import import_module
 
 import click
@@ -75,19 +78,41 @@ def main() -> None:
 
     try:
         geouq.main(standalone_mode=False)
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except GeouqError as error:
         click.echo(f"geouq: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not _is_of_printing(error):
+            raise
+        with suppress(OSError):
+            click.echo(f"geouq: standard output cannot be written: {error.strerror}", err=True)
+        os._exit(2)  # at the usual end, Python would try to write what is left once more
     except (click.Abort, KeyboardInterrupt) as error:
-        click.echo("geouq: interrupted; the same command continues an unfinished segment run", err=True)
-        sys.stdout.flush()
+        with suppress(OSError):
+            click.echo("geouq: interrupted; the same command continues an unfinished segment run", err=True)
+            sys.stdout.flush()
         told = error.args or getattr(error.__cause__, "args", ())
         os._exit(
             128 + int(told[0] if told else signal.SIGINT)
         )  # without waiting for tiles in flight: their parts are whole or absent
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """True if an error came from printing (a full disk, a closed pipe), and from no file that geouq reads or makes."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__") in (click.utils.__name__, __name__)
+
+
+def _write_any_letter() -> None:
+    """Write letters that the output's encoding has not (as Latin-1; or those of no encoding) as backslash and code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _stop_alike() -> None:
@@ -111,6 +136,7 @@ def prepare_process() -> None:
     can count on, and memory that is freed goes back.
     """
     _stop_alike()
+    _write_any_letter()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("GDAL_CACHEMAX", "64")

@@ -151,9 +151,14 @@ def test_the_choice_is_cached_for_machine_and_model(tmp_path, monkeypatch):
     assert choose_precision(sampler) == choose_precision(sampler) == made and len(calls) == 1
     choose_precision(make_sampler(small_model(widths=(4, 6))))
     assert len(calls) == 2 and len(json.loads((tmp_path / "geouq" / "precision.json").read_text())) == 2
-    (tmp_path / "geouq" / "precision.json").write_text("not JSON")
-    assert choose_precision(sampler) == made and len(calls) == 3
+    for number, damaged in enumerate(("not JSON", "[]", '{"a": 1}', '{"a": {"b": 1}}')):
+        (tmp_path / "geouq" / "precision.json").write_text(damaged)
+        assert choose_precision(sampler) == made and len(calls) == 3 + number
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     assert choose_precision(sampler) == made, "a cache that cannot be written is none"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 54321)
+    assert choose_precision(sampler) == made, "and so is one whose user has no home and no name"

@@ -62,17 +62,25 @@ def choose_precision(sampler: Sampler) -> Choice:
     The cache is ``geouq/precision.json`` in the user's cache folder (XDG Base Directory), by processor, torch, threads,
     device and model.
     """
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geouq" / "precision.json"
+    path = _cache()
     key = "|".join(
         (_processor(sampler.device), torch.__version__, str(torch.get_num_threads()), sampler.model.hash)
         + tuple(sampler.active)
     )
-    known = _read(path)
+    known = _read(path) if path else {}
     if key not in known:
-        choice = measure_precision(sampler)
-        _write(path, known | {key: vars(choice)})
-        return choice
-    return Choice(**known[key])
+        known[key] = measure_precision(sampler)
+        if path:
+            _write(path, {name: vars(choice) for name, choice in known.items()})
+    return known[key]
+
+
+def _cache() -> Path | None:
+    """Return the cache's file; None where no folder is the user's (no HOME, and nobody knows the user)."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geouq" / "precision.json"
+    except RuntimeError:
+        return None
 
 
 def measure_precision(sampler: Sampler, clock: Callable[[], float] = time.perf_counter) -> Choice:
@@ -116,11 +124,11 @@ def _processor(device: str) -> str:
         return platform.processor() or platform.machine()
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
+def _read(path: Path) -> dict[str, Choice]:
+    """Return what the cache holds; a damaged one holds nothing."""
     try:
-        found = json.loads(path.read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
+        return {name: Choice(**values) for name, values in json.loads(path.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
