@@ -41,9 +41,13 @@ _POINTERS = re.compile(
     r"\s*(?:<!\[CDATA\[)?([^<\]]+)"
 )
 _JSON_LINK = re.compile(rb'"crs"\s*:\s*\{[^}]*"href"\s*:\s*"\s*https?:', re.IGNORECASE)
+#: what programs that show a raster write beside it, and what is empty then: neither changes a pixel
+_SEEN = re.compile(rb'<MDI key="STATISTICS_\w+">[^<]*</MDI>|<Histograms>.*?</Histograms>|<\?xml[^>]*>', re.DOTALL)
+_EMPTY = re.compile(rb"<(Metadata|PAMRasterBand|PAMDataset)\b[^>]*>\s*</\1>")
 _SERVICE = "a web service description"
 _PATIENCE = 30  # seconds that a server has to answer
 _CHUNK = 1 << 20
+_NOTHING = hashlib.sha256(b"").hexdigest()
 
 #: (name, size, time of change in ns, inode) of a local file; (address, size, time, tag) of a remote one, as far as the
 #: server tells; (name, sha256) of one in GDAL's memory
@@ -77,8 +81,25 @@ def state(name: str) -> State:
             found.append((source, _memory(memory[0])))
     for file in files_behind(name):
         status = os.stat(file)
-        found.append((file, status.st_size, status.st_mtime_ns, status.st_ino))
-    return tuple(found)
+        if file.endswith(".aux.xml"):
+            found.append((file, hashlib.sha256(described(file)).hexdigest()))
+        elif decides(file):
+            found.append((file, status.st_size, status.st_mtime_ns, status.st_ino))
+    return tuple(entry for entry in found if entry[1:] != (_NOTHING,))
+
+
+def decides(file: str) -> bool:
+    """True if a change of this file may change pixels: not of overviews, nor of statistics that a viewer left."""
+    return not file.endswith(".ovr") and not (file.endswith(".aux.xml") and not described(file))
+
+
+def described(file: str) -> bytes:
+    """Return what an ``.aux.xml`` says of a raster (nodata, scale, where it lies) beside statistics of its values."""
+    with open(file, "rb") as opened:
+        text = _SEEN.sub(b"", opened.read(_CHUNK))
+    while (shorter := _EMPTY.sub(b"", text)) != text:
+        text = shorter
+    return text.strip()
 
 
 def files_behind(name: str) -> list[str]:

@@ -15,7 +15,8 @@ from geouq.errors import OutputError, SceneError
 from geouq.files import check_free, publish, refuse_own, scratch, whole
 from geouq.gdal import guard
 from geouq.scenes.open import open_scene
-from geouq.sources import file_key, files_behind, is_remote, local_files
+from geouq.sources import file_key, files_behind, is_remote, local_files, state
+from tests.helpers import write_raster
 
 VRT = (
     '<VRTDataset rasterXSize="4" rasterYSize="3"><VRTRasterBand dataType="Float32" band="1"><SimpleSource>'
@@ -298,3 +299,27 @@ def test_what_libraries_log_is_not_printed(tmp_path):
 def test_what_is_no_name_is_refused_in_one_line(source):
     with pytest.raises(SceneError, match="give a path or a URL"):
         open_scene(source)
+
+
+QGIS = """<PAMDataset>
+  <PAMRasterBand band="1">%s
+    <Histograms><HistItem><HistMin>-20</HistMin></HistItem></Histograms>
+    <Metadata><MDI key="STATISTICS_MEAN">-12.5</MDI><MDI key="STATISTICS_STDDEV">3</MDI></Metadata>
+  </PAMRasterBand>
+</PAMDataset>
+"""
+
+
+def test_what_a_viewer_leaves_beside_an_image_does_not_make_it_another(tmp_path):
+    scene = write_raster(tmp_path / "s.tif", np.ones((1, 9, 9), np.float32))
+    before = state(str(scene))
+    (tmp_path / "s.tif.ovr").write_bytes(b"pyramids")
+    beside = tmp_path / "s.tif.aux.xml"
+    beside.write_text(QGIS % "")
+    assert state(str(scene)) == before
+    beside.write_text(QGIS % "<NoDataValue>-99</NoDataValue>")
+    nodata = state(str(scene))
+    assert nodata != before
+    beside.write_text(QGIS.replace("-12.5", "-13") % "<NoDataValue>-99</NoDataValue>")
+    assert state(str(scene)) == nodata
+    assert str(beside) in files_behind(str(scene)), "it is still an input that no output replaces"

@@ -25,7 +25,7 @@ from geouq.files import scene_files, scene_sources
 from geouq.rasters.windowed import spread_out
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
-from geouq.sources import state
+from geouq.sources import decides, described, state
 
 #: of a scene's file so many stretches of so many bytes are looked at; of a small file, all
 STRETCHES, BYTES = 64, 1 << 18
@@ -73,11 +73,13 @@ def _content(scene: xr.DataArray, files: list[str]) -> Any:
     """Return what tells a scene from any other, the same for a copy of its files."""
     if not files:
         return dask.base.tokenize(scene.data)
-    return [scene.attrs.get("read_as", ""), [_file_digest(file) for file in files], _look(scene)]
+    return [scene.attrs.get("read_as", ""), [_file_digest(file) for file in files if decides(file)], _look(scene)]
 
 
 def _file_digest(file: str) -> str:
     """Return a hash of a file's size and of stretches spread over it."""
+    if file.endswith(".aux.xml"):
+        return hashlib.sha256(described(file)).hexdigest()
     size = os.path.getsize(file)
     digest = hashlib.sha256(str(size).encode())
     with open(file, "rb") as opened:
@@ -117,5 +119,5 @@ def made_by(run: str, scene: xr.DataArray, results: Results) -> bool:
         told[results.vector] = origin(run, results.min_area)
     if not all(carries(file, text) for file, text in told.items()):
         return False
-    newest = max((os.stat(file).st_mtime_ns for file in scene_files(scene)), default=0)
+    newest = max((os.stat(file).st_mtime_ns for file in scene_files(scene) if decides(file)), default=0)
     return all(file.stat().st_mtime_ns >= newest for file in results.files)
