@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from html import unescape
 from urllib.parse import unquote
 
-from rasterio._io import virtual_file_to_buffer
-
 #: the file that makes a folder a Sentinel-1 product
 MANIFEST = "manifest.safe"
 #: files that GDAL reads along with a raster: what it says of itself, masks, overviews, headers, where it lies
@@ -220,6 +218,8 @@ def _answer(name: str) -> tuple[str, ...]:
 
 def _memory(name: str) -> str:
     """Return the sha256 of a file in GDAL's memory."""
+    from rasterio._io import virtual_file_to_buffer  # here, for options are checked before rasterio is needed
+
     try:
         return hashlib.sha256(virtual_file_to_buffer(name)).hexdigest()
     except Exception:  # rasterio's own error classes, of a file that is not there: opening it will say so
