@@ -7,7 +7,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from geouq.grid import Roi, pixel_areas
-from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
+from geouq.maps.bands import map_bands, quantise, vote_bands
+from geouq.maps.cog import MapWriter
 
 UTM = Affine(10, 0, 5e5, 0, -10, 5e6)
 AFFINES = {

@@ -18,7 +18,8 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tiling
 from geouq.layers import Legend
 from geouq.maps import cog
-from geouq.maps.cog import MapWriter, halve, map_bands, quantise, vote_bands
+from geouq.maps.bands import halve, map_bands, quantise, vote_bands
+from geouq.maps.cog import MapWriter
 from geouq.maps.writer import WRITERS, open_writer
 from tests.maps import UTM
 

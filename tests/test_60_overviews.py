@@ -10,7 +10,8 @@ from scipy.ndimage import gaussian_filter
 from geouq.grid import Roi
 from geouq.layers import Legend
 from geouq.maps import overviews
-from geouq.maps.cog import MapWriter, map_bands, quantise
+from geouq.maps.bands import map_bands, quantise
+from geouq.maps.cog import MapWriter
 from geouq.maps.overviews import mask_levels
 
 

@@ -17,7 +17,8 @@ from geouq.grid import GeoBox, Roi
 from geouq.layers import DOUBT, LAYERS, Legend
 from geouq.maps import figure
 from geouq.maps import preview as module
-from geouq.maps.cog import MapWriter, map_bands, quantise
+from geouq.maps.bands import map_bands, quantise
+from geouq.maps.cog import MapWriter
 from geouq.maps.figure import Panel, Place, _ground, _lines, area_text, draw
 from geouq.maps.preview import preview
 from geouq.maps.styles import WATER, class_colours, write_qml

@@ -16,7 +16,8 @@ from geouq.answers.connected import connected
 from geouq.answers.samples import samples
 from geouq.errors import InputError, OutputError, SceneError
 from geouq.grid import Roi
-from geouq.maps.cog import MapWriter, quantise, vote_bands
+from geouq.maps.bands import quantise, vote_bands
+from geouq.maps.cog import MapWriter
 from geouq.maps.votes import sums
 from tests.helpers import geouq
 from tests.maps import UTM, write_map

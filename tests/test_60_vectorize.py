@@ -23,7 +23,8 @@ from pyproj import Geod
 
 from geouq.errors import OutputError, SceneError
 from geouq.grid import Roi, pixel_areas
-from geouq.maps.cog import MapWriter, map_bands, quantise, vote_bands
+from geouq.maps.bands import map_bands, quantise, vote_bands
+from geouq.maps.cog import MapWriter
 from geouq.polygons import features
 from geouq.polygons.regions import polygons, regions
 from geouq.polygons.vectorize import FIELDS, vectorize

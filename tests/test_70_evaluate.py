@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 
 from geouq.cli.evaluate import command as evaluate_command
 from geouq.errors import GeouqError, InputError, OutputError
+from geouq.layers import Legend
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
@@ -280,7 +281,7 @@ def test_names_of_places_classes_and_data_are_text_and_neither_markup_nor_mathem
     pictures = [replace(picture, name=f"{evil}{i}") for i, picture in enumerate(found.pictures)]
     for chip, picture in zip(scores["chips"], pictures, strict=True):
         chip["name"] = picture.name
-    text = page(Evaluation(scores, pictures), evil)
+    text = page(Evaluation(scores, pictures, Legend(("land", evil))), evil)
     assert "<img src=x" not in text
     assert text.count("&lt;img src=x onerror=alert(1)&gt;&amp;$x^{$") > 20
 

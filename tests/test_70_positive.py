@@ -24,7 +24,7 @@ from geouq.learning.judging.evaluate import evaluate
 from geouq.learning.training.fit import FitOptions, score, train_model
 from geouq.learning.training.recipe import find_recipe
 from geouq.learning.training.train import TrainConfig
-from geouq.maps.cog import map_bands
+from geouq.maps.bands import map_bands
 from geouq.maps.styles import LAND, WATER, colour_table
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings, prepare

@@ -21,7 +21,8 @@ from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own, scratch
 from geouq.grid import pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, area_interval, mask_of_two, says
-from geouq.maps.cog import MapWriter, map_bands, quantise
+from geouq.maps.bands import map_bands, quantise
+from geouq.maps.cog import MapWriter
 from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
 from geouq.maps.styles import LAND, WATER, class_colours
 from geouq.maps.votes import Votes, maps_beside, open_votes, strips, sums

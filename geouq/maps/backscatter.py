@@ -16,7 +16,8 @@ import xarray as xr
 from geouq.errors import InputError
 from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi
-from geouq.maps.cog import MapBand, MapWriter, check_options
+from geouq.maps.bands import MapBand
+from geouq.maps.cog import MapWriter, check_options
 from geouq.rasters.coords import scene_geobox
 from geouq.units import DB, check_convertible, convert
 

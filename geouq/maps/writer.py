@@ -14,7 +14,8 @@ import numpy as np
 
 from geouq.errors import OutputError
 from geouq.grid import GeoBox, Roi
-from geouq.maps.cog import MapBand, MapWriter
+from geouq.maps.bands import MapBand
+from geouq.maps.cog import MapWriter
 
 
 class TileWriter(Protocol):
@@ -35,7 +36,7 @@ class TileWriter(Protocol):
         ...
 
     def write(self, roi: Roi, array: np.ndarray) -> None:
-        """Write a tile (bands, rows, columns), as ``cog.quantise`` gives it, at ``roi`` of the map."""
+        """Write a tile (bands, rows, columns), as ``bands.quantise`` gives it, at ``roi`` of the map."""
         ...
 
     def finish(self) -> Path:

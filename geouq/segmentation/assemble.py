@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geouq.grid import Tile, geobox_roi
-from geouq.maps.cog import MapBand
+from geouq.maps.bands import MapBand
 from geouq.maps.styles import write_qml
 from geouq.maps.votes import beside
 from geouq.maps.writer import open_writer

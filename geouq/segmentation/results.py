@@ -11,7 +11,8 @@ from pathlib import Path
 from geouq.errors import InputError, OutputError
 from geouq.files import check_place
 from geouq.layers import LAYERS, MOST_VOTES
-from geouq.maps.cog import MapBand, check_options, map_bands, vote_bands
+from geouq.maps.bands import MapBand, map_bands, vote_bands
+from geouq.maps.cog import check_options
 from geouq.maps.votes import beside
 from geouq.segmentation.job import Job, run_attrs
 

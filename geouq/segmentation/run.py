@@ -23,7 +23,7 @@ from geouq.errors import OutputError
 from geouq.files import refuse_own_scene
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED
-from geouq.maps.cog import quantise
+from geouq.maps.bands import quantise
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
 from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, Started, TileDone

@@ -109,15 +109,15 @@ def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
     return _svg("areas", draw, (7.2, 0.8 + 0.22 * max(len(rows), 3)))
 
 
-def panels(picture: Picture, classes: Sequence[str], positive: int) -> list[tuple[str, str]]:
+def panels(picture: Picture, legend: Legend) -> list[tuple[str, str]]:
     """Return (title, data URI) of each picture of a chip: scene, label, mask, uncertainty, errors."""
     known, mapped = picture.label >= 0, picture.mask != NOT_CLASSIFIED
-    palette = np.array([to_rgb(c) for c in class_colours(Legend(tuple(classes), positive))])
+    palette = np.array([to_rgb(c) for c in class_colours(legend)])
     label = np.where(known[..., None], palette[np.maximum(picture.label, 0)], 1.0)
     mask = np.where(mapped[..., None], palette[np.where(mapped, picture.mask, 0)], 1.0)
     doubt = LinearSegmentedColormap.from_list("doubt", DOUBT)(np.nan_to_num(picture.uncertainty))[..., :3]
     doubt = np.where(np.isfinite(picture.uncertainty)[..., None], doubt, 1.0)
-    wrong = _errors(picture, known & mapped, positive, len(classes))
+    wrong = _errors(picture, known & mapped, legend.positive, len(legend.names))
     return [
         *_scene(picture),
         ("label", _uri(label, "png")),

@@ -17,7 +17,7 @@ import xarray as xr
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
-from geouq.layers import NOT_CLASSIFIED, by_class, says
+from geouq.layers import NOT_CLASSIFIED, Legend, by_class, says
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.learning.data.splits import of_split
@@ -39,10 +39,13 @@ _PURPOSE = 0x6E6F6973  # keeps the noise's random numbers apart from any others
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``scores``: plain values, ready for JSON (None where a ratio has no meaning); ``pictures`` of some chips."""
+    """``scores``: plain values, ready for JSON (None where a ratio has no meaning); ``pictures`` of some chips, whose
+    values ``legend`` tells.
+    """
 
     scores: dict[str, Any]
     pictures: list[Picture]
+    legend: Legend
 
 
 def evaluate(
@@ -94,7 +97,7 @@ def evaluate(
             work.places.append({"dataset": dataset, "place": place, **tally.scores()})
     if not work.chips:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
-    return Evaluation(_plain(work.scores()), pictures)
+    return Evaluation(_plain(work.scores()), pictures, work.model.spec.legend)
 
 
 def corrupt(values: np.ndarray, unit: str, spread: float, corner: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -111,12 +111,11 @@ def _legend(model: dict[str, Any]) -> Sequence[tuple[str, str]]:
 
 def _chips(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Yield name, facts and panels of each chip that is shown."""
-    model, scores = evaluation.scores["model"], {c["name"]: c for c in evaluation.scores["chips"]}
-    positive = model["classes"].index(model["positive"])
+    legend, scores = evaluation.legend, {c["name"]: c for c in evaluation.scores["chips"]}
     for picture in evaluation.pictures:
         found = scores[picture.name]
         told = f"IoU {number(found['iou'])}, ECE {number(found['ece'], '.4f')}"
-        told += f", {100 * found['positive_share']:.1f} % {model['positive']}"
+        told += f", {100 * found['positive_share']:.1f} % {legend.positive_name}"
         if found.get("best_threshold_iou") is not None:
             told += f"; best threshold with hindsight: IoU {found['best_threshold_iou']:.3f}"
-        yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, model["classes"], positive)}
+        yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, legend)}

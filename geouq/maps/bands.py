@@ -1,0 +1,130 @@
+"""The bands of a map: what each holds, how layers are stored in it, and how four pixels become one.
+
+Layers become the bands of a file by their kind:
+
+==========  ==========================  =====================  =================  ==========================
+kind        band holds                  data type              not classified     overview of 2x2 pixels
+==========  ==========================  =====================  =================  ==========================
+``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          geouq.maps.overviews
+``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
+``float``   0..1                        float32                NaN                mean of the valid ones
+``dB``      decibels                    float32                NaN                mean power of the valid ones
+``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask      the upper left pixel
+            the positive class          32 samples
+==========  ==========================  =====================  =================  ==========================
+
+*Votes* have every bit pattern as a legal value (all bits 0: land in all samples; all bits 1: water in all),
+so none can be reserved for "not classified"; their file has GDAL's internal mask, and value 0 under it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend, votes_dtype
+
+
+@dataclass(frozen=True)
+class MapBand:
+    """One band of a map's file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean."""
+
+    name: str
+    kind: str
+    dtype: str
+    legend: Legend = Legend()
+
+
+def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[MapBand, ...]:  # noqa: B008 (frozen)
+    """Return the bands of a map file: classes as they are, all other layers as percent (or as float32)."""
+    dtype = "float32" if float32 else "uint8"
+    number = "float" if float32 else "percent"
+    kinds = [LAYERS[name].kind if name in LAYERS else "percent" for name in names]
+    return tuple(
+        MapBand(name, "class" if kind == "class" else number, dtype, legend)
+        for name, kind in zip(names, kinds, strict=True)
+    )
+
+
+def vote_bands(samples: int) -> tuple[MapBand, ...]:
+    """Return the one band of a samples file that holds the votes of up to 64 samples."""
+    return (MapBand("votes", "bits", votes_dtype(samples).name),)
+
+
+def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.ndarray:
+    """Turn the layers of a tile into what its file stores; the same input gives the same bytes.
+
+    Parameters
+    ----------
+    layers : by name, each (rows, columns). The mask is uint8 with 255 = not classified; votes are unsigned
+        integers, not classified where the mask is; all others float in 0..1 (clipped), NaN = not classified.
+    bands : those of one file, from ``map_bands`` or ``vote_bands``.
+
+    Returns
+    -------
+    (bands, rows, columns) in the file's data type: percent rounded half up. For votes (2, rows, columns): the
+    bits, and 255 where they are valid.
+    """
+    if bands[0].kind == "bits":
+        valid = layers["mask"] != NOT_CLASSIFIED
+        votes = layers[bands[0].name].astype(bands[0].dtype)
+        return np.stack([votes * valid, valid * votes.dtype.type(NOT_CLASSIFIED)])
+    return np.stack([_quantise(layers[band.name], band) for band in bands])
+
+
+def _quantise(layer: np.ndarray, band: MapBand) -> np.ndarray:
+    if band.kind == "class":
+        if band.dtype == "uint8":
+            return layer.astype(np.uint8, copy=False)
+        return np.where(layer == NOT_CLASSIFIED, np.float32(np.nan), layer.astype(np.float32))
+    unit = np.clip(np.asarray(layer, dtype=np.float32), 0, 1)  # NaN stays NaN
+    if band.kind == "float":
+        return unit
+    percent = np.floor(unit * np.float32(100) + np.float32(0.5))
+    return np.where(np.isnan(percent), NOT_CLASSIFIED, percent).astype(np.uint8)
+
+
+def nothing(bands: Sequence[MapBand]) -> np.ndarray:
+    """Return one pixel that is not classified, as ``quantise`` gives it."""
+    values = {"uint8": NOT_CLASSIFIED, "float32": np.nan}
+    return np.full((len(bands), 1, 1), values.get(bands[0].dtype, 0), dtype=bands[0].dtype)
+
+
+def halve(block: np.ndarray, bands: Sequence[MapBand]) -> np.ndarray:
+    """Reduce (bands, rows, columns) to half the rows and columns (rounded up), each band by its kind.
+
+    Only valid pixels count; the result is valid where one of the four is. Percent: the mean, rounded half up. Bits:
+    the upper left pixel, valid or not. Classes: not classified, for they are not made of the level below.
+    """
+    padding = [(0, 0), (0, block.shape[1] % 2), (0, block.shape[2] % 2)]
+    kinds = {"percent": _mean_percent, "float": _mean_float, "dB": _mean_power}
+    if bands[0].kind == "bits":
+        return block[:, ::2, ::2]
+    fill = np.nan if block.dtype.kind == "f" else NOT_CLASSIFIED
+    padded = np.pad(block, padding, constant_values=fill)
+    out = []
+    for plane, band in zip(padded, bands, strict=True):
+        if band.kind == "class":
+            out.append(np.full_like(plane[::2, ::2], fill))
+            continue
+        four = np.stack([plane[y::2, x::2] for y in (0, 1) for x in (0, 1)])
+        valid = ~np.isnan(four) if four.dtype.kind == "f" else four != NOT_CLASSIFIED
+        half = kinds[band.kind](four, valid)
+        out.append(np.where(valid.any(axis=0), half, fill).astype(block.dtype))
+    return np.stack(out)
+
+
+def _mean_percent(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    count = np.maximum(valid.sum(axis=0, dtype=np.uint16), 1)
+    total = np.where(valid, four, 0).sum(axis=0, dtype=np.uint16)
+    return (2 * total + count) // (2 * count)
+
+
+def _mean_float(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
+
+
+def _mean_power(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid), np.float32(1e-30)))
