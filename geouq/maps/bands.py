@@ -26,6 +26,9 @@ import numpy as np
 
 from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend, votes_dtype
 
+#: pixels a side of the blocks that maps are stored in
+BLOCK = 512
+
 
 @dataclass(frozen=True)
 class MapBand:
@@ -90,6 +93,13 @@ def nothing(bands: Sequence[MapBand]) -> np.ndarray:
     """Return one pixel that is not classified, as ``quantise`` gives it."""
     values = {"uint8": NOT_CLASSIFIED, "float32": np.nan}
     return np.full((len(bands), 1, 1), values.get(bands[0].dtype, 0), dtype=bands[0].dtype)
+
+
+def bit_sum(array: np.ndarray) -> int:
+    """Sum of the values as unsigned integers, modulo 2⁶⁴ (floats: of their bits, NaN being one value)."""
+    if array.dtype.kind == "f":
+        array = np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
+    return int(array.sum(dtype=np.uint64))
 
 
 def halve(block: np.ndarray, bands: Sequence[MapBand]) -> np.ndarray:

@@ -32,11 +32,10 @@ from geouq.errors import InputError
 from geouq.files import publish, scratch, writing
 from geouq.grid import GeoBox, Roi, corners_apart
 from geouq.layers import NOT_CLASSIFIED, Legend
-from geouq.maps.bands import MapBand, halve, nothing, quantise
+from geouq.maps.bands import BLOCK, MapBand, bit_sum, halve, nothing, quantise
 from geouq.maps.overviews import mask_levels
 from geouq.maps.styles import colour_table
 
-BLOCK = 512
 _CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
 # rasterio lets some of GDAL's errors through as they are, by a class that it does not export
@@ -127,7 +126,7 @@ class MapWriter:
         """Write the tile ``array`` (what ``quantise`` gave) at ``roi``."""
         with writing(self.path, *_FAILURES):
             _put(self._base, _window(roi), array, self.bands)
-        self._sum += _bit_sum(array)
+        self._sum += bit_sum(array)
         self._written += array.shape[1] * array.shape[2]
 
     def finish(self) -> Path:
@@ -201,13 +200,13 @@ class MapWriter:
     def _check(self, finished: Path) -> None:
         """Raise OSError unless the file holds what was written, by the sum of all values."""
         rows, columns = self.geobox.shape
-        fill = _bit_sum(nothing(self.bands))
+        fill = bit_sum(nothing(self.bands))
         expected = self._sum + (rows * columns - self._written) * fill
         # without what GDAL keeps in a file beside, which does not go with the map
         with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(finished) as file:
             if (file.crs is None) != (self.geobox.crs is None) or corners_apart(self.geobox, _grid_of(file)) > 0.01:
                 raise OSError("the finished file does not keep the grid of the scene")
-            found = sum(_bit_sum(_get(file, _window(roi), self.bands)) for roi in _chunks(rows, columns))
+            found = sum(bit_sum(_get(file, _window(roi), self.bands)) for roi in _chunks(rows, columns))
         if (found - expected) % 2**64:
             raise OSError("the finished file does not hold all that was written, is the disk full?")
 
@@ -262,13 +261,6 @@ def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[MapBan
     if bands[0].kind != "bits":
         return array
     return np.concatenate([array, file.read_masks(window=window).astype(array.dtype)])
-
-
-def _bit_sum(array: np.ndarray) -> int:
-    """Sum of the values as unsigned integers, modulo 2⁶⁴ (floats: of their bits, NaN being one value)."""
-    if array.dtype.kind == "f":
-        array = np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
-    return int(array.sum(dtype=np.uint64))
 
 
 def _chunks(rows: int, columns: int) -> Iterator[Roi]:

@@ -1,4 +1,4 @@
-"""Read the votes of samples: which samples call a pixel water, one bit a sample (geouq.maps.cog).
+"""Read the votes of samples: which samples call a pixel water, one bit a sample (geouq.maps.bands).
 
 Each bit is one plausible map of the whole scene. Sums over pixels are therefore kept a sample at a time, and only
 their distribution over the samples is looked at in the end.

@@ -17,8 +17,8 @@ from geouq.errors import InputError
 from geouq.forks import in_child
 from geouq.grid import Tile
 from geouq.layers import DEFAULT_LAYERS, LAYERS
+from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
-from geouq.segmentation.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.tile import look_first, segment_tile, tile_values

@@ -33,14 +33,12 @@ def map_coords(scene: xr.DataArray, geobox: GeoBox, region: Roi) -> tuple[dict[A
     """
     part = scene.isel(dict(zip(scene.dims[1:], region.slices, strict=True)))
     coords: dict[Any, Any] = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
-    mapping, own = grid_mapping(scene), grid_coords(geobox_roi(geobox, region))
+    mapping, part_grid = grid_mapping(scene), geobox_roi(geobox, region)
+    own = cf_coords(part_grid)
     coords[mapping] = own["spatial_ref"]
-    rotated = geobox.affine.b != 0 or geobox.affine.d != 0
-    axes = {} if rotated or geobox.crs is None else _axes(CRS.from_user_input(str(geobox.crs)))
     for dim, axis in zip(scene.dims[1:], "yx", strict=True):
-        values = own[axis] if rotated else coords[dim]  # pixel numbers count from the part's first pixel
-        coords[dim] = xr.DataArray(values.values, dims=(dim,), attrs=values.attrs | axes.get(axis, {}))
-        coords[dim].encoding = {"_FillValue": None}
+        values = own[axis] if _rotated(geobox) else coords[dim]  # pixel numbers count from the part's first pixel
+        coords[dim] = _coordinate(dim, values, _axes(part_grid).get(axis, {}))
     return coords, mapping
 
 
@@ -51,7 +49,25 @@ def grid_mapping(scene: xr.DataArray) -> str:
     return str(named) if named in scene.coords else next(iter(known), "spatial_ref")
 
 
-def _axes(crs: CRS) -> dict[str, dict[str, Any]]:
-    """Return the CF attributes of a CRS's axes: "x" and "y"."""
-    found = {axis.get("axis", "").lower(): axis for axis in crs.cs_to_cf()}
+def cf_coords(geobox: GeoBox) -> dict[Any, xr.DataArray]:
+    """Return ``y``, ``x`` and ``spatial_ref`` of a grid, as a file must hold them."""
+    own = grid_coords(geobox)
+    return own | {axis: _coordinate(axis, own[axis], _axes(geobox).get(axis, {})) for axis in "yx"}
+
+
+def _coordinate(dim: Any, values: xr.DataArray, attrs: dict[str, Any]) -> xr.DataArray:
+    coordinate = xr.DataArray(values.values, dims=(dim,), attrs=values.attrs | attrs)
+    coordinate.encoding = {"_FillValue": None}
+    return coordinate
+
+
+def _axes(geobox: GeoBox) -> dict[str, dict[str, Any]]:
+    """Return the CF attributes of "x" and "y"; none where these are not axes of a CRS."""
+    if geobox.crs is None or _rotated(geobox):
+        return {}
+    found = {axis.get("axis", "").lower(): axis for axis in CRS.from_user_input(str(geobox.crs)).cs_to_cf()}
     return {axis: dict(attrs) for axis, attrs in found.items() if axis in ("x", "y")}
+
+
+def _rotated(geobox: GeoBox) -> bool:
+    return bool(geobox.affine.b != 0 or geobox.affine.d != 0)
