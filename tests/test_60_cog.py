@@ -139,6 +139,32 @@ def test_a_map_comes_back_as_written_on_any_grid(tmp_path, grid):
             assert (file.read(1) != 255).sum() == (level[1] != 255).sum()
 
 
+@pytest.mark.parametrize("float32", [False, True])
+def test_each_band_says_exactly_what_values_it_holds_and_a_mask_what_they_mean(tmp_path, float32):
+    geobox, named = GeoBox((1301, 1603), UTM, "EPSG:32632"), Legend(("dry land", "wet"), 1)
+    layers, bands = layers_of(geobox.shape), map_bands(NAMES, float32, named)
+    path = write(tmp_path / "a.tif", layers, bands, geobox)
+    assert os.listdir(tmp_path) == ["a.tif"], "and not beside the file"
+    with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(path) as file:
+        for number, plane in enumerate(file.read(masked=True).astype(np.float64), 1):
+            told = {name: float(v) for name, v in file.tags(number).items() if name.startswith("STATISTICS_")}
+            exact = {"MINIMUM": plane.min(), "MAXIMUM": plane.max(), "MEAN": plane.mean(), "STDDEV": plane.std()}
+            assert told == pytest.approx({f"STATISTICS_{name}": value for name, value in exact.items()}, rel=1e-9)
+        classes = {name: v for name, v in file.tags(1).items() if name.startswith("CLASS_")}
+        assert classes == {"CLASS_0": "dry land", "CLASS_1": "wet"}
+        assert not any(name.startswith("CLASS_") for name in file.tags(2))
+
+
+def test_a_band_without_a_valid_pixel_and_votes_have_no_statistics(tmp_path):
+    geobox = GeoBox((40, 60), UTM, "EPSG:32632")
+    layers = layers_of(geobox.shape)
+    layers["uncertainty"][:] = np.nan
+    with rasterio.open(write(tmp_path / "a.tif", layers, map_bands(NAMES), geobox)) as file:
+        assert "STATISTICS_MEAN" in file.tags(1) and "STATISTICS_MEAN" not in file.tags(2)
+    with rasterio.open(write(tmp_path / "v.tif", layers, vote_bands(20), geobox)) as file:
+        assert "STATISTICS_MEAN" not in file.tags(1)
+
+
 def test_overviews_of_a_mask_hold_nothing_but_its_classes(tmp_path):
     geobox = GeoBox((1100, 1100), UTM, "EPSG:32632")
     layers = layers_of(geobox.shape)

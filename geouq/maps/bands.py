@@ -39,6 +39,12 @@ class MapBand:
     dtype: str
     legend: Legend = Legend()
 
+    def tags(self) -> dict[str, str]:
+        """Return the band's metadata: of a mask the class that each value stands for."""
+        if self.kind != "class":
+            return {}
+        return {f"CLASS_{i}": name for i, name in enumerate(self.legend.names)}
+
 
 def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[MapBand, ...]:  # noqa: B008 (frozen)
     """Return the bands of a map file: classes as they are, all other layers as percent (or as float32)."""

@@ -34,6 +34,7 @@ from geouq.grid import GeoBox, Roi, corners_apart
 from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.bands import BLOCK, MapBand, bit_sum, halve, nothing, quantise
 from geouq.maps.overviews import mask_levels
+from geouq.maps.statistics import band_statistics
 from geouq.maps.styles import colour_table
 
 _CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
@@ -145,11 +146,24 @@ class MapWriter:
             defaults |= {"PREDICTOR": "YES", "LEVEL": "3"}  # size of level 9 without, in a fifth of its time
         with writing(self.path, *_FAILURES):
             self._base.close()
+            self._add_statistics()
             vrt = self._vrt(self._overviews())
             rasterio.shutil.copy(vrt, finished, driver="COG", **(defaults | self._options))
             self._check(finished)
             publish(finished, self.path)
         return self.path
+
+    def _add_statistics(self) -> None:
+        """Write what is known of each band's values into the base; sums of votes' bits mean nothing."""
+        if self.bands[0].kind == "bits":
+            return
+        path, (rows, columns) = self._folder / "level0.tif", self.geobox.shape
+        with rasterio.open(path) as base:
+            blocks = (base.read(window=_window(roi)) for roi in _chunks(rows, columns))
+            found = band_statistics(blocks, len(self.bands))
+        with rasterio.open(path, "r+") as base:
+            for number, tags in enumerate(found, 1):
+                base.update_tags(number, **tags)
 
     def _overviews(self) -> list[Path]:
         """Write each level from the one below, until the last fits one block; return their files."""
@@ -241,6 +255,8 @@ def _create(
     file.update_tags(**(tags or {}))
     file.descriptions = [band.name for band in bands]
     file.scales = [0.01 if scaled else 1.0 for scaled in percent]
+    for number, band in enumerate(bands, 1):
+        file.update_tags(number, **band.tags())
     file.units = [{"percent": "1", "dB": "dB"}.get(band.kind, "") for band in bands]
     if len(bands) == 1 and (bands[0].kind, bands[0].dtype) == ("class", "uint8"):
         file.write_colormap(1, colour_table(bands[0].legend))
