@@ -1,4 +1,4 @@
-"""Random numbers that belong to a place in the world: a counter in, its numbers out, no state between.
+"""Random numbers that belong to a position in the world: a counter in, its numbers out, no state between.
 
 Philox4x32-10 of Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", SC'11,
 doi:10.1145/2063384.2063405. A number is a pure function of the seed and of what it is for (a pixel, a

@@ -14,7 +14,7 @@ from pyproj import Transformer
 from geouq.errors import InputError, SceneError
 from geouq.grid import apply
 from geouq.rasters.geocode import unwrap
-from geouq.rasters.resample import mean_of_blocks, sample
+from geouq.rasters.resample import interpolate, mean_of_blocks
 from geouq.sentinel1.annotation import Annotation, read_annotation
 from geouq.sentinel1.geolocation import expected_error
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -177,7 +177,7 @@ def test_a_coarser_grid_holds_means_of_power():
     speckle = np.random.default_rng(0).gamma(1, 1, (found.lines, found.pixels))
     fine = geocoded(found, lambda line, pixel: speckle[line, pixel])
     coarse = geocoded(found, lambda line, pixel: speckle[line, pixel], resolution=100.0)
-    assert coarse.samples == 5
+    assert coarse.oversampling == 5
     values = coarse.read(slice(0, 1), slice(100, 200), slice(120, 220))
     assert abs(np.nanmean(values) - 1) < 0.02
     part = coarse.read(slice(0, 1), slice(130, 131), slice(150, 161))  # read in one piece, the whole in many
@@ -191,7 +191,7 @@ def test_missing_pixels_weigh_nothing_and_stay_missing(seed, share):
     rng = np.random.default_rng(seed)
     image = np.where(rng.random((9, 11)) < share, np.nan, rng.uniform(1, 2, (9, 11)))
     where = rng.uniform(-2, 12, (2, 20, 20))
-    out = sample(Flat((1, 9, 11), lambda line, pixel: image[line, pixel]), slice(0, 1), where)[0]
+    out = interpolate(Flat((1, 9, 11), lambda line, pixel: image[line, pixel]), slice(0, 1), where)[0]
     row, column = np.rint(where).astype(int)
     inside = (where[0] > -0.5) & (where[0] < 8.5) & (where[1] > -0.5) & (where[1] < 10.5)
     measured = np.zeros(inside.shape, bool)
@@ -201,9 +201,13 @@ def test_missing_pixels_weigh_nothing_and_stay_missing(seed, share):
 
 
 def test_interpolation_is_bilinear_and_never_an_exact_zero():
-    ramp = sample(Flat((1, 9, 11), lambda line, pixel: 2 * line + pixel), slice(0, 1), np.array([[[2.25]], [[3.5]]]))
+    ramp = interpolate(
+        Flat((1, 9, 11), lambda line, pixel: 2 * line + pixel), slice(0, 1), np.array([[[2.25]], [[3.5]]])
+    )
     assert ramp[0, 0, 0] == pytest.approx(8.0)
-    cancelled = sample(Flat((1, 9, 11), lambda line, pixel: pixel - 3.5), slice(0, 1), np.array([[[2.0]], [[3.5]]]))
+    cancelled = interpolate(
+        Flat((1, 9, 11), lambda line, pixel: pixel - 3.5), slice(0, 1), np.array([[[2.0]], [[3.5]]])
+    )
     assert 0 < cancelled[0, 0, 0] < 1e-30
 
 

@@ -14,7 +14,7 @@ from geouq.learning.training.train import TrainConfig, train
 from geouq.networks.model import Model
 from geouq.networks.sites import DropoutSite
 from geouq.sampling.samplers import make_sampler
-from geouq.segmentation import placing
+from geouq.segmentation import publishing
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs, resolve
 from geouq.segmentation.run import run
@@ -104,17 +104,17 @@ def test_more_than_nothing_is_not_nothing(tmp_path):
 
 
 def test_the_map_gets_its_name_last(tmp_path, monkeypatch):
-    placed = []
+    published = []
 
     def stop(made, final):
-        placed.append(final.name)
+        published.append(final.name)
         raise OSError("the power is gone")
 
-    monkeypatch.setattr(placing, "place", stop)
+    monkeypatch.setattr(publishing, "publish", stop)
     scene = as_scene(scene_values(40, 40))
     outputs = Outputs(tmp_path / "m.tif", vector=tmp_path / "p.gpkg", preview=tmp_path / "m.png")
     job = prepare(scene, small_model(), Settings(samples=2, layers=("mask", "uncertainty", "confidence", "votes")))
     with pytest.raises(OutputError):
         run(scene, job, outputs)
-    assert placed and placed[0] != "m.tif"
+    assert published and published[0] != "m.tif"
     assert resolve(job, outputs).files[-1] == tmp_path / "m.tif"

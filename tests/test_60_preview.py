@@ -19,7 +19,7 @@ from geouq.maps import figure
 from geouq.maps import preview as module
 from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
-from geouq.maps.figure import Panel, Place, _ground, _lines, area_text, draw
+from geouq.maps.figure import Grid, Panel, _ground, _lines, area_text, draw
 from geouq.maps.preview import preview
 from geouq.maps.styles import WATER, class_colours, write_qml
 from tests.helpers import as_scene, geouq, scene_values
@@ -33,7 +33,7 @@ def _coarse(monkeypatch):
     monkeypatch.setattr(figure, "_DPI", 60)
 
 
-def make(folder, shape, place=UTM, *, units="dB", bands=("VV", "VH"), classes=2, empty=False, float32=False, tags=None):
+def make(folder, shape, grid=UTM, *, units="dB", bands=("VV", "VH"), classes=2, empty=False, float32=False, tags=None):
     """Write a map whose left half is water, and return it with its scene (nodata: the last column)."""
     rows, columns = shape
     noise = np.random.default_rng(0).normal(0, 1.5, (len(bands), rows, columns)).astype(np.float32)
@@ -52,7 +52,7 @@ def make(folder, shape, place=UTM, *, units="dB", bands=("VV", "VH"), classes=2,
     else:
         layers = np.where(missing, 255, np.round(layers * [[[1]], [[100]], [[100]]])).astype(np.uint8)
     path = folder / "map.tif"
-    profile = {"dtype": layers.dtype, "nodata": np.nan if float32 else 255, "crs": place[0], "transform": place[1]}
+    profile = {"dtype": layers.dtype, "nodata": np.nan if float32 else 255, "crs": grid[0], "transform": grid[1]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with rasterio.open(path, "w", "GTiff", columns, rows, 3, **profile) as file:
@@ -213,17 +213,17 @@ def test_a_large_scene_takes_little_memory(tmp_path):
     ],
 )
 def test_the_scale_is_that_on_the_ellipsoid(crs, transform, metres):
-    place = Place((100, 100), transform, CRS.from_user_input(crs))
-    length, _ = _ground(place, (45, 50), (55, 50))
+    grid = Grid((100, 100), transform, CRS.from_user_input(crs))
+    length, _ = _ground(grid, (45, 50), (55, 50))
     assert length / 10 == pytest.approx(metres, rel=0.01)
-    _, azimuth = _ground(place, (50, 60), (50, 40))
+    _, azimuth = _ground(grid, (50, 60), (50, 40))
     assert abs(azimuth) < 1
 
 
 def test_no_scale_and_no_north_where_there_is_none(tmp_path):
-    nowhere = Place((10, 10), Affine.identity(), None)
+    nowhere = Grid((10, 10), Affine.identity(), None)
     assert np.isnan(_ground(nowhere, (1, 1), (2, 2))).all()
-    rotated = Place((10, 10), Affine.translation(5e5, 6e6) * Affine.rotation(30) * Affine.scale(10, -10), CRS(32633))
+    rotated = Grid((10, 10), Affine.translation(5e5, 6e6) * Affine.rotation(30) * Affine.scale(10, -10), CRS(32633))
     assert abs(_ground(rotated, (5, 6), (5, 4))[1]) > 20
     scene, path = make(tmp_path, (50, 50), (None, Affine.identity()))
     preview(scene, path, tmp_path / "p.png", summary={"area_m2": 1250.0})
@@ -284,14 +284,14 @@ def test_a_map_without_mask_gets_a_ramp(tmp_path):
 
 
 def test_what_is_square_on_the_ground_is_square_in_the_picture():
-    place = Place((400, 300), Affine(0.001, 0, 10, 0, -0.001, 62.2), CRS.from_epsg(4326))
-    assert place.stretch == pytest.approx(111.4 / 52.3, rel=0.01)
-    figure = draw([Panel("x", np.zeros((40, 30)), (400, 300))], place, "t", ["f"])
+    grid = Grid((400, 300), Affine(0.001, 0, 10, 0, -0.001, 62.2), CRS.from_epsg(4326))
+    assert grid.stretch == pytest.approx(111.4 / 52.3, rel=0.01)
+    figure = draw([Panel("x", np.zeros((40, 30)), (400, 300))], grid, "t", ["f"])
     box = figure.axes[0].get_position()
     wide, tall = figure.get_size_inches()
-    assert (box.height * tall) / (box.width * wide) == pytest.approx(400 * place.stretch / 300, rel=0.01)
-    assert Place((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633)).stretch == pytest.approx(1, abs=0.01)
-    assert Place((4, 3), Affine.identity(), None).stretch == 1
+    assert (box.height * tall) / (box.width * wide) == pytest.approx(400 * grid.stretch / 300, rel=0.01)
+    assert Grid((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633)).stretch == pytest.approx(1, abs=0.01)
+    assert Grid((4, 3), Affine.identity(), None).stretch == 1
 
 
 def test_both_polarisations_are_in_the_picture():
@@ -312,8 +312,8 @@ def test_both_polarisations_are_in_the_picture():
     ("area", "text"), [(4.2, "4 m²"), (5300.0, "5,300 m²"), (53_000.0, "0.053 km²"), (5.3e6, "5.30 km²")]
 )
 def test_areas_are_in_one_unit(area, text):
-    place = Place((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633))
-    assert area_text(area, place) == text
+    grid = Grid((4, 3), Affine(10, 0, 5e5, 0, -10, 5e6), CRS.from_epsg(32633))
+    assert area_text(area, grid) == text
 
 
 def test_what_is_not_classified_does_not_look_like_dry_land(tmp_path):

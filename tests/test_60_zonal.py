@@ -53,7 +53,7 @@ def dense(shapes, rows, columns, step):
     out = np.zeros((len(shapes), rows, columns))
     for top in range(0, rows, step):
         for part in cover.coverage(edges, top, min(top + step, rows), 0, columns):
-            np.add.at(out, (part.owners[part.place], part.row, part.column), part.share)
+            np.add.at(out, (part.owners[part.polygon], part.row, part.column), part.share)
     return out
 
 

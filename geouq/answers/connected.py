@@ -1,9 +1,9 @@
-"""Whether two places are connected, in each sample: by water, or by land.
+"""Whether two points are connected, in each sample: by water, or by land.
 
 Water connects pixels that share a side, as in the polygons of geouq.polygons.vectorize; land also those that share a
 corner only, so that either a river separates two fields or its water is connected, never both (Rosenfeld 1970,
 Connectivity in digital pictures, doi 10.1145/321556.321570). The map is read strip by strip; of what lies above, each
-sample keeps which pixels of its last row belong together, and to which of them the two places do.
+sample keeps which pixels of its last row belong together, and to which of them the two points do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from geouq.maps.votes import Votes, strips
 
 _SIDES = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]])
 _CORNERS = np.ones((3, 3), int)
-_BELOW = -1  # a place that is not among the rows so far
+_BELOW = -1  # a point that is not among the rows so far
 
 
 def connected(
@@ -30,7 +30,7 @@ def connected(
 ) -> np.ndarray:
     """Return, for each sample, whether a path over ``through`` leads from ``a`` to ``b``.
 
-    What is not classified is not passed. Where a place itself is not what is gone through, there is no path.
+    What is not classified is not passed. Where ``a`` or ``b`` is not on what is gone through, there is no path.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ def connected(
 
     Raises
     ------
-    InputError : if a place lies beyond the map, or where it is not classified.
+    InputError : if a point lies beyond the map, or where it is not classified.
     """
     if through not in ("water", "land"):
         raise InputError(f"through {through!r}: give water or land")
-    places = [_pixel(votes, place) for place in (a, b)]
-    states = [_Sample(places, _SIDES if through == "water" else _CORNERS) for _ in range(votes.samples)]
+    points = [_pixel(votes, point) for point in (a, b)]
+    states = [_Sample(points, _SIDES if through == "water" else _CORNERS) for _ in range(votes.samples)]
     for roi in strips(votes.geobox, pixels):
         bits, valid = votes.votes(roi)
         for sample, state in enumerate(states):
@@ -59,13 +59,13 @@ def connected(
     return np.array([bool(state.answer) for state in states])
 
 
-def _pixel(votes: Votes, place: Sequence[float]) -> tuple[int, int]:
-    """Return the (row, column) of a place."""
-    if not np.isfinite(place).all():
-        raise InputError(f"the place {place[0]}, {place[1]}: give two finite numbers, x and y in the map's coordinates")
-    column, row = (int(np.floor(value)) for value in ~votes.geobox.affine * (place[0], place[1]))
+def _pixel(votes: Votes, point: Sequence[float]) -> tuple[int, int]:
+    """Return the (row, column) of a point."""
+    if not np.isfinite(point).all():
+        raise InputError(f"the point {point[0]}, {point[1]}: give two finite numbers, x and y in the map's coordinates")
+    column, row = (int(np.floor(value)) for value in ~votes.geobox.affine * (point[0], point[1]))
     rows, columns = votes.geobox.shape
-    name = f"the place {place[0]:.10g}, {place[1]:.10g}"
+    name = f"the point {point[0]:.10g}, {point[1]:.10g}"
     if not (0 <= row < rows and 0 <= column < columns):
         raise InputError(f"{name} lies beyond {votes.path}: give x and y in the map's coordinates ({votes.crs})")
     if not votes.votes(Roi(row, row + 1, column, column + 1))[1].all():
@@ -76,8 +76,8 @@ def _pixel(votes: Votes, place: Sequence[float]) -> tuple[int, int]:
 class _Sample:
     """What one sample has of paths so far; ``answer`` is None while that is open."""
 
-    def __init__(self, places: list[tuple[int, int]], structure: np.ndarray) -> None:
-        self.places, self.structure = places, structure
+    def __init__(self, points: list[tuple[int, int]], structure: np.ndarray) -> None:
+        self.points, self.structure = points, structure
         self.answer: bool | None = None
         self._last: np.ndarray | None = None  # the piece that each pixel of the last row belongs to, 0 = none
         self._count = 0
@@ -88,7 +88,7 @@ class _Sample:
         labels, count = label(passable, self.structure)
         labels = np.where(labels > 0, labels + self._count, 0)
         region = self._merge(labels[0], count)
-        for i, (row, column) in enumerate(self.places):
+        for i, (row, column) in enumerate(self.points):
             if roi.y0 <= row < roi.y1:
                 self._pieces[i] = int(region[labels[row - roi.y0, column]])
             elif self._pieces[i] != _BELOW:

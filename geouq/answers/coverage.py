@@ -57,10 +57,10 @@ class Edges:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Pixels (``row``, ``column``) and the ``share`` of each, in 0..1, inside the polygon ``owners[place]``."""
+    """Pixels (``row``, ``column``) and the ``share`` of each, in 0..1, inside the polygon of ``owners[polygon]``."""
 
     owners: np.ndarray
-    place: np.ndarray
+    polygon: np.ndarray
     row: np.ndarray
     column: np.ndarray
     share: np.ndarray
@@ -169,10 +169,10 @@ def _fill(
     run = np.flatnonzero((line[1:] == line[:-1]) & (np.diff(column) > 1) & (after[:-1] > 0))
     length = column[run + 1] - column[run] - 1
     begin = np.repeat(column[run] + 1 - (np.cumsum(length) - length), length)
-    place, row = np.divmod(np.concatenate([line[seen], np.repeat(line[run], length)]), bottom - top)
+    polygon, row = np.divmod(np.concatenate([line[seen], np.repeat(line[run], length)]), bottom - top)
     column = np.concatenate([column[seen], begin + np.arange(len(begin))])
     share = np.concatenate([share[seen], np.repeat(after[run], length)])
-    return Coverage(owners, place, row + top, column + left, share)
+    return Coverage(owners, polygon, row + top, column + left, share)
 
 
 def _snap(share: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from geouq.grid import pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, area_interval, mask_of_two, says
 from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
-from geouq.maps.figure import Histogram, Panel, Place, area_text, draw, reduction, save
+from geouq.maps.figure import Grid, Histogram, Panel, area_text, draw, reduction, save
 from geouq.maps.styles import LAND, WATER, class_colours
 from geouq.maps.votes import Votes, maps_beside, open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
@@ -118,14 +118,14 @@ class Samples:
         check_free(out, overwrite)
         with Votes(self.path) as votes:
             (rows, columns), crs = votes.geobox.shape, votes.crs
-            place = Place((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
-            panels, facts = _panels(self, votes, place), _facts(self, votes, place)
-        unit, one = ("km²", 1e6) if place.crs else ("squared grid units", 1.0)
+            grid = Grid((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
+            panels, facts = _panels(self, votes, grid), _facts(self, votes, grid)
+        unit, one = ("km²", 1e6) if grid.crs else ("squared grid units", 1.0)
         low, high = self.interval
         bars = Histogram(
             f"How many of {len(self)} samples have which area", self.areas / one, low / one, high / one, unit
         )
-        save(draw([*panels, bars], place, self.path.stem, facts), out)
+        save(draw([*panels, bars], grid, self.path.stem, facts), out)
 
 
 def samples(path: str | os.PathLike[str]) -> Samples:
@@ -158,15 +158,15 @@ def _legend(votes: Votes) -> Legend:
     return found if len(found.names) == 2 else Legend(("all else", found.positive_name), 1)
 
 
-def _panels(found: Samples, votes: Votes, place: Place) -> list[Panel]:
+def _panels(found: Samples, votes: Votes, grid: Grid) -> list[Panel]:
     chosen = {name: found.number(name) for name in ("least", "median", "most")}
     legend = _legend(votes)
     patches = list(zip(legend.names, class_colours(legend), strict=True))
     panels = []
     for (name, sample), picture in zip(chosen.items(), _pictures(votes, list(chosen.values())), strict=True):
-        title = f"{name.capitalize()}: sample {sample}, {area_text(found.areas[sample], place)}"
+        title = f"{name.capitalize()}: sample {sample}, {area_text(found.areas[sample], grid)}"
         hatched = [] if picture[..., 3].all() else [("not classified", "")]
-        panels.append(Panel(title, picture, place.shape, patches=(*patches, *hatched)))
+        panels.append(Panel(title, picture, grid.shape, patches=(*patches, *hatched)))
     return panels
 
 
@@ -188,10 +188,10 @@ def _pictures(votes: Votes, chosen: Sequence[int]) -> list[np.ndarray]:
     return [np.dstack([land + (water - land) * each[..., None], known > 0]) for each in share]
 
 
-def _facts(found: Samples, votes: Votes, place: Place) -> list[str]:
+def _facts(found: Samples, votes: Votes, grid: Grid) -> list[str]:
     """Return what is told below the pictures, piece by piece."""
-    low, high = (area_text(value, place) for value in found.interval)
-    mean = area_text(float(found.areas.mean()), place)
+    low, high = (area_text(value, grid) for value in found.interval)
+    mean = area_text(float(found.areas.mean()), grid)
     facts = [f"{len(found)} samples: {mean} of water on average, 5–95 % {low} to {high}"]
-    facts.append(f"classified: {area_text(found.valid_area, place)}")
+    facts.append(f"classified: {area_text(found.valid_area, grid)}")
     return facts + ([f"model {votes.tags['GEOUQ_MODEL']}"] if "GEOUQ_MODEL" in votes.tags else [])

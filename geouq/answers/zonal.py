@@ -136,16 +136,16 @@ def zonal(
         return as_frame(lambda path: zonal(map_path, where, path, shares=shares))
     out = _check(Path(out_path), where, shares, with_samples, overwrite)
     with ExitStack() as stack:
-        scene = stack.enter_context(_Scene(map_path))
+        rasters = stack.enter_context(_Rasters(map_path))
         layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
-        _check_inputs(out, where, layer, scene)
+        _check_inputs(out, where, layer, rasters)
         names = layer.add_columns(_columns(shares))
-        summary = ZonalSummary(layer.count, samples=scene.votes.samples)
+        summary = ZonalSummary(layer.count, samples=rasters.votes.samples)
         summary.renamed = {name: got for name, got in names.items() if got != name}
-        total = np.zeros(scene.votes.samples)
+        total = np.zeros(rasters.votes.samples)
         for first, shapes in layer.batches():
-            found = measure(shapes, layer.crs, where.buffer, scene.votes.geobox)
-            totals = scene.sums(found.edges, len(shapes))
+            found = measure(shapes, layer.crs, where.buffer, rasters.votes.geobox)
+            totals = rasters.sums(found.edges, len(shapes))
             answers = _answers(totals, found, shares)
             layer.fill(first, {names[name]: values for name, values in answers.items()})
             if with_samples:
@@ -171,13 +171,13 @@ def _check(out: Path, where: Places, shares: Sequence[float], with_samples: bool
     return check_vector_path(out, overwrite)
 
 
-def _check_inputs(out: Path, where: Places, layer: LayerCopy, scene: _Scene) -> None:
+def _check_inputs(out: Path, where: Places, layer: LayerCopy, rasters: _Rasters) -> None:
     """Raise an error if map and places do not go together, or the output would replace one of them."""
-    refuse_own(out, (where.path, scene.votes.path, *([scene.map.path] if scene.map else [])))
+    refuse_own(out, (where.path, rasters.votes.path, *([rasters.map.path] if rasters.map else [])))
     if where.id is not None and where.id not in layer.fields:
         raise InputError(f"{where.path} has no attribute {where.id!r}: it has {', '.join(layer.fields) or 'none'}")
-    if (layer.crs is None) != (scene.votes.crs is None):
-        without, other = (where.path, scene.votes.path) if layer.crs is None else (scene.votes.path, where.path)
+    if (layer.crs is None) != (rasters.votes.crs is None):
+        without, other = (where.path, rasters.votes.path) if layer.crs is None else (rasters.votes.path, where.path)
         raise InputError(f"{without} has no CRS and {other} has one: say what it is (ogr2ogr or gdal_edit, -a_srs)")
 
 
@@ -245,7 +245,7 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-class _Scene:
+class _Rasters:
     """Votes, and the map if there is one; a context manager."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -253,7 +253,7 @@ class _Scene:
         self._mask = self.map.band("mask") if self.map else None
         self._doubt = self.map.band("uncertainty") if self.map else None
 
-    def __enter__(self) -> _Scene:
+    def __enter__(self) -> _Rasters:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -305,19 +305,19 @@ class _Scene:
         out = np.zeros((count, _SAMPLES + self.votes.samples))
         pixel = (part.row - strip.roi.y0) * strip.roi.shape[1] + part.column - strip.roi.x0
         weight = part.share * strip.area[pixel]
-        out[:, _INSIDE] = np.bincount(part.place, part.share, count)
-        out[:, _GROUND] = np.bincount(part.place, weight, count)
+        out[:, _INSIDE] = np.bincount(part.polygon, part.share, count)
+        out[:, _GROUND] = np.bincount(part.polygon, weight, count)
         valid = strip.valid[pixel]
-        place, pixel, weight = part.place[valid], pixel[valid], weight[valid]
-        out[:, _VALID] = np.bincount(place, weight, count)
+        polygon, pixel, weight = part.polygon[valid], pixel[valid], weight[valid]
+        out[:, _VALID] = np.bincount(polygon, weight, count)
         wet = strip.wet[pixel]
-        out[:, _MASK] = np.bincount(place[wet], weight[wet], count)
+        out[:, _MASK] = np.bincount(polygon[wet], weight[wet], count)
         if self.map is not None and strip.doubt is not None and self._doubt is not None:
             known = ~np.ma.getmaskarray(strip.doubt).ravel()[pixel]
             values = strip.doubt.data.ravel()[pixel[known]] * self.map.file.scales[self._doubt - 1]
-            out[:, _DOUBT] = np.bincount(place[known], weight[known] * values, count)
-            out[:, _DOUBTED] = np.bincount(place[known], weight[known], count)
-        out[:, _SAMPLES:] = sums(strip.votes[pixel], weight, place, count, self.votes.samples)
+            out[:, _DOUBT] = np.bincount(polygon[known], weight[known] * values, count)
+            out[:, _DOUBTED] = np.bincount(polygon[known], weight[known], count)
+        out[:, _SAMPLES:] = sums(strip.votes[pixel], weight, polygon, count, self.votes.samples)
         return out
 
 

@@ -72,7 +72,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Place:
+class Grid:
     """The grid the pictures show: (rows, columns), transform, CRS if there is one."""
 
     shape: tuple[int, int]
@@ -91,10 +91,10 @@ class Place:
 
 
 @own_settings()
-def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: Sequence[str]) -> Figure:
+def draw(panels: Sequence[Panel | Histogram], grid: Grid, title: str, facts: Sequence[str]) -> Figure:
     """Lay the panels out in rows of four, two or one by the scene's shape; all sizes in inches."""
-    stretch = place.stretch
-    aspect = place.shape[1] / (place.shape[0] * stretch)
+    stretch = grid.stretch
+    aspect = grid.shape[1] / (grid.shape[0] * stretch)
     across = min(len(panels), 4) if aspect <= 1.6 else 2 if aspect <= 3.2 else 1
     width = {1: 10.0, 2: 6.2}.get(across, 3.6)
     width, height = (width, width / aspect) if aspect > 0.5 else (max(2.4, 7.2 * aspect), 7.2)
@@ -115,11 +115,11 @@ def draw(panels: Sequence[Panel | Histogram], place: Place, title: str, facts: S
         if isinstance(panel, Histogram):
             _bars(axes, panel)
             continue
-        image = _show(axes, panel, place.shape, stretch)
+        image = _show(axes, panel, grid.shape, stretch)
         below = (left / wide, (bottom - 0.16) / tall, min(0.75 * width, 2.6) / wide, 0.08 / tall)
         _legend(figure, panel, image, below)
-    _scale_bar(figure, figure.axes[0], place)
-    _north(figure.axes[0], place)
+    _scale_bar(figure, figure.axes[0], grid)
+    _north(figure.axes[0], grid)
     return figure
 
 
@@ -183,10 +183,10 @@ def save(figure: Figure, path: Path, description: str = "") -> None:
         figure.savefig(made, format="png", dpi=_DPI, facecolor="white", metadata=told)
 
 
-def area_text(square_metres: float, place: Place) -> str:
+def area_text(square_metres: float, grid: Grid) -> str:
     """Return an area with three significant digits, km² or, below 0.01, m²; without a CRS in the grid's units."""
-    if place.crs is None:
-        return f"{square_metres:,.0f} {'pixels' if place.transform.is_identity else 'square units'}"
+    if grid.crs is None:
+        return f"{square_metres:,.0f} {'pixels' if grid.transform.is_identity else 'square units'}"
     if square_metres < 1e4:
         return f"{float(f'{square_metres:.3g}'):,.0f} m²"
     kilometres = square_metres / 1e6
@@ -232,10 +232,10 @@ def _legend(figure: Figure, panel: Panel, image: AxesImage, box: tuple[float, fl
         figure.text(box[0], box[1] + box[3], panel.legend, size=_SMALL, color=_INK, va="top")
 
 
-def _scale_bar(figure: Figure, axes: Axes, place: Place) -> None:
-    """Draw a bar of a round length, at most some 30 % of the width; nothing without a place on Earth."""
-    rows, columns = place.shape
-    metres, _ = _ground(place, (columns * 0.375, rows / 2), (columns * 0.625, rows / 2))
+def _scale_bar(figure: Figure, axes: Axes, grid: Grid) -> None:
+    """Draw a bar of a round length, at most some 30 % of the width; nothing without a CRS."""
+    rows, columns = grid.shape
+    metres, _ = _ground(grid, (columns * 0.375, rows / 2), (columns * 0.625, rows / 2))
     if not metres > 0:
         return
     longest = 0.3 * metres * 4
@@ -249,10 +249,10 @@ def _scale_bar(figure: Figure, axes: Axes, place: Place) -> None:
         axes.plot([0, share], [0, 0], transform=corner, color=colour, linewidth=thick, solid_capstyle="butt")
 
 
-def _north(axes: Axes, place: Place) -> None:
+def _north(axes: Axes, grid: Grid) -> None:
     """Draw an arrow where north is up, within 5°, at the middle of the map; nothing anywhere else."""
-    rows, columns = place.shape
-    metres, azimuth = _ground(place, (columns / 2, rows * 0.625), (columns / 2, rows * 0.375))
+    rows, columns = grid.shape
+    metres, azimuth = _ground(grid, (columns / 2, rows * 0.625), (columns / 2, rows * 0.375))
     if not (metres > 0 and abs(azimuth) < 5):
         return
     _mark(axes, (1, 1), (-10, -16), "N", _SMALL).set(ha="center", va="top", weight="bold")
@@ -266,14 +266,14 @@ def _mark(axes: Axes, corner: tuple[int, int], offset: tuple[int, int], text: st
     return mark
 
 
-def _ground(place: Place, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
+def _ground(grid: Grid, start: tuple[float, float], end: tuple[float, float]) -> tuple[float, float]:
     """Return metres on the ellipsoid and azimuth in degrees between two (column, row); NaN if not on Earth."""
-    if place.crs is None:
+    if grid.crs is None:
         return float("nan"), float("nan")
-    (x0, y0), (x1, y1) = place.transform * start, place.transform * end
-    longitude, latitude = to_degrees(place.crs)([x0, x1], [y0, y1])
+    (x0, y0), (x1, y1) = grid.transform * start, grid.transform * end
+    longitude, latitude = to_degrees(grid.crs)([x0, x1], [y0, y1])
     if not np.isfinite([*longitude, *latitude]).all():
         return float("nan"), float("nan")
-    geod = place.crs.get_geod() or Geod(ellps="WGS84")
+    geod = grid.crs.get_geod() or Geod(ellps="WGS84")
     azimuth, _, metres = geod.inv(longitude[0], latitude[0], longitude[1], latitude[1])
     return float(metres), float(azimuth)

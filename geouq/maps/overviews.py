@@ -96,7 +96,7 @@ def _by_cut(mask: np.ndarray, cuts: Sequence[float], legend: Legend, window: Roi
 
 
 def _pattern(shape: tuple[int, ...], corner: tuple[int, int]) -> np.ndarray:
-    """Return numbers in 0..1 that are spread evenly over any patch, by a pixel's place in its level.
+    """Return numbers in 0..1 that are spread evenly over any patch, by a pixel's position in its level.
 
     They follow the R2 sequence: Roberts 2018, The unreasonable effectiveness of quasirandom sequences.
     """

@@ -22,7 +22,7 @@ from rasterio.errors import RasterioError
 
 from geouq.errors import SceneError
 from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend
-from geouq.maps.figure import Panel, Place, area_text, draw, reduction, save
+from geouq.maps.figure import Grid, Panel, area_text, draw, reduction, save
 from geouq.maps.styles import class_colours
 from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
 
@@ -34,7 +34,7 @@ class _Map:
     """What is drawn of a map, reduced; ``layers`` in 0..1 with NaN, the mask in class numbers with NaN."""
 
     layers: dict[str, np.ndarray]
-    place: Place
+    grid: Grid
     classes: tuple[tuple[str, str], ...]  # (name, colour)
     positive: str
 
@@ -131,13 +131,13 @@ def preview(
     """
     found = _read_map(Path(map_path))
     squares = scene if isinstance(scene, Squares) else Squares(scene)
-    if squares.shape != found.place.shape:
-        shapes = " and ".join(f"{h} x {w}" for h, w in (squares.shape, found.place.shape))
+    if squares.shape != found.grid.shape:
+        shapes = " and ".join(f"{h} x {w}" for h, w in (squares.shape, found.grid.shape))
         raise SceneError(f"{map_path}: scene and map differ in size ({shapes}): give the scene the map was made of")
     if not isinstance(scene, Squares):
         squares.read(scene)
     panels = [_scene_panel(squares), *_map_panels(found)]
-    figure = draw(panels, found.place, title or Path(map_path).stem, _facts(found, summary or {}))
+    figure = draw(panels, found.grid, title or Path(map_path).stem, _facts(found, summary or {}))
     run = (summary or {}).get("run")
     save(figure, Path(out_png), f"geouq run {run}" if run else "")
 
@@ -159,8 +159,8 @@ def _read_map(path: Path) -> _Map:
                     values = np.where(raw.mask | (raw.data == NOT_CLASSIFIED), np.nan, raw.data)
                     layers[name] = (values * file.scales[band - 1]).astype(np.float32)
             crs = CRS.from_user_input(file.crs.to_wkt()) if file.crs else None
-            place = Place(file.shape, file.transform, crs)
-            return _Map(layers, place, *_classes(file, names, layers))
+            grid = Grid(file.shape, file.transform, crs)
+            return _Map(layers, grid, *_classes(file, names, layers))
     except RasterioError as error:
         raise SceneError(f"{path}: cannot be read as a map: {error}") from error
 
@@ -263,7 +263,7 @@ def _ramp_panel(found: _Map, name: str) -> Panel:
     colours = LinearSegmentedColormap.from_list(name, layer.ramp)
     title = name.replace("_", " ").capitalize()
     values = 100 * found.layers[name]
-    return Panel(title, values, found.place.shape, layer.legend, colours, (100 * low, 100 * high))
+    return Panel(title, values, found.grid.shape, layer.legend, colours, (100 * low, 100 * high))
 
 
 def _mask_panel(found: _Map) -> Panel:
@@ -274,18 +274,18 @@ def _mask_panel(found: _Map) -> Panel:
     if not valid.all():
         patches.append(("not classified", ""))
     title = "Mask" if len(found.classes) == 2 else "Classes"
-    return Panel(title, image, found.place.shape, patches=tuple(patches))
+    return Panel(title, image, found.grid.shape, patches=tuple(patches))
 
 
 def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     """Return what is told below the pictures, piece by piece."""
-    rows, columns = found.place.shape
+    rows, columns = found.grid.shape
     facts = []
     if "area_m2" in summary:
         low, high = summary.get("area_m2_p05"), summary.get("area_m2_p95")
-        text = f"{found.positive.capitalize()}: {area_text(summary['area_m2'], found.place)}"
+        text = f"{found.positive.capitalize()}: {area_text(summary['area_m2'], found.grid)}"
         if low is not None and high is not None:
-            text += f" (5–95 % of samples: {area_text(low, found.place)} to {area_text(high, found.place)})"
+            text += f" (5–95 % of samples: {area_text(low, found.grid)} to {area_text(high, found.grid)})"
         facts.append(text)
     if summary.get("mean_uncertainty_positive") is not None:
         facts.append(f"mean uncertainty of the {found.positive}: {100 * summary['mean_uncertainty_positive']:.0f} %")
@@ -297,7 +297,7 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     if summary.get("model"):
         facts.append(f"model {summary['model']}")
     facts.append(f"{columns} × {rows} pixels")
-    crs = found.place.crs
+    crs = found.grid.crs
     authority = crs.to_authority() if crs else None
     facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")
     return facts

@@ -38,7 +38,7 @@ class Head:
 
     @property
     def factor_shape(self) -> tuple[int, int, int]:
-        """Shape of a factor of the weights' covariance: a pixel's place in its cell, then (C·(F + 1)) squared."""
+        """Shape of a factor of the weights' covariance: a pixel's position in its cell, then (C·(F + 1)) squared."""
         numbers = self.classes * (self.weight.shape[1] + 1)
         return self.fold**2, numbers, numbers
 

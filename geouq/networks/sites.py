@@ -1,4 +1,4 @@
-"""Dropout sites: the named places in a network where a sample's channel mask enters.
+"""Dropout sites: the named points of a network where a sample's channel mask enters.
 
 A site multiplies each channel by 0 or by 1/(1 − rate) (inverted, channel-wise dropout: Srivastava et al.
 2014; spatial dropout: Tompson et al. 2015, arXiv 1411.4280). While training it draws its own mask; while sampling it

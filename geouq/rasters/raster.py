@@ -322,16 +322,16 @@ def _is_grd(name: str, dataset: rasterio.DatasetReader, band: Band) -> bool:
 def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
     """CRS, transform and control points as ``Raster`` keeps them, and notes on what was left out."""
     notes = []
-    placed = not dataset.transform.is_identity
-    if placed and dataset.transform.is_degenerate:
+    georeferenced = not dataset.transform.is_identity
+    if georeferenced and dataset.transform.is_degenerate:
         raise SceneError(f"{name}: has a transform without area: write a right one first (gdal_edit.py -a_ullr)")
-    gcps, gcp_crs = dataset.gcps if not placed else ([], None)
+    gcps, gcp_crs = dataset.gcps if not georeferenced else ([], None)
     crs = dataset.crs
-    if not placed and not gcps and dataset.rpcs or placed and not crs and dataset.rpcs:
+    if not georeferenced and not gcps and dataset.rpcs or georeferenced and not crs and dataset.rpcs:
         raise SceneError(f"{name}: is placed by RPCs alone: orthorectify it first (gdalwarp -rpc)")
-    if not placed and dataset.tags(ns="GEOLOCATION"):
+    if not georeferenced and dataset.tags(ns="GEOLOCATION"):
         raise SceneError(f"{name}: is placed by geolocation arrays alone: warp it first (gdalwarp -geoloc)")
-    if crs and not placed:
+    if crs and not georeferenced:
         crs = None
         notes.append("it has a CRS but no transform, and is treated as having neither")
     if crs and crs.to_wkt().startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS")):
@@ -340,7 +340,7 @@ def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
     if len(dataset.subdatasets) > 1:
         notes.append(f"the first of {len(dataset.subdatasets)} images in the file is read")
     return {
-        "transform": tuple(dataset.transform)[:6] if placed else None,
+        "transform": tuple(dataset.transform)[:6] if georeferenced else None,
         "crs": _crs_text(crs) if crs else "",
         "gcps": tuple((p.col, p.row, p.x, p.y) for p in gcps),
         "gcp_crs": _crs_text(gcp_crs) if gcp_crs else "",

@@ -26,7 +26,7 @@ def inside(image: Image, where: np.ndarray) -> np.ndarray:
     return np.asarray((where[0] >= -0.5) & (where[0] < lines - 0.5) & (where[1] >= -0.5) & (where[1] < pixels - 0.5))
 
 
-def sample(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
+def interpolate(image: Image, bands: slice, where: np.ndarray) -> np.ndarray:
     """Interpolate an image bilinearly at positions ``where`` (2, h, w): lines and pixels, integers at pixel centres.
 
     Returns

@@ -6,14 +6,14 @@ covariance is H + λ·I: λ is the prior's precision, H the generalised Gauss–
     Λ ⊗ φφᵀ,    Λ = (diag(p) − ppᵀ)/T², for one logit p(1 − p)/T²
 
 with features φ, a 1 for the bias among them, and probabilities p at the temperature T. Behind a pixel shuffle each
-place of a cell has weights of its own, and H one block a place. λ is that of the largest marginal likelihood of the
-Laplace approximation (MacKay 1992, doi 10.1162/neco.1992.4.3.448); of its logarithm the part that depends on λ is, with
-P weights, ½ (P ln λ − λ |θ|² − ln det(H + λ·I)).
+position of a cell has weights of its own, and H one block a position. λ is that of the largest marginal likelihood of
+the Laplace approximation (MacKay 1992, doi 10.1162/neco.1992.4.3.448); of its logarithm the part that depends on λ is,
+with P weights, ½ (P ln λ − λ |θ|² − ln det(H + λ·I)).
 
 Sample s is the network with the weights θ + L·ε_s. L·Lᵀ is the covariance and ε_s is normal by (seed, sample), so that
 a sample is one network over the whole scene. All that comes before the last layer is computed once.
 
-Letters in shape comments: F features, C logits a pixel, J places of a cell, n = C·(F + 1), S samples, h rows,
+Letters in shape comments: F features, C logits a pixel, J positions of a cell, n = C·(F + 1), S samples, h rows,
 w columns.
 """
 
@@ -126,9 +126,9 @@ def features_of(sampler: OneModel, window: Window) -> Tensor:
 def draw_weights(model: Model, seed: int, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the weights (S, C·J, F) and biases (S, C·J) of some samples' last layer."""
     head, factor = head_of(model), model.fitted[FACTOR].double()
-    places, size, _ = factor.shape
-    drawn = uniform(seed, np.asarray(numbers)[:, None], _PURPOSE, np.arange(places * size)[None], dtype=np.float64)
-    noise = torch.from_numpy(ndtri(np.maximum(drawn, 2.0**-54))).reshape(len(numbers), places, size)
+    positions, size, _ = factor.shape
+    drawn = uniform(seed, np.asarray(numbers)[:, None], _PURPOSE, np.arange(positions * size)[None], dtype=np.float64)
+    noise = torch.from_numpy(ndtri(np.maximum(drawn, 2.0**-54))).reshape(len(numbers), positions, size)
     off = torch.einsum("jab,sjb->sja", factor, noise).unflatten(2, (head.classes, -1))  # (S, J, C, F + 1)
     drawn_weights = (off.transpose(1, 2).flatten(1, 2) + _with_bias(head)).float()  # (S, C·J, F + 1)
     return drawn_weights[..., :-1], drawn_weights[..., -1]
@@ -159,12 +159,12 @@ class Curvature:
             features = features_of(self.once, window)[0, :, y // fold, x // fold].cpu().double().T
             self.add_pixels(features, (y % fold) * fold + x % fold)
 
-    def add_pixels(self, features: Tensor, place: Tensor) -> None:
-        """Add pixels of these features (N, F), at these places in their cells, (N,) of 0 … J − 1."""
+    def add_pixels(self, features: Tensor, position: Tensor) -> None:
+        """Add pixels of these features (N, F), at these positions in their cells, (N,) of 0 … J − 1."""
         known = torch.cat([features, features.new_ones(len(features), 1)], 1)
         weights = _with_bias(self.head).unflatten(0, (self.head.classes, -1))  # (C, J, F + 1)
         for j in range(len(self.sum)):
-            phi = known[place == j]
+            phi = known[position == j]
             curvature = logit_curvature(phi @ weights[:, j].T / self.model.spec.temperature)
             curvature /= self.model.spec.temperature**2
             blocks = self.sum[j].view(self.head.classes, phi.shape[1], self.head.classes, phi.shape[1])

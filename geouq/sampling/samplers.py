@@ -1,4 +1,4 @@
-"""The one place that chooses among samplers; their table is geouq.sampling.names."""
+"""The one module that chooses among samplers; their table is geouq.sampling.names."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A run's *id* is the same wherever and whenever the same command maps the same scene: it goes by the scene's content and
 not by its path or its times. A broken run is continued only where nothing at all has changed, times included, since
-content is looked at in samples.
+content is looked at in excerpts.
 """
 
 from __future__ import annotations

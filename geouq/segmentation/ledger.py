@@ -112,7 +112,7 @@ class Ledger:
         if broken and not ours and not overwrite:
             self._give_way(broken, text)
         existing = [path for path in finals if path.exists()]
-        if existing and not overwrite and not (ours and "placing" in broken):
+        if existing and not overwrite and not (ours and "publishing" in broken):
             raise OutputError(f"{existing[0]} exists already: give --overwrite to replace it, or another name")
         try:
             work.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ class Ledger:
             return False
 
     def close(self) -> None:
-        """Remove the folder: the run is finished and all its outputs are in place."""
+        """Remove the folder: the run is finished and all its outputs have their final names."""
         self._lock.close()
         clear(self.work)
 

@@ -32,7 +32,7 @@ from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
 from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.matching import scene_name, scene_windows
-from geouq.segmentation.placing import found_before, put_in_place
+from geouq.segmentation.publishing import found_before, publish_results
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import look_first, segment_tile, tile_values
@@ -87,8 +87,8 @@ def run(
         told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
         results = replace(results, tags=told)
         assemble(job, results, lambda tile: work.part(receipts[tile.index], tile), squares, summary, work.finishing)
-        ledger.note("placing", "yes")  # from here on, finished outputs in place are this run's own
-        for note in put_in_place(results):
+        ledger.note("publishing", "yes")  # from here on, finished outputs under final names are this run's own
+        for note in publish_results(results):
             on_event(Noted(note))
         ledger.close()
     seconds = {"seconds": round(time.perf_counter() - started, 3)}

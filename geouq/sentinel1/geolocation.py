@@ -45,7 +45,7 @@ class GridSurface:
         """Three heights (m) that the surface lies between."""
         return np.array([self.height.min() - 1, self.height.mean(), self.height.max() + 1])
 
-    def place(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
+    def locate(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
         """Return line and pixel (2, …) of points of the surface.
 
         Parameters

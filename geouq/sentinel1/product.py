@@ -1,4 +1,4 @@
-"""A Sentinel-1 product as pixels of a map: calibrated, placed on a grid, in dB."""
+"""A Sentinel-1 product as pixels of a map: calibrated, warped onto a grid, in dB."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class ProductPixels(Windowed):
     """A product's backscatter on a map: (band, y, x) float32 dB, NaN where not measured.
 
     image : the backscatter in radar geometry, linear power. warped : the same on the map, linear power.
-    placed : notes for people on how it was put on the map.
+    geocoding : notes for people on how pixels found their coordinates.
     """
 
     image: Calibrated
     warped: GeocodedProduct
     preprocessing: Preprocessing
-    placed: tuple[str, ...]
+    geocoding: tuple[str, ...]
 
     @property
     def path(self) -> str:
@@ -64,7 +64,7 @@ class ProductPixels(Windowed):
     @property
     def notes(self) -> tuple[str, ...]:
         """What is unusual, what is done to the pixels, and what to expect of it, one line each."""
-        return *self.image.product.notes, *self.image.steps, *self.placed, "values in dB"
+        return *self.image.product.notes, *self.image.steps, *self.geocoding, "values in dB"
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
@@ -94,5 +94,5 @@ def product_pixels(
             raise SceneError(f"{path}: has {len(wanted)} bands, {', '.join(wanted)}: --bidx counts them from 1")
         wanted = tuple(wanted[number - 1] for number in bidx)
     image = calibrate(product, wanted, preprocessing.quantity, preprocessing.noise, preprocessing.speckle)
-    warped, placed = geocode_product(image, product.annotation, path, preprocessing)
-    return ProductPixels(image, warped, preprocessing, placed)
+    warped, geocoding = geocode_product(image, product.annotation, path, preprocessing)
+    return ProductPixels(image, warped, preprocessing, geocoding)

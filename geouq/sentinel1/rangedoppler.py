@@ -64,19 +64,19 @@ class RangeDoppler:
 
         ``near``: guesses of both, degrees, within some 10 km; improved by Newton's method.
         """
-        wanted, place, step = np.stack([line, pixel]), np.stack(near), 1e-4
+        wanted, point, step = np.stack([line, pixel]), np.stack(near), 1e-4
         zero = np.zeros(np.shape(line))
         for _ in range(_STEPS):
-            at = self.image(place[0], place[1], zero)
-            east = (self.image(place[0] + step, place[1], zero) - at) / step
-            north = (self.image(place[0], place[1] + step, zero) - at) / step
+            at = self.image(point[0], point[1], zero)
+            east = (self.image(point[0] + step, point[1], zero) - at) / step
+            north = (self.image(point[0], point[1] + step, zero) - at) / step
             miss, determinant = wanted - at, east[0] * north[1] - east[1] * north[0]
-            place = (
-                place
+            point = (
+                point
                 + np.stack([miss[0] * north[1] - miss[1] * north[0], miss[1] * east[0] - miss[0] * east[1]])
                 / determinant
             )
-        return place
+        return point
 
     def slant_spacing(self, lines: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         """Return the slant range between neighbouring pixels in m, (n, m), for n lines and m pixels."""

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d
 
 from geouq.rasters.geocode import lattice, spread, unwrap
-from geouq.rasters.resample import sample
+from geouq.rasters.resample import interpolate
 from geouq.sentinel1.annotation import Annotation
 from geouq.sentinel1.geolocation import at_height, between, index
 from geouq.sentinel1.rangedoppler import RangeDoppler
@@ -105,7 +105,7 @@ class Relief:
         pixels = np.arange(first, first + lit.shape[1])
         area = lit / self.geometry.slant_spacing(lines, pixels)
         area[area < _LEAST_AREA] = np.nan
-        return sample(_Array(area), slice(0, 1), np.stack([flat[0] - lines[0], image[1] - first]))[0]
+        return interpolate(_Array(area), slice(0, 1), np.stack([flat[0] - lines[0], image[1] - first]))[0]
 
     def _lit(self, profiles: Profiles) -> tuple[np.ndarray, int]:
         """Metres of slant area that each image pixel shows, (lines, pixels), and the first of these pixels."""

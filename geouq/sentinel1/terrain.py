@@ -1,4 +1,4 @@
-"""Heights of the ground: an elevation model as the surface that a radar image is placed on.
+"""Heights of the ground: an elevation model as the surface that a radar image lies on.
 
 The geometry wants heights above the WGS 84 ellipsoid, while most elevation models hold heights above the geoid,
 which lies up to 107 m below and 85 m above it: 10 to 17 pixels in the image. Where PROJ has the grid of the geoid
@@ -22,7 +22,7 @@ from geouq.errors import SceneError
 from geouq.grid import apply, degrees_per_unit, wrap
 from geouq.rasters.geocode import unwrap
 from geouq.rasters.raster import Raster, inspect_raster, read_window
-from geouq.rasters.resample import sample
+from geouq.rasters.resample import interpolate
 from geouq.sentinel1.geolocation import Spread, at_height
 
 #: Heights on land, m, and above drainage.
@@ -67,7 +67,7 @@ class Field:
             middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0] * unit
             x = unwrap(wrap(x * unit - middle) + middle) / unit
         column, row = apply(~Affine(*self.raster.transform), x, y)
-        return sample(self, slice(0, 1), spread(np.stack([row, column])) - 0.5)[0]
+        return interpolate(self, slice(0, 1), spread(np.stack([row, column])) - 0.5)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Elevation:
             values += spread(np.where(np.isfinite(undulation), undulation, np.nan))
         return values
 
-    def place(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
+    def locate(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
         """Return line and pixel (2, …) of points of the surface; NaN where its height is unknown.
 
         Parameters

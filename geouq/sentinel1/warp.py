@@ -6,7 +6,7 @@ grid (``geolocation``) or from a DEM (``terrain``). What is interpolated is line
 image pixels around: speckle keeps its mean, and positions are better than half a pixel. Pixels that were not
 measured weigh nothing, and where the nearest one was not measured the result is not valid either, so that nodata
 neither bleeds into the image nor the image into nodata. On a grid coarser than the image each map pixel is the mean
-of as many samples as image pixels fit in.
+of as many interpolated points as image pixels fit in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pyproj.exceptions import CRSError
 from geouq.errors import InputError, SceneError
 from geouq.grid import GeoBox, apply, degrees_per_unit, wrap
 from geouq.rasters.geocode import STEP, lattice_nodes, outline, spread, suited_map, unwrap
-from geouq.rasters.resample import Image, inside, mean_of_blocks, sample
+from geouq.rasters.resample import Image, inside, interpolate, mean_of_blocks
 from geouq.rasters.windowed import Windowed, spread_out
 from geouq.sentinel1.annotation import Annotation
 from geouq.sentinel1.geolocation import Spread, at_height, expected_error, grid_surface
@@ -50,13 +50,13 @@ HIGH, OUTSIDE = 4, 5
 
 
 class Surface(Protocol):
-    """What the image is placed on: ``levels`` are three heights it lies between; see ``GridSurface``, ``Elevation``."""
+    """What the image lies on: ``levels`` are three heights it lies between; see ``GridSurface``, ``Elevation``."""
 
     @property
     def levels(self) -> np.ndarray:
         """Three heights in m."""
 
-    def place(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
+    def locate(self, nodes: np.ndarray, degrees: np.ndarray, spread: Spread) -> np.ndarray:
         """Line and pixel of points of the surface."""
 
 
@@ -64,15 +64,16 @@ class Surface(Protocol):
 class GeocodedProduct(Windowed):
     """A radar image warped onto the grid ``geobox``: (band, y, x) float32 linear power, NaN where not valid.
 
-    ``samples`` a side are averaged in each map pixel. ``relief`` flags layover, shadow and steep slopes, and with
-    ``flatten`` turns beta0 into terrain-flattened gamma0; ``hand`` flags what lies high above the drainage.
+    ``oversampling`` points a side are interpolated for each map pixel, and averaged. ``relief`` flags layover, shadow
+    and steep slopes, and with ``flatten`` turns beta0 into terrain-flattened gamma0; ``hand`` flags what lies high
+    above the drainage.
     """
 
     image: Image
     geobox: GeoBox
     geometry: RangeDoppler
     surface: Surface
-    samples: int = 1
+    oversampling: int = 1
     relief: Relief | None = None
     flatten: bool = False
     hand: Field | None = None
@@ -90,17 +91,17 @@ class GeocodedProduct(Windowed):
 
     def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray:
         """Read a window of the map grid; slices without step, within the shape."""
-        tall, wide = max(1, _STRIP // self.samples), max(1, _WIDEST_STRIP // self.samples)
+        tall, wide = max(1, _STRIP // self.oversampling), max(1, _WIDEST_STRIP // self.oversampling)
         if columns.stop - columns.start > wide:
             return np.concatenate([self.read(bands, rows, part) for part in _parts(columns, wide)], axis=2)
         if rows.stop - rows.start > tall:
             return np.concatenate([self.read(bands, part, columns) for part in _parts(rows, tall)], axis=1)
-        if self.samples > 1:
-            fine = replace(self, geobox=self.geobox.zoom_out(1 / self.samples), samples=1)
-            spans = (slice(s.start * self.samples, s.stop * self.samples) for s in (rows, columns))
-            return mean_of_blocks(fine.read(bands, *spans), self.samples)
+        if self.oversampling > 1:
+            fine = replace(self, geobox=self.geobox.zoom_out(1 / self.oversampling), oversampling=1)
+            spans = (slice(s.start * self.oversampling, s.stop * self.oversampling) for s in (rows, columns))
+            return mean_of_blocks(fine.read(bands, *spans), self.oversampling)
         where, flat = self._positions(rows, columns)
-        values = sample(self.image, bands, where)
+        values = interpolate(self.image, bands, where)
         if not np.isfinite(values).any():
             return values
         values[:, self._flags(where, flat, rows, columns) > 0] = np.nan
@@ -122,7 +123,7 @@ class GeocodedProduct(Windowed):
         longitude, latitude = degrees
         levels, zero = self.surface.levels, np.zeros(latitude.shape)
         nodes = np.stack([self.geometry.image(longitude, latitude, zero + level) for level in levels])
-        where = self.surface.place(nodes, degrees, fill)
+        where = self.surface.locate(nodes, degrees, fill)
         return where, fill(at_height(nodes, levels, zero)) if self.relief else where
 
     def _flags(self, where: np.ndarray, flat: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
@@ -164,7 +165,7 @@ def geocode_product(
 
     Returns
     -------
-    The pixels, and notes: in one line each, how they were placed, and what to expect of that.
+    The pixels, and notes: in one line each, how they were located, and what to expect of that.
 
     Raises
     ------
@@ -193,8 +194,8 @@ def geocode_product(
     hand = None if steps.hand is None else open_field(steps.hand, "heights above the nearest drainage")
     if hand is not None:
         _crop(geobox, hand, annotation, name, "heights above the nearest drainage")  # they meet, or it is refused
-    samples = max(1, round(resolution / spacing))
-    product = GeocodedProduct(image, geobox, geometry, surface, samples, relief, steps.rtc, hand)
+    oversampling = max(1, round(resolution / spacing))
+    product = GeocodedProduct(image, geobox, geometry, surface, oversampling, relief, steps.rtc, hand)
     if relief is not None or hand is not None:
         notes.append(_shares(product))
     return product, tuple(notes)
@@ -237,7 +238,7 @@ def _crop(geobox: GeoBox, dem: Field, annotation: Annotation, name: str, what: s
 
 
 def _apart(annotation: Annotation, longitude: np.ndarray, latitude: np.ndarray) -> bool:
-    """True if points, in degrees, lie around another place than the product: maps may fold far from their middle."""
+    """True if points, in degrees, lie elsewhere than around the product: maps may fold far from their middle."""
     grid = annotation.grid
     middle = float(unwrap(grid.longitude).mean())
     ours, theirs = (wrap(degrees - middle) for degrees in (grid.longitude, longitude))

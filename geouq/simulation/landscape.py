@@ -301,7 +301,7 @@ def _strips(position: np.ndarray, a: np.ndarray, b: np.ndarray | int, offset: np
 
 
 def _mix(a: np.ndarray, b: np.ndarray | int, c: np.ndarray | int) -> np.ndarray:
-    """Hash three integers into a place in a table: a cell's number, the same wherever it is met."""
+    """Hash three integers into a position in a table: a cell's number, the same wherever it is met."""
     with np.errstate(over="ignore"):
         h = a.astype(np.uint32) * np.uint32(0x8DA6B343)
         h = h + np.asarray(b).astype(np.uint32) * np.uint32(0xD8163841)

@@ -94,7 +94,7 @@ def calibrate(
     Parameters
     ----------
     model, samples, seed, device : as for ``segment``.
-    most_pixels : about how many pixels are kept, chosen at random by ``seed`` and their place in the chip.
+    most_pixels : about how many pixels are kept, chosen at random by ``seed`` and their position in the chip.
     on_chip : called before each chip with its name, its number from 0, and how many there are.
 
     Raises
@@ -255,7 +255,7 @@ def _labelled(job: Job, chip: LabelledChip) -> Iterator[tuple[Tile, Window, np.n
 
 
 def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:
-    """Return a number from 0 to 1 for each pixel, by the chip's name and the pixel's place alone."""
+    """Return a number from 0 to 1 for each pixel, by the chip's name and the pixel's position alone."""
     rows, columns = core.slices
     y, x = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)
     return noise.uniform(seed, _PURPOSE, zlib.crc32(name.encode()), y, x)

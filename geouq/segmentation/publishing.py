@@ -1,4 +1,4 @@
-"""Finished files and their final names: found there already, or put there, in the place of what was overwritten."""
+"""Finished files and their final names: found there already, or published under them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def found_before(run: str, scene: xr.DataArray, results: Results) -> dict[str, A
         return None
 
 
-def put_in_place(results: Results) -> list[str]:
+def publish_results(results: Results) -> list[str]:
     """Give every file its final name, the map last; return notes for people.
 
     What the run that is overwritten left and this one does not make (votes, polygons, a picture) goes first: it would
