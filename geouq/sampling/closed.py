@@ -64,13 +64,17 @@ class ClosedForm(Dropout):
             yield node, mean + deviation * x
 
     def moments(self, window: Window) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects."""
+        """Return mean and variance of the core's logit, (1, h, w) each, float32, over all masks and places' effects.
+
+        The variance is computed in float32, whatever the network's precision: float16 ends at the square of 256.
+        """
         plan, blocks = self.plan(), self.start(window)
         (rate,) = plan.sites.values()
         ones = torch.ones(1, *plan.channels.values(), 1, 1, dtype=DTYPES[self.precision], device=self.device)
-        squares = [replace(block, kept=tuple(t.square() for t in block.kept)) for block in blocks]
         mean = block_logits(plan, blocks, [ones]).float()[0]
-        variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones]).float()[0]
+        squares = [replace(block, kept=tuple(t.float().square() for t in block.kept)) for block in blocks]
+        variance = block_logits(replace(plan, suffix=_squared(plan.suffix)), squares, [ones.float()])[0]
+        self.check_finite(mean + variance)
         return mean, variance * (rate / (1 - rate)) + self.model.spec.place_effect**2
 
 
@@ -94,8 +98,8 @@ def _is_linear(plan: Plan) -> bool:
 
 
 def _squared(suffix: nn.Module) -> nn.Module:
-    """Return the suffix with squared weights and no bias."""
-    squared = copy.deepcopy(suffix)
+    """Return the suffix with squared weights and no bias, float32."""
+    squared = copy.deepcopy(suffix).float()
     with torch.no_grad():
         for layer in squared.modules():
             if isinstance(layer, nn.Conv2d):

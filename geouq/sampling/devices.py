@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from geouq.errors import InputError
+from geouq.errors import InputError, TileError
 from geouq.sampling.cores import is_cpu, windows_at_once
 from geouq.sampling.sampler import Sampler
 
@@ -78,9 +80,34 @@ def batch_that_fits(device: str, batch: int) -> int:
 
 
 def did_not_fit(device: str, batch: int) -> int:
-    """Remember that ``batch`` samples at once are too many for the device; return half of them (0 from 1)."""
+    """Remember that ``batch`` samples at once, 2 or more, are too many for the device; return half of them.
+
+    To be called when the error is handled: while it is, its frames hold the tensors that are in the way.
+    """
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-    if batch > 1:
-        _FITS[device] = batch // 2
+    _FITS[device] = batch // 2
     return batch // 2
+
+
+@contextmanager
+def must_fit(window: tuple[int, int], device: str) -> Iterator[None]:
+    """Raise TileError where the device has not the memory for a window, whatever is computed of it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise TileError(f"a {window} window does not fit {device}: take a smaller --tile") from None
+
+
+def exact_arithmetic() -> None:
+    """Make float32 on NVIDIA GPUs float32, sums of half precision float32, and algorithms those that repeat themselves.
+
+    By default torch rounds what convolutions multiply to 10 bits (TF32), which moves probabilities in the third digit,
+    and cuDNN may take transposed convolutions that add up in an order of chance. The settings are the process's.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

@@ -31,7 +31,7 @@ class Dropout(OneModel):
     def draw_samples(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits of the core): the suffix of the plan, once a sample."""
         blocks = on_core(self.device, self.start, window)
-        yield from self.in_batches(window, numbers, lambda now: self._masked(blocks, now))
+        yield from self.in_batches(numbers, lambda now: self._masked(blocks, now))
 
     def _masked(self, blocks: Sequence[Block], numbers: Sequence[int]) -> Tensor:
         """Return the logits of some samples, (S, classes or 1, h, w)."""

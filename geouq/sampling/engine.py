@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from geouq.sampling.cores import on_core, turn
-from geouq.sampling.devices import batch_that_fits
+from geouq.sampling.devices import batch_that_fits, must_fit
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.window import Window, upload
@@ -39,14 +39,16 @@ def predict_tile(sampler: Sampler, question: Question, window: Window, area: np.
     """
     valid, count = np.ascontiguousarray(window.valid[window.core.slices]), max(len(sampler.numbers), 1)
     device = sampler.device if valid.any() else "cpu"
-    sums = RunningSums(question, upload(valid, device), upload(np.ascontiguousarray(area, np.float32), device), count)
-    if not valid.any():
-        return TileResult(sums.empty_layers(count), np.zeros(count), 0, batch=sampler.batch)
-    window.prepare(sampler.model, device)
-    with turn(device):
-        _sum_up(sums, sampler, window, count)
-        layers = on_core(device, sums.layers)
-    areas = np.array([float(sums.areas[number]) for number in sorted(sums.areas)])
+    with must_fit(window.shape, device):
+        there = upload(valid, device), upload(np.ascontiguousarray(area, np.float32), device)
+        sums = RunningSums(question, *there, count)
+        if not valid.any():
+            return TileResult(sums.empty_layers(count), np.zeros(count), 0, batch=sampler.batch)
+        window.prepare(sampler.model, device)
+        with turn(device):
+            _sum_up(sums, sampler, window, count)
+            layers = on_core(device, sums.layers)
+        areas = np.array([float(sums.areas[number]) for number in sorted(sums.areas)])
     batch = batch_that_fits(device, sampler.batch)
     return TileResult(layers, areas, int(valid.sum()), sums.samples, batch)
 

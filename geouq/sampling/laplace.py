@@ -83,17 +83,14 @@ class Laplace(OneModel):
         core = window.core
         cells = Roi(core.y0 // head.fold, -(-core.y1 // head.fold), core.x0 // head.fold, -(-core.x1 // head.fold))
         inner = core.within(Roi(*(head.fold * v for v in (cells.y0, cells.y1, cells.x0, cells.x1))))
-        try:
-            features = crop(features_of(self, window), cells).float().contiguous()
-        except torch.OutOfMemoryError:
-            raise self.too_large(window) from None
+        features = crop(features_of(self, window), cells).float().contiguous()
 
         def compute(now: Sequence[int]) -> Tensor:
             weight, bias = draw_weights(self.model, self.seed, now)
             logits = head.apply(features, weight.to(self.device), bias.to(self.device))
             return crop(logits, inner)
 
-        yield from self.in_batches(window, numbers, compute)
+        yield from self.in_batches(numbers, compute)
 
     def bytes_for(self, pixels: int) -> int:
         """Return the bytes of the features, and of the logits of a batch: as cells, as pixels, and those before."""

@@ -19,7 +19,7 @@ from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import in_order, is_cpu, on_core
 from geouq.sampling.deviations import Weights
-from geouq.sampling.devices import batch_that_fits, did_not_fit
+from geouq.sampling.devices import batch_that_fits, did_not_fit, exact_arithmetic
 from geouq.sampling.draws import place_effects
 from geouq.sampling.names import PRECISIONS
 from geouq.sampling.window import Window
@@ -102,7 +102,7 @@ class OneModel:
     def one_pass(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield the logits of the network without any draw, the same for each of ``numbers``."""
         blocks = on_core(self.device, self.start, window)
-        yield from self.in_batches(window, numbers, lambda now: self.plain(blocks, len(now)))
+        yield from self.in_batches(numbers, lambda now: self.plain(blocks, len(now)))
 
     def plain(self, blocks: Sequence[Block], count: int) -> Tensor:
         """Return ``count`` copies of the logits that draw nothing, (count, classes or 1, h, w)."""
@@ -112,14 +112,11 @@ class OneModel:
     def start(self, window: Window) -> list[Block]:
         """Compute what all samples share, and return what each starts from, block by block of the core."""
         plan, x = self.plan(), window.seen_by(self.model, self.device)
-        try:
-            kept = plan.prefix(x.to(self.device, DTYPES[self.precision], memory_format=torch.channels_last))
-            return cut(plan, kept if isinstance(kept, tuple) else (kept,), window.core, window.shape)
-        except torch.OutOfMemoryError:
-            raise self.too_large(window) from None
+        kept = plan.prefix(x.to(self.device, DTYPES[self.precision], memory_format=torch.channels_last))
+        return cut(plan, kept if isinstance(kept, tuple) else (kept,), window.core, window.shape)
 
     def in_batches(
-        self, window: Window, numbers: Sequence[int], compute: Callable[[Sequence[int]], Tensor]
+        self, numbers: Sequence[int], compute: Callable[[Sequence[int]], Tensor]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, logits) of what ``compute`` makes for some numbers at once, (S, classes or 1, h, w).
 
@@ -133,16 +130,23 @@ class OneModel:
             return
         batch = batch_that_fits(self.device, self.batch)
         while numbers:
-            now = numbers[:batch]
-            try:
-                drawn = on_core(self.device, self._finished, compute, now)
-            except torch.OutOfMemoryError:
+            fitted = self._if_it_fits(compute, numbers[:batch])
+            if fitted is None:
                 batch = did_not_fit(self.device, batch)
-                if batch == 0:
-                    raise self.too_large(window) from None
                 continue
-            yield from drawn
-            numbers = numbers[len(now) :]
+            yield from fitted
+            numbers = numbers[len(fitted) :]
+
+    def _if_it_fits(
+        self, compute: Callable[[Sequence[int]], Tensor], numbers: Sequence[int]
+    ) -> list[tuple[int, Tensor]] | None:
+        """Return the logits of some numbers, or None where fewer at once may fit the device's memory."""
+        try:
+            return on_core(self.device, self._finished, compute, numbers)
+        except torch.OutOfMemoryError:
+            if len(numbers) == 1:
+                raise
+            return None
 
     def _finished(self, compute: Callable[[Sequence[int]], Tensor], numbers: Sequence[int]) -> list[tuple[int, Tensor]]:
         return list(self.finish(compute(numbers), numbers))
@@ -150,14 +154,15 @@ class OneModel:
     def finish(self, logits: Tensor, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield (number, float32 logits) of samples (S, classes or 1, h, w) with their place effects, all finite."""
         add_place_effects(self, logits, numbers)
-        if not torch.isfinite(logits.sum(dtype=torch.float32)):  # one number instead of one flag a pixel
-            raise TileError(f"model {self.model.spec.name!r} gave logits that are not finite numbers")
+        self.check_finite(logits)
         for number, one in zip(numbers, logits, strict=True):
             yield number, one.float()
 
-    def too_large(self, window: Window) -> TileError:
-        """Return the error for a window that the device has not the memory for."""
-        return TileError(f"a {window.shape} window does not fit {self.device}: take a smaller --tile")
+    def check_finite(self, numbers: Tensor) -> None:
+        """Raise TileError unless what the network gave is finite."""
+        if not torch.isfinite(numbers.sum(dtype=torch.float32)):  # one number instead of one flag a pixel
+            way_out = ": float16 ends at 65504, take --precision bfloat16" if self.precision == "float16" else ""
+            raise TileError(f"model {self.model.spec.name!r} gave logits that are not finite numbers{way_out}")
 
     def plan(self) -> Plan:
         """Return the compiled plan, made once a process for a model, its sites and a device."""
@@ -209,6 +214,8 @@ def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
     key = (sampler.model.hash, own, part, ",".join(active), sampler.device, sampler.precision)
     with _LOCK, torch.inference_mode(False):  # who asks first may be in it, and others who use the plan not
         if key not in _PLANS:
+            if torch.device(sampler.device).type == "cuda":
+                exact_arithmetic()
             plan = make_plan(network, len(spec.bands), spec.stride, active)
             for half in (plan.prefix, plan.suffix):
                 half.to(sampler.device, DTYPES[sampler.precision], memory_format=torch.channels_last)  # type: ignore[call-overload]

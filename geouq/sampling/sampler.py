@@ -75,7 +75,8 @@ class Sampler(Protocol):
 
         Raises
         ------
-        TileError : the device has not the memory for one sample, or logits are not finite.
+        TileError : logits are not finite.
+        torch.OutOfMemoryError : the device has not the memory for one sample (geouq.sampling.devices.must_fit).
         """
 
     def plan(self) -> Plan:

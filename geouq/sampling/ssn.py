@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from geouq.compiling.blocks import block_logits
@@ -50,10 +49,7 @@ class StochasticSegmentation(OneModel):
     def _drawn(self, window: Window, numbers: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
         network, spec = self.model.network, self.model.spec
         assert isinstance(network, SSN)
-        try:
-            parameters = block_logits(self.plan(), self.start(window), ()).float()
-        except torch.OutOfMemoryError:
-            raise self.too_large(window) from None
+        parameters = block_logits(self.plan(), self.start(window), ()).float()
         spread = replace(self.weights, spread=spec.spread * self.weights.spread)
         distribution = spread.apply(Distribution(*(part[0] for part in network.split(parameters))))
         done = 0

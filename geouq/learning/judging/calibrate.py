@@ -26,6 +26,7 @@ from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.networks.model import Model
+from geouq.sampling.devices import must_fit
 from geouq.sampling.estimators import Question, tempered
 from geouq.sampling.laplace import Curvature
 from geouq.sampling.window import Window
@@ -229,7 +230,7 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
         labels.append(label[chosen])
         area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
         truth += float(area[label[keep] == positive].sum())
-        with torch.inference_mode():
+        with torch.inference_mode(), must_fit(window.shape, job.sampler.device):
             for s, drawn in job.sampler.draw(window):
                 sample = drawn.cpu().numpy()
                 logits[s].append(sample[:, chosen])
