@@ -3,6 +3,9 @@
 Every file that geouq leaves is written here: ``with whole(path) as made`` gives a temporary name, and what is there
 when the block ends well gets its final one, in one step, once its bytes are on disk. And what may never be replaced:
 files that are there unless told so, what is open in another program, and what the file is made from at all.
+
+A Zarr group is a folder, and a file here in all but this: no file system replaces one folder by another in one step, so
+a group that is to be replaced is moved away first; and no folder is replaced but such as geouq has made.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ _FULL = 1 << 20  # bytes that are as good as none
 _COMPANIONS = (".aux.xml", ".ovr", ".msk")
 #: ... and those by which an SQLite file (a GeoPackage) shows that a program has it open, or died with it
 _OPEN = ("-wal", "-journal")
+#: the suffix of outputs that are folders, and the file in them that has what geouq says of its outputs
+_FOLDER, _ATTRIBUTES = ".zarr", ".zattrs"
+_OUR_TAGS = b'"GEOUQ_RUN"'
 #: what is no path, but tells GDAL where to look
 _GDAL_NAME = re.compile(r"/vsi|[A-Za-z][\w+.-]+:|\s*<")
 _HIDDEN = ".geouq-"
@@ -53,8 +59,10 @@ def check_place(path: Path) -> None:
         raise OutputError(f"{path}: the name is too long: give one of at most {LONGEST_NAME} bytes")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its folder {path.parent} does not exist: make it first")
-    if path.is_dir():
+    if path.is_dir() and path.suffix != _FOLDER:
         raise OutputError(f"{path} is a folder: give the name of a file in it")
+    if path.suffix == _FOLDER and path.exists() and not (path.is_dir() and _is_ours(path)):
+        raise OutputError(f"{path} is there, and geouq has not made it: move it away, or give another name")
     _refuse_open(path)
 
 
@@ -78,10 +86,25 @@ def refuse_own(path: Path, sources: Iterable[Name], what: str = "what is to be r
         return
     for name in (os.fspath(source) for source in sources):
         files = files_behind(name)
-        if any(os.path.exists(file) and path.samefile(file) for file in files):
+        if any(os.path.exists(file) and _is_or_holds(path, file) for file in files):
             raise OutputError(f"{path} is {what}: give the output another name")
         if not files and _GDAL_NAME.match(name) and not is_remote(name) and "/vsimem/" not in name:
             raise OutputError(f"{path} might be {what}, {name}, which cannot be resolved: give the output another name")
+
+
+def _is_or_holds(path: Path, file: str) -> bool:
+    """True if a path is a file, or a folder that the file lies in."""
+    return path.samefile(file) or Path(file).resolve().is_relative_to(path.resolve())
+
+
+def metadata_of(path: Path) -> Path:
+    """Return the file that has the metadata of an output: itself; of a Zarr group the one of its attributes."""
+    return path / _ATTRIBUTES if path.suffix == _FOLDER and path.is_dir() else path
+
+
+def _is_ours(folder: Path) -> bool:
+    attributes = metadata_of(folder)
+    return attributes.is_file() and _OUR_TAGS in attributes.read_bytes()
 
 
 def existing(names: Iterable[str]) -> list[str]:
@@ -187,19 +210,39 @@ def publish(made: Path, path: Path) -> Path:
     """
     _refuse_open(path)
     try:
-        _sync(made)
+        for part in (*made.rglob("*"), made):
+            _sync(part)
         for end in _COMPANIONS:
             Path(f"{path}{end}").unlink(missing_ok=True)
-        os.replace(made, path)
+        _replace(made, path)
         with suppress(OSError):  # not every file system lets a folder be synced
             _sync(path.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         with whole(path) as beside:  # another file system
-            shutil.copyfile(made, beside)
-        made.unlink()
+            shutil.copytree(made, beside) if made.is_dir() else shutil.copyfile(made, beside)
+        remove(made)
     return path
+
+
+def remove(path: Path) -> None:
+    """Remove an output, if it is there: a file, a link, or the folder of a Zarr group."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _replace(made: Path, path: Path) -> None:
+    """Rename a file or folder; OSError, and nothing has been done, if ``path`` is on another file system."""
+    if not (made.is_dir() and os.path.lexists(path)):
+        os.replace(made, path)
+        return
+    with scratch(path) as aside:
+        os.replace(made, aside / "new")
+        os.replace(path, aside / "old")
+        os.replace(aside / "new", path)
 
 
 @contextmanager

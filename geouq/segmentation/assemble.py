@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geouq.files import remove
 from geouq.grid import Tile, geobox_roi
 from geouq.maps.bands import MapBand
 from geouq.maps.styles import write_qml
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from geouq.maps.preview import Squares
 
 
+@dataclass(frozen=True)
+class Raster:
+    """A raster to make: of which array of the parts ("map", "votes"), under which name, in which bands."""
+
+    part: str
+    path: Path
+    bands: tuple[MapBand, ...]
+
+
 def assemble(
     job: Job,
     results: Results,
@@ -31,11 +42,11 @@ def assemble(
 ) -> None:
     """Make every file of ``results`` in the work folder; ``on_step`` is told what is being made."""
     for final in results.files:
-        results.made(final).unlink(missing_ok=True)
+        remove(results.made(final))
     finished = results.made(results.path)
-    rasters = {"map": (finished, results.bands)} if results.bands else {}
+    rasters = [Raster("map", finished, results.bands)] if results.bands else []
     if results.vote_bands:
-        rasters["votes"] = (beside(finished), results.vote_bands)
+        rasters.append(Raster("votes", beside(finished), results.vote_bands))
     on_step(" and ".join(path.name for path in (results.map, results.votes) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
     if results.style is not None:
@@ -44,7 +55,7 @@ def assemble(
         from geouq.polygons.vectorize import vectorize  # here, as in geouq.segmentation.results
 
         on_step(results.vector.name)
-        samples = rasters["votes"][0] if "votes" in rasters else None
+        samples = beside(finished) if results.vote_bands else None
         vectorize(finished, results.made(results.vector), samples_path=samples, min_area=results.min_area)
     if results.preview is not None and squares is not None:
         from geouq.maps.preview import preview  # here, for matplotlib
@@ -64,21 +75,21 @@ def _write_rasters(
     job: Job,
     results: Results,
     part_of: Callable[[Tile], Mapping[str, np.ndarray]],
-    rasters: Mapping[str, tuple[Path, tuple[MapBand, ...]]],
+    rasters: Sequence[Raster],
     squares: Squares | None,
 ) -> None:
     """Make rasters, and the scene's averages for a picture, in one pass over the parts."""
     geobox = geobox_roi(job.geobox, job.region)
     with ExitStack() as stack:
-        writers = {
-            what: stack.enter_context(open_writer(path, geobox, bands, results.tags, results.options))
-            for what, (path, bands) in rasters.items()
-        }
+        writers = [
+            (one.part, stack.enter_context(open_writer(one.path, geobox, one.bands, results.tags, results.options)))
+            for one in rasters
+        ]
         for tile in job.tiling:
             part, roi = part_of(tile), tile.core.within(job.region)
-            for what, writer in writers.items():
+            for what, writer in writers:
                 writer.write(roi, part[what])
             if squares is not None:
                 squares.add(part["picture"], roi.y0, roi.x0)
-        for writer in writers.values():
+        for _, writer in writers:
             writer.finish()

@@ -21,7 +21,7 @@ import dask
 import numpy as np
 import xarray as xr
 
-from geouq.files import scene_files, scene_sources
+from geouq.files import metadata_of, scene_files, scene_sources
 from geouq.rasters.windowed import spread_out
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
@@ -103,10 +103,11 @@ def _look(scene: xr.DataArray) -> str:
 
 
 def carries(path: Path, text: str) -> bool:
-    """True if a file holds a text, such as a run's id: no format that geouq writes hides its metadata."""
-    if not path.is_file() or path.is_symlink() or not path.stat().st_size:
+    """True if an output holds a text, such as a run's id: no format that geouq writes hides its metadata."""
+    told = metadata_of(path)
+    if not told.is_file() or path.is_symlink() or told.is_symlink() or not told.stat().st_size:
         return False
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open(told, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return content.find(text.encode()) >= 0
 
 

@@ -12,10 +12,10 @@ import rasterio
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from geouq.files import publish, writing
+from geouq.files import publish, remove, writing
 from geouq.maps.votes import beside
 from geouq.segmentation.identity import carries, made_by
-from geouq.segmentation.results import Results
+from geouq.segmentation.results import COMPANIONS, Results, companion_tag
 from geouq.segmentation.summary import from_tags
 
 
@@ -38,7 +38,7 @@ def publish_results(results: Results) -> list[str]:
     stale, notes = _left_over(results), []
     for path in stale:
         if path.absolute().parent == results.path.absolute().parent:
-            path.unlink()
+            remove(path)
             notes.append(f"removed {path.name}, which belonged to the map that is overwritten")
         else:
             notes.append(f"{path} belongs to the map that is overwritten, and no longer to {results.path.name}")
@@ -56,7 +56,7 @@ def _left_over(results: Results) -> list[Path]:
     run = tags.get("GEOUQ_RUN", "")
     if not re.fullmatch("[0-9a-f]{16}", run):
         return []
-    named = [path.parent / tags[tag] for tag in ("GEOUQ_VECTOR", "GEOUQ_PREVIEW") if tags.get(tag)]
+    named = [path.parent / tags[tag] for tag in map(companion_tag, COMPANIONS) if tags.get(tag)]
     ours = {file.absolute() for file in results.files}
     return [file for file in (beside(path), *named) if file.absolute() not in ours and carries(file, run)]
 

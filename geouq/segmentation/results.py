@@ -16,6 +16,9 @@ from geouq.maps.cog import check_options
 from geouq.maps.votes import beside
 from geouq.segmentation.job import Job, run_attrs
 
+#: outputs of a run whose names its map's name does not tell; the map's tags do
+COMPANIONS = ("vector", "preview")
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -117,9 +120,14 @@ def _tags(job: Job) -> dict[str, str]:
     return {f"GEOUQ_{name.upper()}": str(value) for name, value in told.items()}
 
 
+def companion_tag(output: str) -> str:
+    """Return the tag that names one of ``COMPANIONS``."""
+    return f"GEOUQ_{output.upper()}"
+
+
 def _companions(outputs: Outputs) -> dict[str, str]:
     """Return tags that name, as seen from the map's folder, the files of a run that the map's name does not tell."""
-    named = {"GEOUQ_VECTOR": outputs.vector, "GEOUQ_PREVIEW": outputs.preview}
+    named = {companion_tag(output): getattr(outputs, output) for output in COMPANIONS}
     folder = outputs.path.absolute().parent
     return {tag: Path(os.path.relpath(path.absolute(), folder)).as_posix() for tag, path in named.items() if path}
 
