@@ -5,8 +5,10 @@ import json
 import math
 import subprocess
 import sys
+import time
 import weakref
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from geouq.errors import TileError
 from geouq.grid import Roi
 from geouq.networks.model import Model
 from geouq.sampling import devices, one_model
-from geouq.sampling.engine import predict_tile
+from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.estimators import Question, RunningSums
 from geouq.sampling.laplace import Curvature
 from geouq.sampling.one_model import OneModel
@@ -202,3 +204,32 @@ def test_the_benchmark_runs_small_on_a_cpu(tmp_path):
     assert "| dropout | float32 |" in done.stdout
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert again.returncode == 2 and "exists" in again.stderr
+
+
+def test_the_benchmark_of_little_memory_leaves_room_for_a_few_samples(monkeypatch):
+    """With stand-ins for what it asks of a card: 1 GiB is free, a batch of 3 takes 8 MiB, more than 4 do not fit."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = import_module("gpu")
+    card = {"synchronize": None, "reset_peak_memory_stats": None, "empty_cache": None}
+    card |= {"memory_allocated": 1 << 20, "max_memory_allocated": 9 << 20, "mem_get_info": (1 << 30, 2 << 30)}
+    for name, value in card.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *args, value=value: value)
+    monkeypatch.setattr(bench.Bench, "gpu", True)
+    sampler = make_sampler(small_model(), samples=5)
+    asked, empty = [], torch.empty
+    monkeypatch.setattr(bench, "samplers", lambda: {"dropout": sampler})
+    monkeypatch.setattr(torch, "empty", lambda *args, **told: asked.append(args) or empty(0))
+    found = []
+
+    def predict(sampler, pixels):
+        found.append(sampler.batch)
+        batch = sampler.batch if len(found) < 3 else 4
+        shape = (8, 8)
+        layers = {"mask": np.zeros(shape, np.uint8), "probability": np.zeros(shape, np.float32)}
+        return TileResult(layers, np.zeros(5), 64, 5, batch)
+
+    monkeypatch.setattr(bench, "predict", predict)
+    where = bench.Bench("cpu", time.monotonic() + 100, [])
+    (row,) = bench.little_memory(where, np.zeros((2, 8, 8), np.float32))
+    assert found == [20, 3, 20] and asked == [((1 << 30) - (12 << 20),)]
+    assert row["memory left, MiB"] == 12 and row["ended with"] == 4 and row["halved"] and row["masks equal"] == 1
