@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geouq.segmentation.job import Settings
 
 
-class Samples(click.ParamType):
+class Samples(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A number of samples, or ``inf``."""
 
     name = "integer or inf"

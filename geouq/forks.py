@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
 
 
 def lock() -> threading.Lock:
     """Return a lock that is free in a forked child, whoever held it in the parent."""
-    made: Any = threading.Lock()
-    in_child(made._at_fork_reinit)  # what CPython's own modules (logging, concurrent.futures) do with theirs
+    made = threading.Lock()
+    # what CPython's own modules (logging, concurrent.futures) do with theirs; no stub knows it
+    in_child(made._at_fork_reinit)  # type: ignore[attr-defined]
     return made
 
 

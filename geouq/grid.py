@@ -180,7 +180,7 @@ def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
         return _areas_by_steps(crs, geobox.affine, rows, columns)
     unit = degrees_per_unit(crs)
     latitude = unit * (f + e * rows[:, None] + (d * columns[None, :] if d else 0))
-    return _ellipsoid_factor(crs, latitude) * determinant * unit**2
+    return np.asarray(_ellipsoid_factor(crs, latitude) * determinant * unit**2)
 
 
 def degrees_per_unit(crs: CRS) -> float:

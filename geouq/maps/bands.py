@@ -135,12 +135,12 @@ def halve(block: np.ndarray, bands: Sequence[MapBand]) -> np.ndarray:
 def _mean_percent(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
     count = np.maximum(valid.sum(axis=0, dtype=np.uint16), 1)
     total = np.where(valid, four, 0).sum(axis=0, dtype=np.uint16)
-    return (2 * total + count) // (2 * count)
+    return np.asarray((2 * total + count) // (2 * count))
 
 
 def _mean_float(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    return np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1)
+    return np.asarray(np.where(valid, four, 0).sum(axis=0) / np.maximum(valid.sum(axis=0, dtype=np.float32), 1))
 
 
 def _mean_power(four: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    return 10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid), np.float32(1e-30)))
+    return np.asarray(10 * np.log10(np.maximum(_mean_float(10 ** (four / 10), valid), np.float32(1e-30))))

@@ -191,7 +191,7 @@ class MapWriter:
             files = [stack.enter_context(rasterio.open(path, "r+")) for path in levels[1:]]
 
             def read(roi: Roi) -> np.ndarray:
-                mask = base.read(number, window=_window(roi))
+                mask: np.ndarray = base.read(number, window=_window(roi))
                 return mask if mask.dtype == np.uint8 else np.nan_to_num(mask, nan=NOT_CLASSIFIED).astype(np.uint8)
 
             for level, roi, mask in mask_levels(read, base.shape, len(files), legend):
@@ -273,7 +273,7 @@ def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, ban
 
 
 def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[MapBand]) -> np.ndarray:
-    array = file.read(window=window)
+    array: np.ndarray = file.read(window=window)
     if bands[0].kind != "bits":
         return array
     return np.concatenate([array, file.read_masks(window=window).astype(array.dtype)])

@@ -52,7 +52,8 @@ class MapFile:
         """Return a band's stored values, masked where there is none."""
         with gdal_errors(str(self.path), "read"):
             window = Window(roi.x0, roi.y0, roi.shape[1], roi.shape[0])
-            return self.file.read(band, window=window, masked=True)
+            values: np.ma.MaskedArray = self.file.read(band, window=window, masked=True)
+            return values
 
     def band(self, name: str) -> int | None:
         """Return the number of the band that is described as ``name``, if there is one."""

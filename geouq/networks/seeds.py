@@ -81,7 +81,8 @@ class MCDropoutUNet(nn.Module):
         _, x = self.down[-1](x)
         for stage in self.up:
             _, x = stage(torch.cat([skips.pop(), self.upsample(x)], 1))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 class PlainUNet(nn.Module):
@@ -132,7 +133,8 @@ class PlainUNet(nn.Module):
             x = pair(site(self.pool(x)))
         for up, site, pair in zip(self.ups, self.up_sites, self.up_pairs, strict=True):
             x = pair(site(torch.cat([up(x), skips.pop()], 1)))
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
 
 def _pair(cin: int, cout: int) -> nn.Sequential:

@@ -51,7 +51,8 @@ class SSN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, H, W) → parameters (N, C·(2 + R), H, W): mean, log-diagonal, factor (rank-major)."""
-        return self.network(x)
+        parameters: Tensor = self.network(x)
+        return parameters
 
     def split(self, parameters: Tensor) -> Distribution:
         """Return the distribution that the parameters (N, C·(2 + R), H, W) stand for, in their own precision."""

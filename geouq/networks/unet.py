@@ -119,4 +119,5 @@ class UNet(nn.Module):
         x = self.down[-1](x)  # (N, widths[-1], H/stride, W/stride)
         for up, block in zip(self.ups, self.up_blocks, strict=True):
             x = block(torch.cat([up(x), skips.pop()], 1))
-        return self.unfold(self.head(self.head_site(x)))  # (N, classes, H, W)
+        logits: Tensor = self.unfold(self.head(self.head_site(x)))  # (N, classes, H, W)
+        return logits

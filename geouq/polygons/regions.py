@@ -261,4 +261,6 @@ def _build(vertex: np.ndarray, head: np.ndarray, ring_owner: np.ndarray, columns
     # in GDAL's order of sums, for the same last bit
     points = [affine.c + x * affine.a + y * affine.b, affine.f + x * affine.d + y * affine.e]
     shells = np.concatenate([[0], np.cumsum(np.bincount(ring_owner))])
-    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, np.stack(points, axis=1), (offsets, shells))
+    return np.asarray(
+        shapely.from_ragged_array(shapely.GeometryType.POLYGON, np.stack(points, axis=1), (offsets, shells))
+    )

@@ -86,7 +86,9 @@ class Raster:
         return os.path.splitext(os.path.basename(self.path.rstrip("/")))[0]
 
 
-def inspect_raster(path: str | os.PathLike, bidx: Sequence[int] | None = None, nodata: float | None = None) -> Raster:
+def inspect_raster(
+    path: str | os.PathLike[str], bidx: Sequence[int] | None = None, nodata: float | None = None
+) -> Raster:
     """Open a raster, and return what it says of itself; no pixel is read.
 
     Parameters
@@ -246,8 +248,8 @@ def _is_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray | bool:
     with np.errstate(over="ignore", invalid="ignore"):
         marker = values.dtype.type(nodata)
         if not np.isfinite(marker):
-            return values == marker
-        return np.abs(values - marker) <= 2 * np.abs(marker - np.nextafter(marker, values.dtype.type(0)))
+            return np.asarray(values == marker)
+        return np.asarray(np.abs(values - marker) <= 2 * np.abs(marker - np.nextafter(marker, values.dtype.type(0))))
 
 
 def _no_bands(name: str, dataset: rasterio.DatasetReader) -> str:

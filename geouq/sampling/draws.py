@@ -42,7 +42,7 @@ def place_effects(scale: float, seed: int, samples: Sequence[int]) -> np.ndarray
     """
     turn = float(uniform(seed, zlib.crc32(b"place"), dtype=np.float64))
     quantiles = [(_van_der_corput(s) + turn) % 1 for s in samples]
-    return (scale * ndtri(np.clip(quantiles, 1e-6, 1 - 1e-6))).astype(np.float32)
+    return np.asarray((scale * ndtri(np.clip(quantiles, 1e-6, 1 - 1e-6))).astype(np.float32))
 
 
 def _van_der_corput(number: int) -> float:

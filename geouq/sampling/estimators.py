@@ -234,7 +234,8 @@ def tempered(logits: Tensor, question: Question) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     """Return the entropy in nats (h, w) of (1 or C, h, w) probabilities; 0·ln 0 = 0."""
+    entropies: Tensor = torch.special.entr(probabilities)
     if len(probabilities) == 1:
-        p = probabilities[0]
-        return torch.special.entr(p) + torch.special.entr(1 - p)
-    return torch.special.entr(probabilities).sum(0)
+        other: Tensor = torch.special.entr(1 - probabilities[0])
+        return entropies[0] + other
+    return entropies.sum(0)

@@ -50,7 +50,7 @@ def spacing(correlation: float) -> int:
 
     The correlation function is nearly exp(−d²/(2·spacing²)): that of a quintic B-spline with itself.
     """
-    return max(1, round(correlation / np.sqrt(2)))
+    return max(1, round(float(correlation / np.sqrt(2))))
 
 
 def blend(start: int, stop: int, step: int) -> tuple[int, np.ndarray]:

@@ -208,4 +208,5 @@ def _lazy(parts: Sequence[Pixels | ProductPixels], chunk: int) -> da.Array:
         arrays.append(
             da.from_array(part, chunks=(deep, rows, columns), name=name, meta=np.empty((0, 0, 0), np.float32))
         )
-    return da.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    joined: da.Array = da.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    return joined

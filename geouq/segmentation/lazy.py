@@ -139,4 +139,5 @@ def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarr
 
 
 def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
-    return da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
+    tile_layer: da.Array = da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
+    return tile_layer

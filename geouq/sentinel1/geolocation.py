@@ -70,12 +70,12 @@ class GridSurface:
     def _correct(self, image: np.ndarray) -> np.ndarray:
         """Add to positions (2, …) what the geometry leaves at the grid points."""
         rows, columns = index(image[0], self.line), index(image[1], self.pixel)
-        return image + np.stack([between(misfit, rows, columns) for misfit in self.misfit])
+        return np.asarray(image + np.stack([between(misfit, rows, columns) for misfit in self.misfit]))
 
 
 def index(values: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     """Fractional index of values among rising ``nodes``, from the first to the last."""
-    return np.interp(values, nodes, np.arange(len(nodes)))
+    return np.asarray(np.interp(values, nodes, np.arange(len(nodes))))
 
 
 def between(values: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -37,10 +37,10 @@ class Table:
         share = np.clip((lines - self.line[before]) / (self.line[before + 1] - self.line[before]), 0, 1)[:, None]
         first = int(before.min())
         vectors = np.stack([self._along(i, columns) for i in range(first, int(before.max()) + 2)])
-        return vectors[before - first] * (1 - share) + vectors[before - first + 1] * share
+        return np.asarray(vectors[before - first] * (1 - share) + vectors[before - first + 1] * share)
 
     def _along(self, i: int, columns: slice) -> np.ndarray:
-        return np.interp(np.arange(columns.start, columns.stop), self.pixel[i], self.value[i])
+        return np.asarray(np.interp(np.arange(columns.start, columns.stop), self.pixel[i], self.value[i]))
 
 
 @dataclass(frozen=True, eq=False)

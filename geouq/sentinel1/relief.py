@@ -86,7 +86,7 @@ class Relief:
         out[(_highest_before(farther, cells) > farther)[:, ::-1]] = LAYOVER
         row = np.rint(flat[0] / step).astype(np.intp) - profiles.rows.start
         column = np.rint(flat[1] / step).astype(np.intp) - profiles.columns.start
-        return out[row, column]
+        return np.asarray(out[row, column])
 
     def area(self, flat: np.ndarray, image: np.ndarray) -> np.ndarray:
         """Return the area that points' image pixels show the radar, in units of their own: beta0 / area = gamma0.
@@ -105,7 +105,7 @@ class Relief:
         pixels = np.arange(first, first + lit.shape[1])
         area = lit / self.geometry.slant_spacing(lines, pixels)
         area[area < _LEAST_AREA] = np.nan
-        return interpolate(_Array(area), slice(0, 1), np.stack([flat[0] - lines[0], image[1] - first]))[0]
+        return np.asarray(interpolate(_Array(area), slice(0, 1), np.stack([flat[0] - lines[0], image[1] - first]))[0])
 
     def _lit(self, profiles: Profiles) -> tuple[np.ndarray, int]:
         """Metres of slant area that each image pixel shows, (lines, pixels), and the first of these pixels."""
@@ -180,4 +180,4 @@ def _slope(height: np.ndarray, down: float, right: float) -> np.ndarray:
     padded = np.pad(height, ((y, y), (x, x)), mode="edge")
     rise = (padded[2 * y :, x:-x] - padded[: -2 * y, x:-x]) / (2 * y * down)
     run = (padded[y:-y, 2 * x :] - padded[y:-y, : -2 * x]) / (2 * x * right)
-    return np.hypot(rise, run)
+    return np.asarray(np.hypot(rise, run))

@@ -74,7 +74,7 @@ def _adapted(values: np.ndarray, mean: np.ndarray, variance: np.ndarray, looks: 
     speckle = mean**2 / looks
     scene = np.maximum(variance - speckle, 0) / (1 + 1 / looks)
     weight = scene / np.maximum(scene + speckle, np.finfo(float).tiny)
-    return mean + weight * (values - mean)
+    return np.asarray(mean + weight * (values - mean))
 
 
 def _lee(values: np.ndarray, valid: np.ndarray, looks: float) -> np.ndarray:

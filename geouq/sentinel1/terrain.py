@@ -67,7 +67,7 @@ class Field:
             middle = apply(Affine(*self.raster.transform), self.raster.shape[1] / 2, self.raster.shape[0] / 2)[0] * unit
             x = unwrap(wrap(x * unit - middle) + middle) / unit
         column, row = apply(~Affine(*self.raster.transform), x, y)
-        return interpolate(self, slice(0, 1), spread(np.stack([row, column])) - 0.5)[0]
+        return np.asarray(interpolate(self, slice(0, 1), spread(np.stack([row, column])) - 0.5)[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,7 +142,7 @@ def _spectrum(pattern: _Pattern, resolution: float) -> np.ndarray:
     if not inside.any():  # between two lattices, or beyond them
         inside = np.arange(_LEVELS) == max(1, np.argmin(np.abs(np.log(wavelength / pattern.high))))
     amplitude = np.where(inside, amplitude, 0)
-    return amplitude / (_GAIN * np.sqrt(np.sum(amplitude**2)))
+    return np.asarray(amplitude / (_GAIN * np.sqrt(np.sum(amplitude**2))))
 
 
 def _refine(window: Roi, level: int, key: tuple[int, int], amplitudes: np.ndarray) -> np.ndarray:
@@ -222,7 +222,7 @@ def _contour(
     gy, gx = _gradient(across, resolution)
     turns = across[1:-1, 1:-1] * np.float32(1 / spacing) + np.float32(phase)
     away = np.abs(turns - np.rint(turns)) * np.float32(spacing)
-    return away / np.maximum(np.sqrt(gy * gy + gx * gx), np.float32(0.3))
+    return np.asarray(away / np.maximum(np.sqrt(gy * gy + gx * gx), np.float32(0.3)))
 
 
 def _still_water(
@@ -297,7 +297,7 @@ def _strips(position: np.ndarray, a: np.ndarray, b: np.ndarray | int, offset: np
     """Return the index of the strip that a position falls in; strips are 0.4 … 1.6 wide."""
     index = np.floor(position).astype(np.int32)
     before = position - index < offset[_mix(a, b, index)]
-    return index - before
+    return np.asarray(index - before)
 
 
 def _mix(a: np.ndarray, b: np.ndarray | int, c: np.ndarray | int) -> np.ndarray:

@@ -134,7 +134,7 @@ def random_recipe(seed: int) -> SceneRecipe:
         return low + (high - low) * next(u)
 
     def ratio(low: float, high: float) -> float:
-        return low * (high / low) ** next(u)
+        return float(low * (high / low) ** next(u))
 
     def sometimes(chance: float, value: float) -> float:
         return value if next(u) < chance else 0.0
@@ -220,21 +220,21 @@ def _speckle(words: tuple[np.ndarray, ...], recipe: SceneRecipe) -> np.ndarray:
     shared = recipe.channel_correlation
     z[1] = np.float32(shared) * z[0] + np.float32(np.sqrt(1 - shared**2)) * z[1]
     index = np.clip(z * np.float32(_STEPS / 12) + np.float32(_STEPS / 2), 0, _STEPS).astype(np.int32)
-    return _quantiles(recipe.looks)[index]
+    return np.asarray(_quantiles(recipe.looks)[index])
 
 
 @lru_cache(maxsize=16)
 def _quantiles(looks: float) -> np.ndarray:
     """Gamma quantiles (mean 1, variance 1/looks) at the probabilities of normal scores from -6 to 6."""
     score = (np.arange(_STEPS + 1) + 0.5) * (12 / _STEPS) - 6
-    return (gammaincinv(looks, ndtr(score)) / looks).astype(np.float32)
+    return np.asarray((gammaincinv(looks, ndtr(score)) / looks).astype(np.float32))
 
 
 def _blur(a: np.ndarray, side: float, total: float) -> np.ndarray:
     """Filter the last two axes with (side, 1, side) / total; the outermost pixels are dropped."""
     s, t = np.float32(side), np.float32(1 / total)
     a = (a[..., 1:-1, :] + s * (a[..., :-2, :] + a[..., 2:, :])) * t
-    return (a[..., 1:-1] + s * (a[..., :-2] + a[..., 2:])) * t
+    return np.asarray((a[..., 1:-1] + s * (a[..., :-2] + a[..., 2:])) * t)
 
 
 def _outside(shape: tuple[int, int], block: Roi, seed: int, recipe: SceneRecipe) -> np.ndarray:

@@ -200,11 +200,11 @@ def _cut(piece: Example, size: int, how: Augmentation, rng: np.random.Generator)
 def _speckle(pixels: np.ndarray) -> np.ndarray:
     """Return how the chip varies about its 7-pixel mean, in dB, bright targets cut off."""
     filled = np.where(np.isfinite(pixels), pixels, 0)
-    return np.clip(filled - ndimage.uniform_filter(filled, (0, 7, 7)), -12, 6)
+    return np.asarray(np.clip(filled - ndimage.uniform_filter(filled, (0, 7, 7)), -12, 6))
 
 
 def _soften(shape: np.ndarray, sigma: float) -> np.ndarray:
-    return ndimage.gaussian_filter(shape.astype(np.float32), sigma)
+    return np.asarray(ndimage.gaussian_filter(shape.astype(np.float32), sigma))
 
 
 def _wedge(size: int, rng: np.random.Generator) -> np.ndarray:

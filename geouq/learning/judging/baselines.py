@@ -52,7 +52,7 @@ def threshold_ious(db: np.ndarray, label: np.ndarray, candidates: np.ndarray = C
         return np.full(len(candidates), np.nan)
     hit = np.searchsorted(np.sort(db[water]), candidates, side="left")
     false = np.searchsorted(np.sort(db[~water]), candidates, side="left")
-    return hit / (water.sum() + false)
+    return np.asarray(hit / (water.sum() + false))
 
 
 def best_global_threshold(

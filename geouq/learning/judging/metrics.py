@@ -279,7 +279,7 @@ def binary_entropy(probability: np.ndarray) -> np.ndarray:
 
 
 def _cells(values: np.ndarray) -> np.ndarray:
-    return np.clip((values * CELLS).astype(int), 0, CELLS - 1)
+    return np.asarray(np.clip((values * CELLS).astype(int), 0, CELLS - 1))
 
 
 def _ratio(part: float, whole: float) -> float:

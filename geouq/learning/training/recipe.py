@@ -160,7 +160,8 @@ def read_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:
     missing = [key for key in ("name", "architecture", "arguments") if key not in table]
     if missing:
         raise InputError(f"{source}: a recipe has a key {missing[0]}")
-    return _read(Recipe, table, source, "")
+    recipe: Recipe = _read(Recipe, table, source, "")
+    return recipe
 
 
 def write_recipe(recipe: Recipe) -> str:

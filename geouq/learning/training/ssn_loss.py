@@ -75,7 +75,8 @@ def draw(distribution: Distribution, how: Integral, generator: torch.Generator) 
     deviation = moved + noise * (diagonal + 1e-12).sqrt()  # a gradient also where the diagonal is 0
     if how.antithetic:
         deviation = torch.cat([deviation, -deviation])[: how.draws]
-    return mean + deviation
+    drawn: Tensor = mean + deviation
+    return drawn
 
 
 def log_likelihoods(logits: Tensor, label: Tensor, valid: Tensor) -> Tensor:
