@@ -4,6 +4,9 @@ A window is large because its halo must be paid for once; what is left to comput
 pixel or two at the finest level), and tensors of a whole window go through main memory at every step. So the core is
 cut into blocks, each with its own crops of what the prefix kept. On a GPU, which has work enough only with large
 tensors, a core is one block.
+
+Letters in shape comments: S samples, C channels, H rows and W columns of the core, h and w those of a block at some
+level.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def cut(plan: Plan, kept: Sequence[Tensor], core: Roi, window: tuple[int, int]) 
 
 
 def _block(crops: Crops, kept: Sequence[Tensor], roi: Roi, core: Roi, window: tuple[int, int]) -> Block:
-    smaller = (crop(t, region.box(roi, window)) for t, region in zip(kept, crops.kept, strict=True))
+    smaller = (crop(t, region.box(roi, window)) for t, region in zip(kept, crops.kept, strict=True))  # (1, C, h, w)
     boxes = (to.box(roi, window).within(of.box(roi, window)) for of, to in crops.steps)
     return Block(
         roi.within(core),
@@ -59,14 +62,14 @@ def _block(crops: Crops, kept: Sequence[Tensor], roi: Roi, core: Roi, window: tu
 
 
 def block_logits(plan: Plan, blocks: Sequence[Block], masks: Sequence[Tensor]) -> Tensor:
-    """Return the whole core's logits (S, classes or 1, h, w) of the S samples that ``masks`` are for."""
+    """Return the whole core's logits (S, classes or 1, H, W) of the S samples that ``masks``, (S, C, 1, 1), are for."""
     if len(blocks) == 1:
         return _logits(plan, blocks[0], masks)
     shape = blocks[-1].part.y1, blocks[-1].part.x1
     out: Tensor | None = None
     for block in blocks:
-        logits = _logits(plan, block, masks)
-        out = logits.new_empty(*logits.shape[:2], *shape) if out is None else out
+        logits = _logits(plan, block, masks)  # (S, classes or 1, h, w)
+        out = logits.new_empty(*logits.shape[:2], *shape) if out is None else out  # (S, classes or 1, H, W)
         crop(out, block.part).copy_(logits)
     assert out is not None
     return out
@@ -74,6 +77,7 @@ def block_logits(plan: Plan, blocks: Sequence[Block], masks: Sequence[Tensor]) -
 
 def _logits(plan: Plan, block: Block, masks: Sequence[Tensor]) -> Tensor:
     """Return the logits (S, classes or 1, h, w) of a block's part of the core."""
+    # (1, C, h, w)…, (S, C, 1, 1)… → (S, classes or 1, h', w') → without the margin that the last step still had
     return crop(plan.suffix(*block.kept, *masks, *block.boxes), block.inner)
 
 

@@ -7,6 +7,9 @@ the finest level.
 
 Cells are the pixels of a level: at scale s a cell covers s×s scene pixels. A region of a level is the core in cells,
 rounded outwards, with a margin of context, clipped at the window.
+
+Letters in shape comments: N images in a batch, S of them samples, C channels, H rows and W columns of cells, f the
+factor by which a level is made finer.
 """
 
 from __future__ import annotations
@@ -28,15 +31,15 @@ FULL = 1 << 30
 def cat_samples(tensors: Sequence[Tensor], dim: int = 1) -> Tensor:
     """Concatenate along channels tensors of S samples (S, C, H, W) with what all samples share (1, C, H, W)."""
     samples = max(t.shape[0] for t in tensors)
-    return torch.cat([t.expand(samples, -1, -1, -1) for t in tensors], dim)
+    return torch.cat([t.expand(samples, -1, -1, -1) for t in tensors], dim)  # (S, ΣC, H, W)
 
 
 def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
     """Unfold (N, C·factor², H, W) into (N, C, H·factor, W·factor) as torch's does, at once for channels-last."""
     n, channels, rows, columns = x.shape
     depth = channels // factor**2
-    cells = x.permute(0, 2, 3, 1).reshape(n, rows, columns, depth, factor, factor)
-    return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, depth, rows * factor, columns * factor)
+    cells = x.permute(0, 2, 3, 1).reshape(n, rows, columns, depth, factor, factor)  # (N, H, W, C, f, f)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(n, depth, rows * factor, columns * factor)  # (N, C, H·f, W·f)
 
 
 _POINTWISE = {
@@ -97,7 +100,7 @@ class Crops:
 def crop(x: Tensor, box: Roi) -> Tensor:
     """Return a view of a part of ``x`` (N, C, H, W)."""
     rows, columns = box.slices
-    return x[:, :, rows, columns]
+    return x[:, :, rows, columns]  # (N, C, rows of the box, columns of the box)
 
 
 def plan_crops(suffix: fx.GraphModule, masks: set[str], pixels: int) -> Crops | None:

@@ -11,6 +11,9 @@ A plan is made from the network's own graph (torch.fx), not by hand for each arc
 6. In-place operations become out-of-place, so that no sample can change what the next one starts from.
 
 A network that cannot be traced is run whole for each sample (``suffix`` = the network); the plan says so.
+
+Letters in shape comments: S samples, K bands, C channels of some level or classes of the logits, H rows and W columns
+of the window, h and w those of a level.
 """
 
 from __future__ import annotations
@@ -52,8 +55,8 @@ BLOCK_BYTES = 20 << 20
 class Plan:
     """What is computed once (``prefix``), what per sample (``suffix``), and the bytes it takes.
 
-    prefix : x (1, K, H, W) → the tensors kept for all samples, each (1, …).
-    suffix : (kept tensors…, masks…) → logits (S, classes, H, W).
+    prefix : x (1, K, H, W) → the tensors kept for all samples, each (1, C, h, w).
+    suffix : (kept tensors (1, C, h, w)…, masks (S, C, 1, 1)…) → logits (S, classes, H, W).
     sites : active sites in the order in which ``suffix`` takes their masks, with rates.
     channels : channels of each of those sites.
     bytes_per_pixel : peak of live float32 tensors until the first sample, per window pixel.
@@ -127,7 +130,7 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     remove_in_place(module)
     remove_inactive_sites(module, active)
     fold_batch_norm(module)
-    example = torch.zeros(1, bands, 4 * stride, 4 * stride)
+    example = torch.zeros(1, bands, 4 * stride, 4 * stride)  # (1, K, H, W)
     note_shapes(module, example)
     splits = split_convolutions(module, tainted_nodes(module))
     merge_upsampling(module, tainted_nodes(module))
@@ -156,9 +159,9 @@ class _Whole(nn.Module):
         outputs = []
         for s in range(masks[0].shape[0] if masks else 1):
             for name, mask in zip(self.names, masks, strict=True):
-                sites[name].mask = mask[s : s + 1]
-            outputs.append(as_logits(self.network(x.clone())))
-        return torch.cat(outputs)
+                sites[name].mask = mask[s : s + 1]  # (1, C, 1, 1)
+            outputs.append(as_logits(self.network(x.clone())))  # (1, K, H, W) → (1, classes, H, W)
+        return torch.cat(outputs)  # (S, classes, H, W)
 
 
 def _result(module: fx.GraphModule) -> Any:
@@ -212,6 +215,7 @@ def _subgraph(
     masks = {n: by_name[name] for n, name in sites.items()}
     for node in nodes:
         if node in masks:
+            # (1 or S, C, h, w) · (S, C, 1, 1) → (S, C, h, w): the first site makes S tensors of the one all share
             new[node] = graph.call_function(torch.mul, (new[node.args[0]], masks[node]))  # type: ignore[index]
         else:
             new[node] = graph.node_copy(node, lambda n: new[n])

@@ -1,4 +1,8 @@
-"""Rewrites of a network's graph that change what it costs and not what it says (geouq.compiling.plan runs them)."""
+"""Rewrites of a network's graph that change what it costs and not what it says (geouq.compiling.plan runs them).
+
+Letters in shape comments: N images in a batch, C channels, H rows, W columns; of weights O channels out and I in, M
+those between two layers that are merged.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +151,7 @@ def _slice_conv(conv: nn.Conv2d, parts: list[fx.Node], members: list[fx.Node], b
         width = shape_of(part)[1]
         picked += [slice(start, start + width)] if part in members else []
         start += width
-    weight = torch.cat([conv.weight[:, s] for s in picked], 1)
+    weight = torch.cat([conv.weight[:, s] for s in picked], 1)  # (O, I, 3, 3), I the members' channels
     half = copy.deepcopy(conv)
     half.in_channels = weight.shape[1]
     half.weight = nn.Parameter(weight.detach().clone())
@@ -166,20 +170,20 @@ class AddConstant(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.conv = nn.Conv2d(1, weight.shape[0], 3, padding=1, bias=False)
-        self.conv.weight = nn.Parameter(weight)
+        self.conv.weight = nn.Parameter(weight)  # (C, 1, 3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """(1, C, H, W) → (1, C, H, W)."""
         if min(x.shape[2:]) < 3:
-            constant: Tensor = self.conv(x.new_ones(1, 1, *x.shape[2:]))
+            constant: Tensor = self.conv(x.new_ones(1, 1, *x.shape[2:]))  # (1, C, H, W)
             return constant.add_(x)
-        nine: Tensor = self.conv(x.new_ones(1, 1, 3, 3))  # corners, edges, and all that is inside
-        out = x + nine[:, :, 1:2, 1:2]
+        nine: Tensor = self.conv(x.new_ones(1, 1, 3, 3))  # (1, C, 3, 3): corners, edges, and all that is inside
+        out = x + nine[:, :, 1:2, 1:2]  # (1, C, H, W) + (1, C, 1, 1)
         for row, y in ((0, 0), (2, -1)):
             for column, part in ((0, slice(0, 1)), (1, slice(1, -1)), (2, slice(-1, None))):
-                out[:, :, y, part] = x[:, :, y, part] + nine[:, :, row, column, None]
+                out[:, :, y, part] = x[:, :, y, part] + nine[:, :, row, column, None]  # (1, C, ≤ W) + (1, C, 1)
         for column, z in ((0, 0), (2, -1)):
-            out[:, :, 1:-1, z] = x[:, :, 1:-1, z] + nine[:, :, 1, column, None]
+            out[:, :, 1:-1, z] = x[:, :, 1:-1, z] + nine[:, :, 1, column, None]  # (1, C, H − 2) + (1, C, 1)
         return out
 
 
@@ -195,7 +199,7 @@ class Doubling(nn.ConvTranspose2d):
         if x.device.type == "cpu" and rows % 2 and columns % 2:
             # A column of zeros is what lies beyond the border anyhow. Without it oneDNN takes seven times as long at
             # sides such as 97 or 193, which a core in a scene's corner has.
-            return super().forward(functional.pad(x, (0, 1)))[..., : 2 * columns]
+            return super().forward(functional.pad(x, (0, 1)))[..., : 2 * columns]  # W → W + 1 → 2W + 2 → 2W
         return super().forward(x)
 
 
@@ -214,15 +218,16 @@ def merge_upsampling(module: fx.GraphModule, tainted: set[fx.Node]) -> None:
         up = _doubling(module_of(module, source), conv.in_channels)
         if up is None or len(source.users) > 1:
             continue
-        weight, bias = up
+        weight, bias = up  # (I, M, 2, 2), (M,)
         inputs, middle, outputs = weight.shape[0], conv.in_channels, conv.out_channels
         learnt = inputs * middle if isinstance(module_of(module, source), nn.ConvTranspose2d) else 0
         if 4 * inputs * outputs >= learnt + 9 * middle * outputs:
             continue
+        # (O, M, 3, 3), (M,) → (O, 3, 3): what each tap makes of the doubling's bias
         if bias is not None and not _move_bias(module, node, tainted, torch.einsum("omkl,m->okl", conv.weight, bias)):
             continue
         merged = Doubling(inputs, outputs, bias=conv.bias is not None)
-        merged.weight = nn.Parameter(_compose(weight, conv.weight))
+        merged.weight = nn.Parameter(_compose(weight, conv.weight))  # (I, O, 4, 4)
         merged.bias = conv.bias
         module.add_submodule(f"{node.name}_merged", merged)
         node.target, node.args = f"{node.name}_merged", source.args
@@ -235,12 +240,12 @@ def _plain_3x3(conv: nn.Conv2d) -> bool:
 
 
 def _doubling(layer: nn.Module | None, channels: int) -> tuple[Tensor, Tensor | None] | None:
-    """Return a doubling layer as a transposed convolution: weight (Cin, Cout, 2, 2) and bias; None for others."""
+    """Return a doubling layer as a transposed convolution: weight (I, M, 2, 2) and bias (M,); None for others."""
     if isinstance(layer, nn.ConvTranspose2d):
         shape = layer.kernel_size, layer.stride, layer.padding, layer.output_padding, layer.dilation, layer.groups
         return (layer.weight, layer.bias) if shape == ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1) else None
     if isinstance(layer, nn.Upsample) and layer.mode == "nearest" and layer.scale_factor == 2:
-        return torch.eye(channels)[:, :, None, None].expand(-1, -1, 2, 2), None
+        return torch.eye(channels)[:, :, None, None].expand(-1, -1, 2, 2), None  # (M, M, 2, 2)
     return None
 
 
@@ -251,7 +256,7 @@ def _move_bias(module: fx.GraphModule, node: fx.Node, tainted: set[fx.Node], bia
     if len(node.users) > 1 or user.target is not torch.add or len(others) != 1:
         return False
     name = f"{node.name}_constant"
-    module.add_submodule(name, AddConstant(bias.detach()[:, None]))
+    module.add_submodule(name, AddConstant(bias.detach()[:, None]))  # (C, 3, 3) → (C, 1, 3, 3)
     with module.graph.inserting_before(user):
         total = module.graph.call_module(name, (others[0],))
     user.replace_input_with(others[0], total)
@@ -259,7 +264,9 @@ def _move_bias(module: fx.GraphModule, node: fx.Node, tainted: set[fx.Node], bia
 
 
 def _compose(up: Tensor, conv: Tensor) -> Tensor:
-    """Return (Cin, Cout, 4, 4) of a 4×4 stride 2 padding 1 transposed convolution = ``conv`` (3×3) after ``up`` (2×2).
+    """Return (I, O, 4, 4) of a 4×4 stride 2 padding 1 transposed convolution = ``conv`` after ``up``.
+
+    ``up`` is (I, M, 2, 2), ``conv`` (O, M, 3, 3).
 
     Pixel 2c + a of the doubled image goes to pixel y through the tap k with y + k − 1 = 2c + a; the transposed
     convolution's tap p goes to y = 2c + p − 1. Hence p = a − k + 2.
@@ -267,7 +274,7 @@ def _compose(up: Tensor, conv: Tensor) -> Tensor:
     up, conv = up.double(), conv.double()
     out = torch.zeros(up.shape[0], conv.shape[0], 4, 4, dtype=torch.float64)
     for a, b, k, m in itertools.product(range(2), range(2), range(3), range(3)):
-        out[:, :, a - k + 2, b - m + 2] += up[:, :, a, b] @ conv[:, :, k, m].T
+        out[:, :, a - k + 2, b - m + 2] += up[:, :, a, b] @ conv[:, :, k, m].T  # (I, M) @ (M, O) → (I, O)
     return out.float()
 
 

@@ -2,6 +2,8 @@
 
 Mean, diagonal and factor come from one pass of the network; sample s adds P z_s + √D ε_s (geouq.networks.ssn,
 geouq.sampling.field). That is linear in z, so S samples are S small matrix products over the core.
+
+Letters in shape comments: n samples drawn together, R numbers of z (the rank), C logits a pixel, h rows, w columns.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ class Weights:
                 raise ModelError(f"{len(weights)} {what} weights are given, and the model has {count}: give as many")
         if self == Weights():
             return distribution
+        # (C, 1, 1) and (R, 1, 1, 1)
         by_class = self.spread * torch.tensor(self.classes or (1.0,) * classes, device=mean.device)[:, None, None]
         by_rank = torch.tensor(self.ranks or (1.0,) * rank, device=mean.device)[:, None, None, None]
         return Distribution(mean, diagonal * by_class**2, factor * by_class * by_rank)
@@ -70,11 +73,11 @@ def draw_logits(distribution: Distribution, draw: Draw, samples: Sequence[int]) 
     ``distribution`` : mean (C, h, w), diagonal (C, h, w) and factor (R, C, h, w), float32.
     """
     mean, diagonal, factor = distribution
-    deviation = diagonal.sqrt()
+    deviation = diagonal.sqrt()  # (C, h, w)
     for _, members in groupby(samples, lambda s: s // TOGETHER):
         block = list(members)
         noise = pixel_noise(draw.seed, block, len(mean), draw.corner, (mean.shape[1], mean.shape[2]))
-        logits = torch.from_numpy(noise).to(mean.device).mul_(deviation).add_(mean)
+        logits = torch.from_numpy(noise).to(mean.device).mul_(deviation).add_(mean)  # (n, C, h, w)
         if len(factor):
             add_deviations(logits, factor, draw.seed, block, draw.corner, draw.correlation)
         yield logits

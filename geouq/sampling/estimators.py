@@ -1,6 +1,9 @@
 """Running sums over samples, and the layers they become: never a stack of samples.
 
 What a layer is, its formula and the sums it needs stand in geouq.layers; here is one function a layer (``_FORMULAS``).
+
+Letters in shape comments: C classes, 1 of two classes with one logit, h rows and w columns of the core, r those rows
+that are summed at once.
 """
 
 from __future__ import annotations
@@ -83,22 +86,23 @@ class RunningSums:
 
     def _add_rows(self, logits: Tensor, number: int, rows: slice) -> Tensor:
         """Add some rows of a sample's logits; return the positive class's area there, float64."""
-        probabilities = tempered(logits, self.question)
+        probabilities = tempered(logits, self.question)  # (C or 1, r, w)
         if self.entropy is not None:
-            self.entropy[rows] += _entropy(probabilities)
+            self.entropy[rows] += _entropy(probabilities)  # (r, w)
         if self.square is not None:  # Welford 1962, doi 10.1080/00401706.1962.10490022
-            centre, squares = self.square[:, rows]
-            step = self._positive(probabilities) - centre
+            centre, squares = self.square[:, rows]  # (r, w) each
+            step = self._positive(probabilities) - centre  # (r, w)
             centre += step / (self.samples + 1)
             squares += step * (self._positive(probabilities) - centre)
-        votes = self._decide(probabilities).logical_and_(self.valid[rows])
+        votes = self._decide(probabilities).logical_and_(self.valid[rows])  # (r, w) bool
         if self.counts is not None and len(self.counts) == 1:
             self.counts[0, rows] += votes
         elif self.counts is not None:
-            self.counts[:, rows] += functional.one_hot(probabilities.argmax(0), len(self.counts)).movedim(-1, 0)
+            chosen = probabilities.argmax(0)  # (C, r, w) → (r, w)
+            self.counts[:, rows] += functional.one_hot(chosen, len(self.counts)).movedim(-1, 0)  # (r, w, C) → (C, r, w)
         if self.votes is not None:
             self.votes[rows] |= votes.to(self.votes.dtype) << number
-        self.mean[:, rows] += probabilities
+        self.mean[:, rows] += probabilities  # (C or 1, r, w)
         return (votes * self.area[rows]).sum(dtype=torch.float64)
 
     def settled(self, samples: int) -> bool:
@@ -110,8 +114,8 @@ class RunningSums:
         left = (samples - self.samples) / samples
         if left / 2 > self.question.tolerance or self.question.tolerance == 0:
             return False
-        mean = self.mean / self.samples
-        far = torch.maximum(mean, 1 - mean).amax(0)[self.valid].max()
+        mean = self.mean / self.samples  # (C or 1, h, w)
+        far = torch.maximum(mean, 1 - mean).amax(0)[self.valid].max()  # (C or 1, h, w) → (h, w) → (n valid,) → ()
         return left * float(far) <= self.question.tolerance
 
     def expect(self, logits: Sequence[tuple[Tensor, float]]) -> None:
@@ -119,13 +123,13 @@ class RunningSums:
         self.samples = 1
         self.mean = torch.zeros(1, *self.valid.shape, device=self.valid.device)
         for one, weight in logits:
-            probabilities = tempered(one, self.question)
+            probabilities = tempered(one, self.question)  # (1, h, w)
             self.mean.add_(probabilities, alpha=weight)
             if self.entropy is not None:
                 self.entropy.add_(_entropy(probabilities), alpha=weight)
         if self.square is not None:
             for one, weight in logits:
-                step = tempered(one, self.question)[0] - self.mean[0]
+                step = tempered(one, self.question)[0] - self.mean[0]  # (h, w)
                 self.square[1].add_(step.square_(), alpha=weight)
 
     def empty_layers(self, samples: int) -> dict[str, np.ndarray]:
@@ -164,7 +168,7 @@ class _Means:
 
     def __init__(self, sums: RunningSums) -> None:
         self.sums, self.question = sums, sums.question
-        self.mean = sums.mean / sums.samples
+        self.mean = sums.mean / sums.samples  # (C or 1, h, w)
         self.scale = math.log(max(self.question.classes, 2))
 
     @cached_property
@@ -186,7 +190,7 @@ class _Means:
 
 def _mask(means: _Means) -> Tensor:
     if means.question.classes > 2:
-        return means.classes.argmax(0).to(torch.uint8)
+        return means.classes.argmax(0).to(torch.uint8)  # (C, h, w) → (h, w)
     chosen: Tensor = mask_of_two(means.sums._decide(means.mean), means.question.positive)
     return chosen.to(torch.uint8)
 
@@ -199,7 +203,7 @@ def _std(means: _Means) -> Tensor:
 def _variation_ratio(means: _Means) -> Tensor:
     """Freeman 1965, Elementary Applied Statistics; of the samples of a network: Gal 2016, thesis, section 3.3.1."""
     assert means.sums.counts is not None
-    share = means.sums.counts / means.sums.samples
+    share = means.sums.counts / means.sums.samples  # (C or 1, h, w)
     return 1 - (torch.maximum(share[0], 1 - share[0]) if len(share) == 1 else share.amax(0))
 
 
@@ -234,7 +238,7 @@ def tempered(logits: Tensor, question: Question) -> Tensor:
 
 def _entropy(probabilities: Tensor) -> Tensor:
     """Return the entropy in nats (h, w) of (1 or C, h, w) probabilities; 0·ln 0 = 0."""
-    entropies: Tensor = torch.special.entr(probabilities)
+    entropies: Tensor = torch.special.entr(probabilities)  # (C or 1, h, w)
     if len(probabilities) == 1:
         other: Tensor = torch.special.entr(1 - probabilities[0])
         return entropies[0] + other

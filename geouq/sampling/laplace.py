@@ -13,8 +13,8 @@ with P weights, ½ (P ln λ − λ |θ|² − ln det(H + λ·I)).
 Sample s is the network with the weights θ + L·ε_s. L·Lᵀ is the covariance and ε_s is normal by (seed, sample), so that
 a sample is one network over the whole scene. All that comes before the last layer is computed once.
 
-Letters in shape comments: F features, C logits a pixel, J positions of a cell, n = C·(F + 1), S samples, h rows,
-w columns.
+Letters in shape comments: F features, C logits a pixel, J positions of a cell, n = C·(F + 1), S samples, N pixels, H
+rows and W columns of the window, h and w those of its core.
 """
 
 from __future__ import annotations
@@ -125,8 +125,9 @@ def draw_weights(model: Model, seed: int, numbers: Sequence[int]) -> tuple[Tenso
     head, factor = head_of(model), model.fitted[FACTOR].double()
     positions, size, _ = factor.shape
     drawn = uniform(seed, np.asarray(numbers)[:, None], _PURPOSE, np.arange(positions * size)[None], dtype=np.float64)
-    noise = torch.from_numpy(ndtri(np.maximum(drawn, 2.0**-54))).reshape(len(numbers), positions, size)
-    off = torch.einsum("jab,sjb->sja", factor, noise).unflatten(2, (head.classes, -1))  # (S, J, C, F + 1)
+    noise = torch.from_numpy(ndtri(np.maximum(drawn, 2.0**-54))).reshape(len(numbers), positions, size)  # (S, J, n)
+    # (J, n, n) and (S, J, n) → (S, J, n) → (S, J, C, F + 1)
+    off = torch.einsum("jab,sjb->sja", factor, noise).unflatten(2, (head.classes, -1))
     drawn_weights = (off.transpose(1, 2).flatten(1, 2) + _with_bias(head)).float()  # (S, C·J, F + 1)
     return drawn_weights[..., :-1], drawn_weights[..., -1]
 
@@ -153,20 +154,21 @@ class Curvature:
         y, x = (torch.from_numpy(v) for v in np.nonzero(chosen))
         y, x, fold = y + window.core.y0, x + window.core.x0, self.head.fold
         with torch.inference_mode():
-            features = features_of(self.once, window)[0, :, y // fold, x // fold].cpu().double().T
+            features = features_of(self.once, window)[0, :, y // fold, x // fold].cpu().double().T  # (F, N) → (N, F)
             self.add_pixels(features, (y % fold) * fold + x % fold)
 
     def add_pixels(self, features: Tensor, position: Tensor) -> None:
         """Add pixels of these features (N, F), at these positions in their cells, (N,) of 0 … J − 1."""
-        known = torch.cat([features, features.new_ones(len(features), 1)], 1)
+        known = torch.cat([features, features.new_ones(len(features), 1)], 1)  # (N, F + 1)
         weights = _with_bias(self.head).unflatten(0, (self.head.classes, -1))  # (C, J, F + 1)
         for j in range(len(self.sum)):
-            phi = known[position == j]
-            curvature = logit_curvature(phi @ weights[:, j].T / self.model.spec.temperature)
+            phi = known[position == j]  # (M, F + 1), M of the N pixels
+            curvature = logit_curvature(phi @ weights[:, j].T / self.model.spec.temperature)  # (M, C) → (M, C, C)
             curvature /= self.model.spec.temperature**2
+            # (n, n) as (C, F + 1, C, F + 1)
             blocks = self.sum[j].view(self.head.classes, phi.shape[1], self.head.classes, phi.shape[1])
             for c, d in np.ndindex(self.head.classes, self.head.classes):
-                blocks[c, :, d] += phi.T @ (curvature[:, c, d, None] * phi)
+                blocks[c, :, d] += phi.T @ (curvature[:, c, d, None] * phi)  # (F + 1, M) @ (M, F + 1)
         self.pixels += len(features)
 
     def posterior(self) -> Model:
@@ -178,10 +180,10 @@ class Curvature:
         """
         if not self.pixels:
             raise InputError("no pixel is both valid and labelled, so there is no posterior")
-        values, vectors = torch.linalg.eigh(self.sum)
+        values, vectors = torch.linalg.eigh(self.sum)  # (J, n), (J, n, n)
         values = values.clamp(min=0)
         precision = best_precision(values.numpy(), float(_with_bias(self.head).square().sum()))
-        factor = vectors / (values + precision).sqrt()[:, None]
+        factor = vectors / (values + precision).sqrt()[:, None]  # (J, n, n) / (J, 1, n)
         told = {"layer": self.head.name, "pixels": self.pixels, "prior_precision": precision}
         spec = replace(self.model.spec, sampler=Laplace.name, laplace=told, format=FORMAT)
         return Model(self.model.network, spec, {**self.model.fitted, FACTOR: factor.float()})
