@@ -48,7 +48,7 @@ from geouq.scenes.open import open_scene
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import run
-from geouq.simulation.landscape import SceneRecipe, surfaces
+from geouq.simulation.landscape import Landscape, surfaces
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -89,7 +89,7 @@ class Bench:
 
 def landscape(side: int) -> np.ndarray:
     """Return simulated backscatter with speckle, dB, float32 (2, side, side)."""
-    level, _, _ = surfaces(Roi(0, side, 0, side), 0, SceneRecipe())
+    level, _, _ = surfaces(Roi(0, side, 0, side), 0, Landscape())
     return (level + np.random.default_rng(0).normal(0, 1.2, level.shape)).astype(np.float32)
 
 

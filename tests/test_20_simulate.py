@@ -9,10 +9,10 @@ from scipy.stats import rankdata
 
 from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
-from geouq.simulation.simulate import SceneRecipe, random_recipe, simulate_scene, simulate_window
+from geouq.simulation.simulate import Landscape, random_landscape, simulate_scene, simulate_window
 
 SHAPE = (600, 700)
-PLAIN = SceneRecipe(
+PLAIN = Landscape(
     texture=0, relief=0, forest=0, urban=0, look_alikes=0, lakes=0, ponds=0, flood=0, river_width=0, stream_width=0,
     swath_edge=0, noise_floor=-60, incidence=(38, 38),
 )  # fmt: skip
@@ -41,9 +41,9 @@ def test_other_seeds_are_other_scenes(whole):
 
 
 def test_the_landscape_does_not_depend_on_the_size_of_the_scene():
-    recipe = SceneRecipe(swath_edge=0)
-    _, small = simulate_window((128, 128), Roi(0, 128, 0, 128), 1, recipe)
-    _, large = simulate_window((9000, 5000), Roi(0, 128, 0, 128), 1, recipe)
+    landscape = Landscape(swath_edge=0)
+    _, small = simulate_window((128, 128), Roi(0, 128, 0, 128), 1, landscape)
+    _, large = simulate_window((9000, 5000), Roi(0, 128, 0, 128), 1, landscape)
     assert np.array_equal(small, large)
 
 
@@ -68,23 +68,25 @@ def test_dark_tells_water_about_as_well_as_on_real_chips(seed):
 
 @pytest.mark.parametrize("looks", [1.0, 4.4, 12.0])
 def test_speckle_has_the_looks_and_correlation_asked_for(looks):
-    recipe = SceneRecipe(**{**vars(PLAIN), "looks": looks})
-    pixels, _ = simulate_window((512, 512), Roi(0, 512, 0, 512), 2, recipe)
+    landscape = Landscape(**{**vars(PLAIN), "looks": looks})
+    pixels, _ = simulate_window((512, 512), Roi(0, 512, 0, 512), 2, landscape)
     power = 10 ** (pixels.astype(np.float64) / 10)
     mean = power.mean(axis=(1, 2))
     assert np.allclose(10 * np.log10(mean), PLAIN.land, atol=0.2)
     assert np.allclose(mean**2 / np.var(power, axis=(1, 2)), looks, rtol=0.12)
     f = power[0] / mean[0] - 1
-    for lag, expected in ((1, recipe.speckle_correlation), (2, 0.2), (3, 0.0)):
+    for lag, expected in ((1, landscape.speckle_correlation), (2, 0.2), (3, 0.0)):
         for a, b in ((f[lag:], f[:-lag]), (f[:, lag:], f[:, :-lag])):
             assert np.mean(a * b) / np.var(f) == pytest.approx(expected, abs=0.06)
-    assert np.corrcoef(power[0].ravel(), power[1].ravel())[0, 1] == pytest.approx(recipe.channel_correlation, abs=0.05)
+    assert np.corrcoef(power[0].ravel(), power[1].ravel())[0, 1] == pytest.approx(
+        landscape.channel_correlation, abs=0.05
+    )
 
 
 def test_wind_roughens_water_in_vv_far_more_than_in_vh():
     lake = {**vars(PLAIN), "lakes": 1.0}
-    calm, truth = simulate_window((256, 256), Roi(0, 256, 0, 256), 0, SceneRecipe(**lake | {"wind": 1.0}))
-    rough, _ = simulate_window((256, 256), Roi(0, 256, 0, 256), 0, SceneRecipe(**lake | {"wind": 9.0}))
+    calm, truth = simulate_window((256, 256), Roi(0, 256, 0, 256), 0, Landscape(**lake | {"wind": 1.0}))
+    rough, _ = simulate_window((256, 256), Roi(0, 256, 0, 256), 0, Landscape(**lake | {"wind": 9.0}))
     assert (truth == 1).mean() > 0.99
     rise = np.median(rough, axis=(1, 2)) - np.median(calm, axis=(1, 2))
     assert 6 < rise[0] < 16 and 1 < rise[1] < 6 and rise[0] > 2 * rise[1]
@@ -93,8 +95,8 @@ def test_wind_roughens_water_in_vv_far_more_than_in_vh():
 def test_water_darkens_towards_far_range_more_than_land():
     drops = []
     for lakes in (0.0, 1.0):
-        recipe = SceneRecipe(**vars(PLAIN) | {"lakes": lakes, "wind": 0.1, "incidence": (31, 45)})
-        pixels, _ = simulate_window((256, 2048), Roi(0, 256, 0, 2048), 0, recipe)
+        landscape = Landscape(**vars(PLAIN) | {"lakes": lakes, "wind": 0.1, "incidence": (31, 45)})
+        pixels, _ = simulate_window((256, 2048), Roi(0, 256, 0, 2048), 0, landscape)
         drops.append(np.median(pixels[0, :, :100]) - np.median(pixels[0, :, -100:]))
     assert 1 < drops[0] < 2.2 and 2.5 < drops[1] < 4.5
 
@@ -110,10 +112,10 @@ def test_beyond_the_swath_edge_there_is_no_data(whole):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_recipes_make_valid_chips(seed):
-    recipe = random_recipe(seed)
-    assert recipe == random_recipe(seed) and recipe != random_recipe(seed + 1)
-    pixels, truth = simulate_window((256, 256), Roi(0, 256, 0, 256), seed, recipe)
+def test_random_landscapes_make_valid_chips(seed):
+    landscape = random_landscape(seed)
+    assert landscape == random_landscape(seed) and landscape != random_landscape(seed + 1)
+    pixels, truth = simulate_window((256, 256), Roi(0, 256, 0, 256), seed, landscape)
     assert np.isfinite(pixels[:, truth != 255]).all()
     assert -65 < np.nanmin(pixels) and np.nanmax(pixels) < 40
 
@@ -158,7 +160,7 @@ def test_what_cannot_be_made_is_one_clear_line(tmp_path):
     with pytest.raises(InputError, match="0 x 5"):
         simulate_scene(tmp_path / "s.tif", size=(0, 5))
     with pytest.raises(InputError, match="looks of a simulated scene is 0"):
-        SceneRecipe(looks=0)
+        Landscape(looks=0)
     with pytest.raises(OutputError, match="missing"):
         simulate_scene(tmp_path / "missing" / "s.tif", size=8)
     with pytest.raises(OutputError, match="same file"):

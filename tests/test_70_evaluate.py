@@ -32,7 +32,7 @@ from geouq.learning.judging.summary import summary
 from geouq.learning.judging.tally import Canvas
 from geouq.segmentation import job as segmentation
 from geouq.segmentation.lazy import segment
-from geouq.simulation.simulate import SceneRecipe, simulate_window
+from geouq.simulation.simulate import Landscape, simulate_window
 from tests.helpers import as_scene, small_model, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -46,7 +46,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     for i, name in enumerate(("a_1", "a_2", "b_1")):
         whole = ROI(0, SIZE, 0, SIZE)
-        pixels, truth = simulate_window((SIZE, SIZE), whole, i + 3, SceneRecipe())
+        pixels, truth = simulate_window((SIZE, SIZE), whole, i + 3, Landscape())
         pixels[:, 10:14, 20:40] = np.nan
         truth[50:60, :30] = 255
         write_raster(folder / "images" / f"{name}.tif", pixels, nodata=np.nan)

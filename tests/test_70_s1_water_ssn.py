@@ -7,7 +7,7 @@ import geouq
 from geouq.grid import Roi
 from geouq.learning.judging.metrics import Confusion
 from geouq.networks.model import WEIGHTS, Model, shipped_models
-from geouq.simulation.simulate import random_recipe, simulate_window
+from geouq.simulation.simulate import random_landscape, simulate_window
 from tests.helpers import as_scene
 
 SIZE = 256
@@ -20,7 +20,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def truth_and_votes(model):
-    pixels, truth = simulate_window((SIZE, SIZE), Roi(0, SIZE, 0, SIZE), 1007, random_recipe(1007))
+    pixels, truth = simulate_window((SIZE, SIZE), Roi(0, SIZE, 0, SIZE), 1007, random_landscape(1007))
     layers = geouq.segment(as_scene(pixels), model, samples=16, layers=("mask", "votes"), tile=SIZE).compute()
     return truth, layers["mask"].values, layers["votes"].values
 

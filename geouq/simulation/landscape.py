@@ -5,7 +5,7 @@ of random lattices of 1, 2, 4 … pixels, each drawn with a counter-based genera
 B-spline subdivision (Chaikin 1974, doi:10.1016/0146-664X(74)90028-8). Rivers and streams follow a contour line of
 "distance across the valley plus noise", which meanders, and now and then leaves an oxbow lake behind; lakes
 and ponds are what lies below a level of such a pattern (Saupe 1988, in: The Science of Fractal Images).
-Levels of brightness: see ``SceneRecipe``.
+Levels of brightness: see ``Landscape``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from geouq.noise import philox, stream, uniform
 _LEVELS = 13  # lattices of 1 … 4096 pixels
 _GAIN = 0.55  # standard deviation of unit lattice noise once it is refined: 11/20 per axis, in variance
 _TABLE = 4096
-REFERENCE_ANGLE = 38.0  # degrees of incidence at which the recipe's levels hold
+REFERENCE_ANGLE = 38.0  # degrees of incidence at which the landscape's levels hold
 
 
 @dataclass(frozen=True)
-class SceneRecipe:
+class Landscape:
     """What a simulated scene is made of; backscatter is sigma0 at 38° incidence.
 
     The defaults lie inside what Sentinel-1 GRDH chips with hand-drawn labels show (Sen1Floods11, STAC
@@ -91,7 +91,7 @@ _PATTERNS = {
 }
 
 
-def surfaces(window: Roi, seed: int, recipe: SceneRecipe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def surfaces(window: Roi, seed: int, landscape: Landscape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what lies in a window of the landscape.
 
     Returns
@@ -101,21 +101,21 @@ def surfaces(window: Roi, seed: int, recipe: SceneRecipe) -> tuple[np.ndarray, n
     town : bool (rows, columns), where houses stand.
     """
     grown = Roi(window.y0 - 1, window.y1 + 1, window.x0 - 1, window.x1 + 1)
-    fields = _patterns(grown, seed, recipe.resolution)
-    y, x = ((np.arange(a, b, dtype=np.float32) + 0.5) * recipe.resolution for a, b in
+    fields = _patterns(grown, seed, landscape.resolution)
+    y, x = ((np.arange(a, b, dtype=np.float32) + 0.5) * landscape.resolution for a, b in
             ((grown.y0, grown.y1), (grown.x0, grown.x1)))  # fmt: skip
-    river, brook, distance = _rivers(fields, y[:, None], x[None, :], seed, recipe)
-    slope = _gradient(fields["terrain"], recipe.resolution)[1]
+    river, brook, distance = _rivers(fields, y[:, None], x[None, :], seed, landscape)
+    slope = _gradient(fields["terrain"], landscape.resolution)[1]
     fields = {name: f[1:-1, 1:-1] for name, f in fields.items()}
-    plots = _plots(y[1:-1, None], x[None, 1:-1], fields, seed, recipe)
-    still = _still_water(fields, distance, plots, recipe)
+    plots = _plots(y[1:-1, None], x[None, 1:-1], fields, seed, landscape)
+    still = _still_water(fields, distance, plots, landscape)
     plots["bridge"] &= (river | brook) & ~still
-    narrow = (brook | (fields["pond"] + 0.2 * fields["shore"] > 1.02 * _above(recipe.ponds))) & ~(river | still)
+    narrow = (brook | (fields["pond"] + 0.2 * fields["shore"] > 1.02 * _above(landscape.ponds))) & ~(river | still)
     water = (river | still | narrow) & ~plots["bridge"]
-    town = (fields["town"] > _above(recipe.urban)) & ~water
-    level = _land_level(fields, plots, slope, town, recipe)
-    _dark_land(level, fields, plots, distance, slope, recipe)
-    return np.where(water, _water_level(fields, narrow, recipe), level), water, town
+    town = (fields["town"] > _above(landscape.urban)) & ~water
+    level = _land_level(fields, plots, slope, town, landscape)
+    _dark_land(level, fields, plots, distance, slope, landscape)
+    return np.where(water, _water_level(fields, narrow, landscape), level), water, town
 
 
 def _above(share: float) -> float:
@@ -191,27 +191,33 @@ def _gradient(f: np.ndarray, resolution: float) -> tuple[np.ndarray, np.ndarray]
 
 
 def _rivers(
-    fields: dict[str, np.ndarray], y: np.ndarray, x: np.ndarray, seed: int, recipe: SceneRecipe
+    fields: dict[str, np.ndarray], y: np.ndarray, x: np.ndarray, seed: int, landscape: Landscape
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return where rivers run, where streams run, and the distance from the nearest river's middle in m."""
     inner = {name: f[1:-1, 1:-1] for name, f in fields.items()}
     angle, phase, other, other_phase = (float(u) for u in uniform(seed, 2, np.arange(4)))
-    scale = max(recipe.river_width, 80.0) / 350.0
+    scale = max(landscape.river_width, 80.0) / 350.0
     valley = 2600.0 * fields["valley"] + 1000.0 * min(scale, 1.6) * fields["meander"]
-    main = _contour(y, x, np.pi * angle, phase, recipe.river_spacing, valley, recipe.resolution)
+    main = _contour(y, x, np.pi * angle, phase, landscape.river_spacing, valley, landscape.resolution)
     brook = 900.0 * fields["meander"] + 260.0 * fields["brook"]
     small = _contour(
-        y, x, np.pi * (angle + 0.3 + 0.4 * other), other_phase, recipe.river_spacing / 3.1, brook, recipe.resolution
+        y,
+        x,
+        np.pi * (angle + 0.3 + 0.4 * other),
+        other_phase,
+        landscape.river_spacing / 3.1,
+        brook,
+        landscape.resolution,
     )
-    width = recipe.river_width * np.exp(0.25 * inner["wind"] + 0.12 * inner["shore"], dtype=np.float32)
-    island = (inner["side"] + 0.3 * inner["shore"] > 2.0 - 1.2 * recipe.braiding) & (main < 0.36 * width)
+    width = landscape.river_width * np.exp(0.25 * inner["wind"] + 0.12 * inner["shore"], dtype=np.float32)
+    island = (inner["side"] + 0.3 * inner["shore"] > 2.0 - 1.2 * landscape.braiding) & (main < 0.36 * width)
     river = (2 * main < width) & ~island
-    for sign in (-1, 1) if recipe.braiding > 0 else ():  # side channels leave the river and find back to it
-        bend = valley + np.float32(sign * (200 + 900 * scale) * recipe.braiding) * fields["side"]
-        side = _contour(y, x, np.pi * angle, phase, recipe.river_spacing, bend, recipe.resolution)
-        river |= 2 * side < width * (0.1 + 0.3 * recipe.braiding) * np.exp(0.5 * inner["brook"], dtype=np.float32)
-    width = recipe.stream_width * np.exp(0.5 * inner["brook"], dtype=np.float32)
-    return river, (2 * small < width) & (width > 1.3 * recipe.resolution), main
+    for sign in (-1, 1) if landscape.braiding > 0 else ():  # side channels leave the river and find back to it
+        bend = valley + np.float32(sign * (200 + 900 * scale) * landscape.braiding) * fields["side"]
+        side = _contour(y, x, np.pi * angle, phase, landscape.river_spacing, bend, landscape.resolution)
+        river |= 2 * side < width * (0.1 + 0.3 * landscape.braiding) * np.exp(0.5 * inner["brook"], dtype=np.float32)
+    width = landscape.stream_width * np.exp(0.5 * inner["brook"], dtype=np.float32)
+    return river, (2 * small < width) & (width > 1.3 * landscape.resolution), main
 
 
 def _contour(
@@ -226,35 +232,37 @@ def _contour(
 
 
 def _still_water(
-    fields: dict[str, np.ndarray], distance: np.ndarray, plots: dict[str, np.ndarray], recipe: SceneRecipe
+    fields: dict[str, np.ndarray], distance: np.ndarray, plots: dict[str, np.ndarray], landscape: Landscape
 ) -> np.ndarray:
     """Return lakes, flooded hollows and flooded fields."""
     low = 0.9 * fields["basin"] - 0.43 * fields["terrain"]
-    lake = low > _above(recipe.lakes)
+    lake = low > _above(landscape.lakes)
     plain = 1 - distance * np.float32(1 / 2500) - 0.35 * fields["terrain"]
-    hollow = (plain > 0) & (fields["basin"] + 0.25 * fields["cover"] + plain > 1.1 * _above(0.6 * recipe.flood) + 0.9)
+    hollow = (plain > 0) & (
+        fields["basin"] + 0.25 * fields["cover"] + plain > 1.1 * _above(0.6 * landscape.flood) + 0.9
+    )
     wet = plain + 0.7 * fields["side"] > 0.55
-    flooded = wet & (plots["draw"] < 1.2 * recipe.flood) & (fields["cover"] < 0.9)
-    return lake | (hollow & (recipe.flood > 0)) | flooded
+    flooded = wet & (plots["draw"] < 1.2 * landscape.flood) & (fields["cover"] < 0.9)
+    return lake | (hollow & (landscape.flood > 0)) | flooded
 
 
-def _water_level(fields: dict[str, np.ndarray], narrow: np.ndarray, recipe: SceneRecipe) -> np.ndarray:
+def _water_level(fields: dict[str, np.ndarray], narrow: np.ndarray, landscape: Landscape) -> np.ndarray:
     """Backscatter of water in dB: some 14 dB per decade of wind in VV and 5 in VH, less on narrow water.
 
     The slope is what the CMOD5.N model (Hersbach 2010, doi:10.1175/2009JTECHO698.1) shows from 2 to 10 m/s.
     """
     gust = np.float32(0.18) * fields["wind"] + np.float32(0.03) * fields["soil"]
-    wind = np.clip(np.float32(np.log10(max(recipe.wind, 0.1))) + gust, 0, 1.1)
+    wind = np.clip(np.float32(np.log10(max(landscape.wind, 0.1))) + gust, 0, 1.1)
     wind *= np.where(narrow, np.float32(0.35), np.float32(1))
     weeds = 4 * np.maximum(fields["cover"] - np.float32(1.4), 0)  # reeds and drowned crops break the mirror
-    return np.stack([recipe.water[0] + 14 * wind + weeds, recipe.water[1] + 5 * wind + weeds]).astype(np.float32)
+    return np.stack([landscape.water[0] + 14 * wind + weeds, landscape.water[1] + 5 * wind + weeds]).astype(np.float32)
 
 
 # ---------------------------------------------------------------- land
 
 
 def _plots(
-    y: np.ndarray, x: np.ndarray, fields: dict[str, np.ndarray], seed: int, recipe: SceneRecipe
+    y: np.ndarray, x: np.ndarray, fields: dict[str, np.ndarray], seed: int, landscape: Landscape
 ) -> dict[str, np.ndarray]:
     """Parishes, roads along their borders, and fields in rows at each parish's own angle.
 
@@ -262,15 +270,15 @@ def _plots(
     """
     warp = np.float32(220) * fields["side"]
     parish, border = _cells(y + warp, x - warp, 1900.0, seed)
-    road = border < np.float32(max(6.0, 0.45 * recipe.resolution))
+    road = border < np.float32(max(6.0, 0.45 * landscape.resolution))
     angle = uniform(seed, 4, np.arange(_TABLE)) * np.float32(np.pi / 2)
     cosine, sine = np.cos(angle)[parish], np.sin(angle)[parish]
     offset = uniform(seed, 5, np.arange(_TABLE)) * np.float32(0.6)
-    row = _strips((y * cosine - x * sine) * np.float32(1 / recipe.field_size), parish, 1, offset)
-    number = _strips((y * sine + x * cosine) * np.float32(0.4 / recipe.field_size), parish, row, offset)
+    row = _strips((y * cosine - x * sine) * np.float32(1 / landscape.field_size), parish, 1, offset)
+    number = _strips((y * sine + x * cosine) * np.float32(0.4 / landscape.field_size), parish, row, offset)
     number = _mix(parish, row, number)
     draw = uniform(seed, 6, np.arange(_TABLE))[number]
-    bridge = road & (fields["valley"] + fields["meander"] > 0) & (recipe.look_alikes > 0)
+    bridge = road & (fields["valley"] + fields["meander"] > 0) & (landscape.look_alikes > 0)
     return {"number": number, "draw": draw, "road": road, "bridge": bridge}
 
 
@@ -315,23 +323,23 @@ def _land_level(
     plots: dict[str, np.ndarray],
     slope: np.ndarray,
     town: np.ndarray,
-    recipe: SceneRecipe,
+    landscape: Landscape,
 ) -> np.ndarray:
     """Backscatter of land in dB: fields, heath, forest, towns, slopes towards and away from the radar."""
     normal = NormalDist()
     draws = np.array([normal.inv_cdf((i + 0.5) / _TABLE) for i in range(_TABLE)], dtype=np.float32)
     shared, own = draws, np.roll(draws, _TABLE // 3)
-    tilled = np.clip(fields["terrain"] * np.float32(-0.5) + np.float32(0.6), 0.1, 1) * recipe.texture
-    mottle = np.float32(0.6 * recipe.texture) * fields["soil"]
-    forest = fields["cover"] - 0.2 * plots["draw"] + 0.15 > _above(recipe.forest)
+    tilled = np.clip(fields["terrain"] * np.float32(-0.5) + np.float32(0.6), 0.1, 1) * landscape.texture
+    mottle = np.float32(0.6 * landscape.texture) * fields["soil"]
+    forest = fields["cover"] - 0.2 * plots["draw"] + 0.15 > _above(landscape.forest)
     out = np.empty((2, *town.shape), dtype=np.float32)
-    for i, (base, wood, houses) in enumerate(((recipe.land[0], 1.8, 4.5), (recipe.land[1], 3.4, 4.5))):
+    for i, (base, wood, houses) in enumerate(((landscape.land[0], 1.8, 4.5), (landscape.land[1], 3.4, 4.5))):
         crop = (1.6 * shared + 1.0 * own * (1, -1)[i])[plots["number"]]
         open_land = base + tilled * crop
         level = np.where(forest, np.float32(base + wood), open_land)
         level = np.where(town, base + houses + 1.5 * fields["shore"] + (1.5 * shared)[plots["number"]], level)
         out[i] = level + mottle
-    out += np.clip(np.float32(-900 * recipe.relief) * slope * np.maximum(fields["terrain"], 0), -5, 6)
+    out += np.clip(np.float32(-900 * landscape.relief) * slope * np.maximum(fields["terrain"], 0), -5, 6)
     return out
 
 
@@ -341,15 +349,15 @@ def _dark_land(
     plots: dict[str, np.ndarray],
     distance: np.ndarray,
     slope: np.ndarray,
-    recipe: SceneRecipe,
+    landscape: Landscape,
 ) -> None:
     """Put into ``level`` what is dark as water and yet land: roads, airfields, sand bars, radar shadow."""
-    calm = np.array(recipe.water, dtype=np.float32)[:, None]
-    bar = (distance < 1.6 * recipe.river_width) & (
-        fields["soil"] + 0.5 * fields["shore"] > _above(0.5 * recipe.look_alikes) + 0.5
+    calm = np.array(landscape.water, dtype=np.float32)[:, None]
+    bar = (distance < 1.6 * landscape.river_width) & (
+        fields["soil"] + 0.5 * fields["shore"] > _above(0.5 * landscape.look_alikes) + 0.5
     )
-    airfield = plots["draw"] < 0.004 * recipe.look_alikes
-    shadow = slope * np.maximum(fields["terrain"], 0) > 0.012 / max(recipe.relief, 1e-3)
+    airfield = plots["draw"] < 0.004 * landscape.look_alikes
+    shadow = slope * np.maximum(fields["terrain"], 0) > 0.012 / max(landscape.relief, 1e-3)
     for mask, lift in ((bar, (4.5, 4.5)), (airfield, (4.0, 3.5)), (plots["road"], (6.0, 5.5)), (shadow, (3.0, 2.5))):
         level[:, mask] = calm + np.array(lift, dtype=np.float32)[:, None]
     level[:, plots["bridge"]] = np.array([[-4.0], [-13.0]], dtype=np.float32)

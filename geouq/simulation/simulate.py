@@ -30,9 +30,9 @@ from geouq.errors import InputError, OutputError
 from geouq.files import check_free, whole
 from geouq.grid import Roi, Tiling
 from geouq.noise import philox, stream, uniform
-from geouq.simulation.landscape import REFERENCE_ANGLE, SceneRecipe, bell, surfaces
+from geouq.simulation.landscape import REFERENCE_ANGLE, Landscape, bell, surfaces
 
-__all__ = ["SceneRecipe", "random_recipe", "simulate_scene", "simulate_window"]
+__all__ = ["Landscape", "random_landscape", "simulate_scene", "simulate_window"]
 
 NODATA = 255  # of the truth
 _BYTES = 3  # a pixel takes on disk, at least: 3.5 of a scene of 700²
@@ -43,7 +43,7 @@ _STEPS = 4096  # of the quantile table over ±6 standard deviations
 
 
 def simulate_window(
-    shape: tuple[int, int], window: Roi, seed: int = 0, recipe: SceneRecipe | None = None
+    shape: tuple[int, int], window: Roi, seed: int = 0, landscape: Landscape | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Simulate a window of a scene.
 
@@ -52,7 +52,7 @@ def simulate_window(
     shape : (rows, columns) of the whole scene; fixes the incidence angles and the swath edge, nothing else.
     window : the pixels wanted, anywhere in the scene.
     seed : another seed is another landscape and other speckle.
-    recipe : default ``SceneRecipe()``; see also ``random_recipe``.
+    landscape : default ``Landscape()``; see also ``random_landscape``.
 
     Returns
     -------
@@ -60,13 +60,13 @@ def simulate_window(
         swath edge.
     truth : uint8 (rows, columns), 0 land, 1 water, 255 beyond the swath edge.
     """
-    recipe = recipe or SceneRecipe()
+    landscape = landscape or Landscape()
     backscatter = np.empty((2, *window.shape), dtype=np.float32)
     truth = np.empty(window.shape, dtype=np.uint8)
     for tile in Tiling(window.shape, _BLOCK, 0, 1):
         c = tile.core
         block = Roi(window.y0 + c.y0, window.y0 + c.y1, window.x0 + c.x0, window.x0 + c.x1)
-        backscatter[:, *c.slices], truth[c.slices] = _block(shape, block, seed, recipe)
+        backscatter[:, *c.slices], truth[c.slices] = _block(shape, block, seed, landscape)
     return backscatter, truth
 
 
@@ -77,7 +77,7 @@ def simulate_scene(
     seed: int = 0,
     truth: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    recipe: SceneRecipe | None = None,
+    landscape: Landscape | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a simulated scene, and its true water mask if wanted, as tiled GeoTIFFs in UTM.
@@ -92,10 +92,10 @@ def simulate_scene(
 
     Raises
     ------
-    InputError : a size or recipe without meaning.
+    InputError : a size or landscape without meaning.
     OutputError : an output exists, or cannot be written. No half-written file stays.
     """
-    recipe = recipe or SceneRecipe()
+    landscape = landscape or Landscape()
     shape = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
     if min(shape) < 1:
         raise InputError(f"a scene of {shape[0]} x {shape[1]} pixels cannot be simulated: give a size of 1 or more")
@@ -109,7 +109,7 @@ def simulate_scene(
     _check_room(finals, shape)
     with ExitStack() as stack:
         made = [stack.enter_context(whole(final, rasterio.errors.RasterioError)) for final in finals]
-        _write(made, shape, seed, recipe, on_progress)
+        _write(made, shape, seed, landscape, on_progress)
 
 
 def _check_room(finals: list[Path], shape: tuple[int, int]) -> None:
@@ -123,8 +123,8 @@ def _check_room(finals: list[Path], shape: tuple[int, int]) -> None:
         )
 
 
-def random_recipe(seed: int) -> SceneRecipe:
-    """Draw a believable recipe, for training data that vary: every number from the range met in practice.
+def random_landscape(seed: int) -> Landscape:
+    """Draw a believable landscape, for training data that vary: every number from the range met in practice.
 
     Most differ from the default in weather, land and water; one in five is of 20 m and one in ten of 30 m pixels.
     """
@@ -142,7 +142,7 @@ def random_recipe(seed: int) -> SceneRecipe:
     resolution = (10.0,) * 7 + (20.0, 20.0, 30.0)
     near, span, land = between(30, 44), between(0, 3), between(-12.5, -7.5)
     water = between(-25.5, -20.5)
-    return SceneRecipe(
+    return Landscape(
         resolution=resolution[int(10 * next(u))],
         looks=ratio(3.5, 9),
         speckle_correlation=between(0.35, 0.7),
@@ -172,55 +172,55 @@ def random_recipe(seed: int) -> SceneRecipe:
 # ---------------------------------------------------------------- one block
 
 
-def _block(shape: tuple[int, int], block: Roi, seed: int, recipe: SceneRecipe) -> tuple[np.ndarray, np.ndarray]:
+def _block(shape: tuple[int, int], block: Roi, seed: int, landscape: Landscape) -> tuple[np.ndarray, np.ndarray]:
     grown = Roi(block.y0 - 1, block.y1 + 1, block.x0 - 1, block.x1 + 1)
-    level, water, town = surfaces(grown, seed, recipe)
-    level += _incidence_trend(shape, grown, water, recipe)
+    level, water, town = surfaces(grown, seed, landscape)
+    level += _incidence_trend(shape, grown, water, landscape)
     y, x = np.arange(grown.y0, grown.y1)[:, None], np.arange(grown.x0, grown.x1)[None, :]
     words = philox((y, x, 0, 0), stream(seed, 0))
     mean = _blur(np.exp(level * np.float32(np.log(10) / 10)), 0.5, 2.0)
-    bright = _blur(_targets(words[2], water, town, recipe), 0.5, 1.0)
-    noise = np.float32(10 ** (recipe.noise_floor / 10))
-    intensity = _speckle(words, recipe) * (mean + noise) - noise
+    bright = _blur(_targets(words[2], water, town, landscape), 0.5, 1.0)
+    noise = np.float32(10 ** (landscape.noise_floor / 10))
+    intensity = _speckle(words, landscape) * (mean + noise) - noise
     intensity[0] += bright
     intensity[1] += np.float32(0.15) * bright
     # What subtracting the noise floor leaves below zero comes out tiny, without a pile-up at one value.
     soft = np.float32(2.5e-4)
     intensity = (intensity + np.sqrt(intensity * intensity + soft * soft)) * np.float32(0.5)
     backscatter = np.rint(np.log10(np.maximum(intensity, np.float32(1e-6))) * np.float32(2560)) / np.float32(256)
-    outside = _outside(shape, block, seed, recipe)
+    outside = _outside(shape, block, seed, landscape)
     backscatter[:, outside] = np.nan
     truth = np.where(outside, np.uint8(NODATA), water[1:-1, 1:-1].astype(np.uint8))
     return backscatter, truth
 
 
-def _incidence_trend(shape: tuple[int, int], window: Roi, water: np.ndarray, recipe: SceneRecipe) -> np.ndarray:
+def _incidence_trend(shape: tuple[int, int], window: Roi, water: np.ndarray, landscape: Landscape) -> np.ndarray:
     """Offset in dB from the level at 38°: cosine squared on land, -0.25 and -0.1 dB a degree on water."""
-    near, far = recipe.incidence
+    near, far = landscape.incidence
     angle = near + (far - near) * (np.arange(window.x0, window.x1) + 0.5) / shape[1]
     land = 20 * np.log10(np.cos(np.radians(angle)) / np.cos(np.radians(REFERENCE_ANGLE)))
     beyond = angle - REFERENCE_ANGLE
     return np.stack([np.where(water, -0.25 * beyond, land), np.where(water, -0.1 * beyond, land)]).astype(np.float32)
 
 
-def _targets(words: np.ndarray, water: np.ndarray, town: np.ndarray, recipe: SceneRecipe) -> np.ndarray:
+def _targets(words: np.ndarray, water: np.ndarray, town: np.ndarray, landscape: Landscape) -> np.ndarray:
     """Power of point targets: corners of houses in towns, farms, and now and then a ship."""
     share = np.where(
-        town, np.float32(0.035), np.where(water, np.float32(3e-6), np.float32(0.007 * recipe.urban + 1e-12))
+        town, np.float32(0.035), np.where(water, np.float32(3e-6), np.float32(0.007 * landscape.urban + 1e-12))
     )
     rank = (words.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32) / share
     return np.where(rank < 1, np.float32(2.0) * np.minimum(rank, 1) ** np.float32(-0.75), 0).clip(0, 2000)
 
 
-def _speckle(words: tuple[np.ndarray, ...], recipe: SceneRecipe) -> np.ndarray:
+def _speckle(words: tuple[np.ndarray, ...], landscape: Landscape) -> np.ndarray:
     """Intensity of mean 1 for the inner pixels, float32 (2, rows, columns)."""
-    rho = min(max(1.03 * recipe.speckle_correlation, 1e-3), 0.705)  # the quantiles below lose some 3 % of it
+    rho = min(max(1.03 * landscape.speckle_correlation, 1e-3), 0.705)  # the quantiles below lose some 3 % of it
     side = (1 - np.sqrt(1 - 2 * rho**2)) / (2 * rho)  # of the filter (side, 1, side) that has this correlation
     z = _blur(np.stack([bell(words[0]), bell(words[1])]), side, np.sqrt(1 + 2 * side**2))
-    shared = recipe.channel_correlation
+    shared = landscape.channel_correlation
     z[1] = np.float32(shared) * z[0] + np.float32(np.sqrt(1 - shared**2)) * z[1]
     index = np.clip(z * np.float32(_STEPS / 12) + np.float32(_STEPS / 2), 0, _STEPS).astype(np.int32)
-    return np.asarray(_quantiles(recipe.looks)[index])
+    return np.asarray(_quantiles(landscape.looks)[index])
 
 
 @lru_cache(maxsize=16)
@@ -237,17 +237,17 @@ def _blur(a: np.ndarray, side: float, total: float) -> np.ndarray:
     return np.asarray((a[..., 1:-1] + s * (a[..., :-2] + a[..., 2:])) * t)
 
 
-def _outside(shape: tuple[int, int], block: Roi, seed: int, recipe: SceneRecipe) -> np.ndarray:
+def _outside(shape: tuple[int, int], block: Roi, seed: int, landscape: Landscape) -> np.ndarray:
     """Return the pixels beyond the slanted edge of the swath, on the left or the right by seed."""
     rows, columns = shape
     y, x = np.arange(block.y0, block.y1)[:, None] + 0.5, np.arange(block.x0, block.x1)[None, :] + 0.5
-    if recipe.swath_edge <= 0:
+    if landscape.swath_edge <= 0:
         return np.zeros(block.shape, dtype=bool)
     left = bool(uniform(seed, 8) < 0.5)
-    slant = min(_SLANT, recipe.swath_edge * columns / rows)  # never more than the share asked for, on average
+    slant = min(_SLANT, landscape.swath_edge * columns / rows)  # never more than the share asked for, on average
     away = columns - x if not left else x
     lean = (y - rows / 2) * (slant if not left else -slant)
-    return np.asarray(away + lean < recipe.swath_edge * columns)
+    return np.asarray(away + lean < landscape.swath_edge * columns)
 
 
 # ---------------------------------------------------------------- files
@@ -257,15 +257,15 @@ def _write(
     parts: list[Path],
     shape: tuple[int, int],
     seed: int,
-    recipe: SceneRecipe,
+    landscape: Landscape,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     common = {
         "driver": "GTiff", "height": shape[0], "width": shape[1], "crs": "EPSG:32633", "tiled": True, "blockxsize": 512,
         "blockysize": 512, "compress": "zstd", "zstd_level": 1, "BIGTIFF": "IF_SAFER",
-        "transform": rasterio.Affine(recipe.resolution, 0, 400_000, 0, -recipe.resolution, 5_400_000),
+        "transform": rasterio.Affine(landscape.resolution, 0, 400_000, 0, -landscape.resolution, 5_400_000),
     }  # fmt: skip
-    tags = {"simulated_by": "geouq", "seed": str(seed), "recipe": json.dumps(asdict(recipe))}
+    tags = {"simulated_by": "geouq", "seed": str(seed), "recipe": json.dumps(asdict(landscape))}
     profiles = [
         {"count": 2, "dtype": "float32", "nodata": np.nan, "predictor": 3},
         {"count": 1, "dtype": "uint8", "nodata": NODATA},
@@ -276,7 +276,7 @@ def _write(
         try:
             _describe(files, tags)
             for done, tile in enumerate(tiles, 1):
-                pixels = simulate_window(shape, tile.core, seed, recipe)
+                pixels = simulate_window(shape, tile.core, seed, landscape)
                 c = tile.core
                 for file, values in zip(files, pixels, strict=False):
                     file.write(values if values.ndim == 3 else values[None], window=Window(c.x0, c.y0, *c.shape[::-1]))

@@ -18,7 +18,7 @@ from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.learning.data.dataset import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
-from geouq.simulation.simulate import random_recipe, simulate_window
+from geouq.simulation.simulate import random_landscape, simulate_window
 
 #: Chips up to so many pixels are kept whole in memory, others read window by window.
 SMALL = 1 << 19
@@ -109,7 +109,7 @@ def simulate_examples(count: int, seed: int, size: int = 512) -> list[Example]:
     """Simulate ``count`` labelled pieces of ``size``² pixels, VV and VH in dB, each of another landscape."""
     whole, made = Roi(0, size, 0, size), []
     for number in range(seed, seed + count):
-        pixels, truth = simulate_window((size, size), whole, number, random_recipe(number))
+        pixels, truth = simulate_window((size, size), whole, number, random_landscape(number))
         valid = (truth <= 1) & np.isfinite(pixels).all(0)
         made.append(Example(pixels, (truth == 1).astype(np.uint8), valid))
     return made
