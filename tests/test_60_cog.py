@@ -18,7 +18,7 @@ from geouq.errors import InputError, OutputError
 from geouq.grid import Roi, Tiling
 from geouq.layers import Legend
 from geouq.maps import cog
-from geouq.maps.bands import halve, map_bands, quantise, vote_bands
+from geouq.maps.bands import halve, map_bands, nothing, quantise, vote_bands
 from geouq.maps.cog import MapWriter
 from geouq.maps.writer import WRITERS, open_writer
 from tests.maps import UTM
@@ -155,6 +155,18 @@ def test_each_band_says_exactly_what_values_it_holds_and_a_mask_what_they_mean(t
         assert not any(name.startswith("CLASS_") for name in file.tags(2))
 
 
+@pytest.mark.parametrize("samples, under", [(20, 1 << 31), (31, 1 << 31), (32, 0), (40, 0), (64, 0)])
+def test_votes_that_are_none_do_not_answer_land_in_all_samples(tmp_path, samples, under):
+    layers, geobox = layers_of((700, 600), samples), GeoBox((700, 600), UTM, "EPSG:32632")
+    missing = layers["mask"] == 255
+    with rasterio.open(write(tmp_path / "v.tif", layers, vote_bands(samples), geobox)) as file:
+        assert file.nodata == (under or None)
+        values = file.read(1, masked=True)
+        np.testing.assert_array_equal(values.mask, missing)
+        assert set(np.unique(values.data[missing])) == {under}
+        np.testing.assert_array_equal(values.data[~missing], layers["votes"][~missing])
+
+
 def test_a_band_without_a_valid_pixel_and_votes_have_no_statistics(tmp_path):
     geobox = GeoBox((40, 60), UTM, "EPSG:32632")
     layers = layers_of(geobox.shape)
@@ -204,9 +216,11 @@ def test_votes_keep_every_bit_and_their_mask(tmp_path, samples):
     step = 1
     for level in (None, 0, 1):
         with rasterio.open(path, **({} if level is None else {"overview_level": level})) as file:
-            assert file.dtypes == ("uint32" if samples <= 32 else "uint64",) and file.nodata is None
+            assert file.dtypes == ("uint32" if samples <= 32 else "uint64",) and file.nodata == bands[0].nodata
             np.testing.assert_array_equal(file.read_masks(1) > 0, valid[::step, ::step])
-            np.testing.assert_array_equal(file.read(1), np.where(valid, layers["votes"], 0)[::step, ::step])
+            np.testing.assert_array_equal(
+                file.read(1), np.where(valid, layers["votes"], nothing(bands)[0])[::step, ::step]
+            )
         step *= 2
 
 

@@ -21,7 +21,7 @@ from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
 from geouq.maps.figure import Grid, Panel, _ground, _lines, area_text, draw
 from geouq.maps.preview import preview
-from geouq.maps.styles import WATER, class_colours, write_qml
+from geouq.maps.styles import DIFFER, LAND, WATER, class_colours, write_qml, write_votes_qml
 from tests.helpers import as_scene, geouq, scene_values
 
 UTM = ("EPSG:32633", Affine(10, 0, 4e5, 0, -10, 5.4e6))
@@ -281,6 +281,24 @@ def test_a_map_without_mask_gets_a_ramp(tmp_path):
     assert shader.get("colorRampType") == "INTERPOLATED" and len(shader) == 5
     with pytest.raises(OutputError, match="missing"):
         write_qml(tmp_path / "missing" / "m.qml", ["mask"], False)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 20, 32, 53, 64])
+def test_votes_are_shown_as_never_always_or_differing(tmp_path, samples):
+    write_votes_qml(tmp_path / "v.qml", samples)
+    shader = ElementTree.parse(tmp_path / "v.qml").find("pipe/rasterrenderer/rastershader/colorrampshader")
+    assert shader.get("colorRampType") == "DISCRETE"
+    steps = [(float(item.get("value")), item.get("color")) for item in shader]
+
+    def shown(votes):  # QGIS: the colour of the first step that is not below a value
+        return next(colour for value, colour in steps if float(votes) <= value)
+
+    every = 2**samples - 1
+    assert shown(0) == LAND and shown(every) == WATER and shader[0].get("alpha") == "0"
+    for votes in {1, every >> 1, every - 2 ** (samples - 1)} - {0, every}:
+        assert shown(votes) == DIFFER
+    if 1 < samples <= 53:
+        assert shown(every - 1) == DIFFER
 
 
 def test_what_is_square_on_the_ground_is_square_in_the_picture():

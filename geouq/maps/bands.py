@@ -9,16 +9,19 @@ kind        band holds                  data type              not classified   
 ``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
 ``float``   0..1                        float32                NaN                mean of the valid ones
 ``dB``      decibels                    float32                NaN                mean power of the valid ones
-``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask      the upper left pixel
-            the positive class          32 samples
+``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask,     the upper left pixel
+            the positive class          32 samples             2³¹
 ==========  ==========================  =====================  =================  ==========================
 
-*Votes* have every bit pattern as a legal value (all bits 0: land in all samples; all bits 1: water in all),
-so none can be reserved for "not classified"; their file has GDAL's internal mask, and value 0 under it.
+*Votes* of 32 or 64 samples have every bit pattern as a legal value (all bits 0: land in all samples; all bits 1:
+water in all), so none can be reserved for "not classified": every file of votes has GDAL's internal mask. Under it
+is bit 31 alone, which is nodata too, where fewer samples than 32 leave it free, and 0 beyond: a pixel that is asked
+for its value (QGIS's Identify, gdallocationinfo) then does not answer "land in all samples".
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,12 +35,22 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class MapBand:
-    """One band of a map's file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean."""
+    """One band of a map's file: ``name`` (the band's description), ``kind``, ``dtype``, what a mask's values mean,
+    how many samples votes are of.
+    """
 
     name: str
     kind: str
     dtype: str
     legend: Legend = Legend()
+    samples: int = 0
+
+    @property
+    def nodata(self) -> float | None:
+        """The value where it says nothing: of votes the highest bit alone if no sample has it, else None."""
+        if self.kind != "bits":
+            return NOT_CLASSIFIED if self.dtype == "uint8" else math.nan
+        return 1 << 31 if self.samples < 32 else None  # rasterio writes the nodata of uint64 as a float, cut short
 
     def tags(self) -> dict[str, str]:
         """Return the band's metadata: of a mask the class that each value stands for."""
@@ -59,7 +72,7 @@ def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Lege
 
 def vote_bands(samples: int) -> tuple[MapBand, ...]:
     """Return the one band of a samples file that holds the votes of up to 64 samples."""
-    return (MapBand("votes", "bits", votes_dtype(samples).name),)
+    return (MapBand("votes", "bits", votes_dtype(samples).name, samples=samples),)
 
 
 def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.ndarray:
@@ -79,7 +92,7 @@ def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.n
     if bands[0].kind == "bits":
         valid = layers["mask"] != NOT_CLASSIFIED
         votes = layers[bands[0].name].astype(bands[0].dtype)
-        return np.stack([votes * valid, valid * votes.dtype.type(NOT_CLASSIFIED)])
+        return np.stack([np.where(valid, votes, nothing(bands)[0]), valid * votes.dtype.type(NOT_CLASSIFIED)])
     return np.stack([_quantise(layers[band.name], band) for band in bands])
 
 
@@ -97,8 +110,7 @@ def _quantise(layer: np.ndarray, band: MapBand) -> np.ndarray:
 
 def nothing(bands: Sequence[MapBand]) -> np.ndarray:
     """Return one pixel that is not classified, as ``quantise`` gives it."""
-    values = {"uint8": NOT_CLASSIFIED, "float32": np.nan}
-    return np.full((len(bands), 1, 1), values.get(bands[0].dtype, 0), dtype=bands[0].dtype)
+    return np.full((len(bands), 1, 1), bands[0].nodata or 0, dtype=bands[0].dtype)
 
 
 def bit_sum(array: np.ndarray) -> int:

@@ -234,7 +234,6 @@ def _create(
 ) -> rasterio.io.DatasetWriter:
     """Open a new uncompressed tiled GeoTIFF; what is not written in it reads as not classified."""
     percent = [band.kind == "percent" for band in bands]
-    nodata = {"uint8": NOT_CLASSIFIED, "float32": np.nan}.get(bands[0].dtype)
     profile = dict(driver="GTiff", tiled=True, blockxsize=BLOCK, blockysize=BLOCK, bigtiff="IF_SAFER")
     # Three bytes a pixel would be taken for red, green and blue.
     profile |= dict(photometric="MINISBLACK", sparse_ok=True, interleave="pixel")
@@ -247,7 +246,7 @@ def _create(
             width=geobox.shape[1],
             count=len(bands),
             dtype=bands[0].dtype,
-            nodata=nodata,
+            nodata=bands[0].nodata,
             crs=None if geobox.crs is None else str(geobox.crs),
             transform=geobox.affine,
             **profile,

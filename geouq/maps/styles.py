@@ -7,14 +7,17 @@ blue over whatever lies below, land transparent, grey what is not classified.
 from __future__ import annotations
 
 import colorsys
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
 from geouq.files import whole
 from geouq.layers import DOUBT, LIKELY, Legend, band_layer
 
 LAND, WATER = LIKELY[0], LIKELY[-1]
+#: of votes that contradict one another: bright is unsure
+DIFFER = DOUBT[3]
 #: of what is not classified: no class has it
 UNKNOWN = "#c4c4c4"
 #: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
@@ -62,14 +65,34 @@ def write_qml(
     ------
     OutputError : if the file cannot be written.
     """
+    if "mask" not in layers:
+        _write(path, lambda pipe: _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED"))
+        return
+    band = str(list(layers).index("mask") + 1)
+    _write(path, lambda pipe: (_exact if float_values else _palette)(pipe, band, _entries(legend)))
+
+
+def write_votes_qml(path: str | os.PathLike[str], samples: int, legend: Legend = Legend()) -> None:  # noqa: B008 (frozen)
+    """Write a QGIS 3 style for votes: no sample says the positive class (transparent), all do, or they differ.
+
+    Raises
+    ------
+    OutputError : if the file cannot be written.
+    """
+    name, every = legend.positive_name, (1 << samples) - 1
+    # QGIS has doubles: beyond 53 samples some differences in the lowest bits alone are shown as agreement
+    differ = min(every - 1, int(math.nextafter(every, 0)))
+    entries: list[_Entry] = [(0, f"{name} in no sample", LAND, 0)]
+    entries += [(differ, "samples differ", DIFFER, 255)] if samples > 1 else []
+    entries += [(every, f"{name} in all {samples} samples", WATER, 255)]
+    _write(path, lambda pipe: _ramp(pipe, "1", entries, "DISCRETE"))
+
+
+def _write(path: str | os.PathLike[str], render: Callable[[ElementTree.Element], None]) -> None:
+    """Write a style whose renderer ``render`` adds to the pipe."""
     root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
     pipe = ElementTree.SubElement(root, "pipe")
-    if "mask" in layers:
-        entries = _entries(legend)
-        band = str(list(layers).index("mask") + 1)
-        (_exact if float_values else _palette)(pipe, band, entries)
-    else:
-        _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED")
+    render(pipe)
     ElementTree.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
     ElementTree.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0")
     ElementTree.SubElement(pipe, "rasterresampler", maxOversampling="2")
@@ -99,7 +122,7 @@ def polygon_qml(colour: str = WATER) -> str:
     return _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-_Entry = tuple[float, str, str, int]  # value, label, colour, alpha
+_Entry = tuple[float, str, str, int]  # value, label, colour, alpha; votes are whole numbers, of which all digits count
 
 
 def _entries(legend: Legend) -> list[_Entry]:
@@ -128,7 +151,7 @@ def _exact(pipe: ElementTree.Element, band: str, entries: Sequence[_Entry]) -> N
 
 
 def _ramp(pipe: ElementTree.Element, band: str, entries: Sequence[_Entry], kind: str) -> None:
-    limits = {"minimumValue": f"{entries[0][0]:g}", "maximumValue": f"{entries[-1][0]:g}"}
+    limits = {"minimumValue": _number(entries[0][0]), "maximumValue": _number(entries[-1][0])}
     renderer = _renderer(pipe, "singlebandpseudocolor", band)
     renderer.set("classificationMin", limits["minimumValue"])
     renderer.set("classificationMax", limits["maximumValue"])
@@ -137,8 +160,12 @@ def _ramp(pipe: ElementTree.Element, band: str, entries: Sequence[_Entry], kind:
     shader = ElementTree.SubElement(shader, "colorrampshader", ramp)
     for value, label, colour, alpha in entries:
         ElementTree.SubElement(
-            shader, "item", {"value": f"{value:g}", "label": label, "color": colour, "alpha": str(alpha)}
+            shader, "item", {"value": _number(value), "label": label, "color": colour, "alpha": str(alpha)}
         )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _opaque(colour: str) -> str:

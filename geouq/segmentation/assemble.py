@@ -13,7 +13,7 @@ import numpy as np
 from geouq.files import remove
 from geouq.grid import Tile, geobox_roi
 from geouq.maps.bands import MapBand
-from geouq.maps.styles import write_qml
+from geouq.maps.styles import write_qml, write_votes_qml
 from geouq.maps.votes import beside
 from geouq.maps.writer import open_writer
 from geouq.segmentation.job import Job
@@ -49,8 +49,7 @@ def assemble(
         rasters.append(Raster("votes", beside(finished), results.vote_bands))
     on_step(" and ".join(path.name for path in (results.map, results.votes) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
-    if results.style is not None:
-        _write_style(job, results, results.made(results.style))
+    _write_styles(job, results)
     if results.vector is not None:
         from geouq.polygons.vectorize import vectorize  # here, as in geouq.segmentation.results
 
@@ -64,11 +63,17 @@ def assemble(
         preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
 
 
-def _write_style(job: Job, results: Results, path: Path) -> None:
-    names = [band.name for band in results.bands]
-    write_qml(path, names, results.float32, job.sampler.model.spec.legend)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(f"<!-- geouq run {results.tags['GEOUQ_RUN']} -->\n")
+def _write_styles(job: Job, results: Results) -> None:
+    legend = job.sampler.model.spec.legend
+    if results.style is not None:
+        names = [band.name for band in results.bands]
+        write_qml(results.made(results.style), names, results.float32, legend)
+    if results.votes_style is not None:
+        write_votes_qml(results.made(results.votes_style), results.vote_bands[0].samples, legend)
+    for final in (results.style, results.votes_style):
+        if final is not None:
+            with open(results.made(final), "a", encoding="utf-8") as file:
+                file.write(f"<!-- geouq run {results.tags['GEOUQ_RUN']} -->\n")
 
 
 def _write_rasters(

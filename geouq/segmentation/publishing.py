@@ -57,8 +57,9 @@ def _left_over(results: Results) -> list[Path]:
     if not re.fullmatch("[0-9a-f]{16}", run):
         return []
     named = [path.parent / tags[tag] for tag in map(companion_tag, COMPANIONS) if tags.get(tag)]
-    ours = {file.absolute() for file in results.files}
-    return [file for file in (beside(path), *named) if file.absolute() not in ours and carries(file, run)]
+    ours, votes = {file.absolute() for file in results.files}, beside(path)
+    named = [votes, votes.with_suffix(".qml"), *named]
+    return [file for file in named if file.absolute() not in ours and carries(file, run)]
 
 
 def _tags(path: Path) -> Mapping[str, str]:

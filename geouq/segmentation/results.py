@@ -44,7 +44,7 @@ class Results:
     """What a run leaves; from ``resolve``.
 
     path : what the run is called by, whether or not a map is left.
-    map, style, votes, vector, preview : final names; None = not left.
+    map, style, votes, votes_style, vector, preview : final names; None = not left.
     bands : of the map; empty if it is not left.
     vote_bands : of the votes that parts hold; empty if they hold none. Polygons take their area intervals from
         votes, also where the votes themselves are not left.
@@ -56,6 +56,7 @@ class Results:
     map: Path | None
     style: Path | None
     votes: Path | None
+    votes_style: Path | None
     vector: Path | None
     preview: Path | None
     bands: tuple[MapBand, ...]
@@ -69,7 +70,8 @@ class Results:
     @property
     def files(self) -> list[Path]:
         """Every file the run leaves, the map last: when it is there, all is."""
-        return [path for path in (self.votes, self.vector, self.preview, self.style, self.map) if path is not None]
+        files = (self.votes, self.votes_style, self.vector, self.preview, self.style, self.map)
+        return [path for path in files if path is not None]
 
     @property
     def work(self) -> Path:
@@ -93,11 +95,13 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     bands = map_bands(_band_names(job), outputs.float32, job.sampler.model.spec.legend)
     for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MOST_VOTES
     keeps_votes = "votes" in asked or for_polygons
+    votes = beside(path) if "votes" in asked else None
     results = Results(
         path=path,
         map=path if bands else None,
         style=path.with_suffix(".qml") if bands else None,
-        votes=beside(path) if "votes" in asked else None,
+        votes=votes,
+        votes_style=votes.with_suffix(".qml") if votes else None,
         vector=outputs.vector,
         preview=outputs.preview,
         bands=bands,
