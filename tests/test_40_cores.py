@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,3 +135,28 @@ def test_a_forked_child_computes_too():
         os.kill(child, 9), os.waitpid(child, 0)
         pytest.fail("the child hangs")
     assert os.waitstatus_to_exitcode(done[1]) == 0
+
+
+class Untraceable(torch.nn.Module):
+    """A network of one's own that torch.fx cannot trace: it looks at its input's size."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = small_model().network
+
+    def forward(self, x):
+        return self.network(x) if int(x.shape[2]) > 0 and bool(x.isfinite().all()) else x[:, :1]
+
+
+def test_samples_side_by_side_do_not_meet_in_a_network_that_runs_whole(monkeypatch):
+    model = small_model()
+    whole = replace(model, network=Untraceable(), spec=replace(model.spec, architecture="custom"))
+    sampler = make_sampler(whole, samples=12)
+    assert not sampler.plan().traced
+    monkeypatch.setattr(cores, "_POOL", None)
+    monkeypatch.setattr(cores, "count", lambda: 4)
+    expected = predict(make_sampler(model, samples=12)).layers["probability"]
+    threads = [threading.Thread(target=predict, args=(sampler,)) for _ in range(2)]
+    [thread.start() for thread in threads]
+    np.testing.assert_allclose(predict(sampler).layers["probability"], expected, atol=1e-5)
+    [thread.join() for thread in threads]

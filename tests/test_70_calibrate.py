@@ -105,7 +105,7 @@ def test_the_command_writes_a_model_that_has_it(tmp_path):
     before = (tmp_path / "n.safetensors").read_bytes()
     own = [*command[: command.index("calibrate") + 1], "n.safetensors", *command[command.index("calibrate") + 2 :]]
     own = subprocess.run([*own, "--overwrite"], capture_output=True, text=True, cwd=tmp_path)
-    assert own.returncode == 2 and "is the model itself" in own.stderr
+    assert own.returncode == 2 and "n.safetensors is what is to be read" in own.stderr
     assert (tmp_path / "n.safetensors").read_bytes() == before
     plain = found | {"fold_temperatures": tuple(found["fold_temperatures"])}
     assert f"temperature 1 -> {found['temperature']:.4g}" in describe(Fit(**plain))

@@ -7,7 +7,9 @@ is handed one, so that sample *s* is the same network everywhere in a scene.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +21,42 @@ from geouq.errors import ModelError
 GROUPS = ("encoder", "bottleneck", "decoder", "last2", "head", "all", "none")
 
 
+_HERE = threading.local()
+
+
+def _masks() -> WeakKeyDictionary[nn.Module, Tensor | None]:
+    """Return the masks that this thread has set."""
+    if not hasattr(_HERE, "masks"):
+        _HERE.masks = WeakKeyDictionary()
+    found: WeakKeyDictionary[nn.Module, Tensor | None] = _HERE.masks
+    return found
+
+
 class DropoutSite(nn.Module):
     """Channel dropout with a name, a rate, and a mask that can be set from outside.
 
     ``mask`` is None (identity outside training) or a float tensor of shape (S, C, 1, 1) with S = 1 or the batch size.
+    Each thread has its own: samples are computed side by side.
     """
-
-    mask: Tensor | None
 
     def __init__(self, name: str, channels: int, rate: float = 0.0) -> None:
         super().__init__()
         self.name, self.channels, self.rate = name, channels, rate
-        self.mask = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """What channels are multiplied by, (S, C, 1, 1); None = nothing."""
+        return _masks().get(self)
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        _masks()[self] = mask
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the mask to ``x`` (N, C, H, W)."""
-        if self.mask is not None:
-            return x * self.mask
+        mask = self.mask
+        if mask is not None:
+            return x * mask
         if self.training and self.rate > 0:
             return functional.dropout2d(x, self.rate, training=True)
         return x

@@ -50,7 +50,9 @@ def identify(scene: xr.DataArray, job: Job, results: Results) -> Identity:
         "nodata": job.nodata,
         "layers": [*(band.name for band in results.bands), *(["votes"] if results.votes else [])],
         "batch": job.sampler.batch,
-        "device": ",".join(job.devices),
+        "device": ",".join(
+            sorted({device.partition(":")[0] for device in job.devices})
+        ),  # which of a kind is no matter
         **run_attrs(job),
         "float32": results.float32,
         "version": version("geouq"),
