@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from geouq.errors import SceneError
 from geouq.gdal import gdal_errors, open_dataset, read
 from geouq.grid import GeoBox
+from geouq.rasters.acquired import acquired
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
 from geouq.validity import ANY, Rule, Validity
@@ -57,7 +58,7 @@ class Raster:
 
     ``grd``: an uncalibrated Sentinel-1 GRD image, which has 0 where nothing was measured (``zero_missing``).
     ``gcps`` are ground control points (column, row, x, y) in ``gcp_crs``, given only where there is no transform.
-    ``shared_fill``: values that are not valid where all ``bands`` hold them.
+    ``shared_fill``: values that are not valid where all ``bands`` hold them. ``acquired``: when, see ``acquired``.
     """
 
     key: FileKey
@@ -74,6 +75,7 @@ class Raster:
     zero_missing: bool
     notes: tuple[str, ...]
     shared_fill: tuple[float, ...] = ()
+    acquired: str = ""
 
     @property
     def path(self) -> str:
@@ -124,6 +126,7 @@ def inspect_raster(
             zero_missing=grd and nodata is None,
             **_georeference(name, dataset),
         )
+        raster = replace(raster, acquired=acquired(raster.stem, dataset.tags()))
     if raster.zero_missing:
         raster = replace(raster, notes=(*raster.notes, "0 is not valid, as in every Sentinel-1 GRD image"))
     return raster

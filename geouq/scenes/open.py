@@ -51,7 +51,8 @@ def product_scene(request: Request) -> Scene:
         )
     part = product_pixels(path, request.keys[0].upper(), request.bidx, request.preprocessing or Preprocessing())
     notes = tuple(dict.fromkeys(part.notes))
-    return Scene((part,), part.image.polarisations, DB, f"calibrated to {part.quantity} here", notes)
+    taken = f"{np.datetime_as_string(part.image.product.annotation.start, 's')}Z"
+    return Scene((part,), part.image.polarisations, DB, f"calibrated to {part.quantity} here", notes, taken)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def open_scene(
     south-up; a raster placed by ground control points alone comes warped through all of them onto a north-up grid. A
     product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside
-    the paths), ``bands`` (the numbers they were chosen by), and ``notes`` if anything was unusual.
+    the paths), ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and
+    ``notes`` if anything was unusual.
 
     Raises
     ------
@@ -139,6 +141,8 @@ def open_scene(
         attrs["bands"] = list(bidx)
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
+    if scene.acquired:
+        attrs["acquired"] = scene.acquired
     coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
     array = xr.DataArray(_lazy(scene.parts, chunk), dims=("band", "y", "x"), coords=coords, attrs=attrs)
     array.encoding["grid_mapping"] = "spatial_ref"

@@ -51,7 +51,8 @@ def raster_scene(request: Request) -> Scene:
     if units == DB and names == ("band1", "band2"):
         names = ("VV", "VH")
         notes["two bands without names are taken as VV and VH"] = None
-    return Scene(parts, names, units, reason, tuple(notes))
+    taken = min((raster.acquired for raster in rasters if raster.acquired), default="")
+    return Scene(parts, names, units, reason, tuple(notes), taken)
 
 
 def _given(preprocessing: Preprocessing) -> list[str]:

@@ -40,13 +40,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Scene:
-    """What an opener has settled before any pixel is read: plain values, but for the lazy parts."""
+    """What an opener has settled before any pixel is read: plain values, but for the lazy parts.
+
+    acquired : when the image was taken (geouq.rasters.acquired); empty if nothing says it.
+    """
 
     parts: tuple[Pixels, ...] | tuple[ProductPixels]
     names: tuple[str, ...]
     units: str
     units_reason: str
     notes: tuple[str, ...]
+    acquired: str = ""
 
     @property
     def geobox(self) -> GeoBox:

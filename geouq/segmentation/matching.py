@@ -119,6 +119,19 @@ def scene_name(scene: xr.DataArray) -> str:
     return str(source) if isinstance(source, str) else ", ".join(map(str, source)) or "the scene"
 
 
+def scene_origin(scene: xr.DataArray) -> dict[str, Any]:
+    """Return what a map says of the scene it is made from, without where it lay: names of files, and when it was taken.
+
+    Of an address no query is kept, which may hold a key.
+    """
+    given = scene.attrs.get("source", [])
+    paths = [str(path) for path in ([given] if isinstance(given, str) else given)]
+    names = [re.split(r"[?#]", path)[0].rstrip("/").rpartition("/")[2] for path in paths if not path.startswith("<")]
+    shown = ["".join(c for c in name if c.isprintable()) for name in names]
+    origin = {"source": list(dict.fromkeys(filter(None, shown))), "acquired": scene.attrs.get("acquired", "")}
+    return {name: value for name, value in origin.items() if value}
+
+
 def scene_nodata(scene: xr.DataArray) -> float | None:
     """Return the value that is not valid. What a reader has decoded to floats holds NaN there already."""
     for holder in (scene.attrs, scene.encoding if scene.dtype.kind in "iu" else {}):

@@ -31,7 +31,7 @@ from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
 from geouq.segmentation.mapgrid import grid_of_map
-from geouq.segmentation.matching import scene_name, scene_windows
+from geouq.segmentation.matching import scene_name, scene_origin, scene_windows
 from geouq.segmentation.publishing import found_before, publish_results
 from geouq.segmentation.results import Outputs, Results, class_bands, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
@@ -69,7 +69,7 @@ def run(
     before = None if overwrite else found_before(identity.run, scene, results)
     if before is not None:
         tidy(results.work, identity.values)
-        summary = summarise(job, results, identity.run, before)
+        summary = summarise(job, results, identity.run, before) | scene_origin(scene)
         return summary | {"already_there": True} | _effort(tiles, [], started)
     with Ledger(results.work, identity.values, results.files, overwrite) as ledger:
         done = ledger.receipts()
@@ -83,7 +83,7 @@ def run(
         receipts = _compute(work, ledger, tiles, todo)
         effort = _effort(tiles, todo, started)
         found = findings(job, [receipts[tile.index] for tile in tiles])
-        summary = summarise(job, results, identity.run, found)
+        summary = summarise(job, results, identity.run, found) | scene_origin(scene)
         told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
         results = replace(results, tags=told)
         assemble(job, results, lambda tile: work.part(receipts[tile.index], tile), squares, summary, work.finishing)
@@ -107,7 +107,10 @@ def _effort(tiles: list[Tile], computed: list[Tile], started: float) -> dict[str
 
 
 def _scene_tags(scene: xr.DataArray) -> dict[str, str]:
-    return {"GEOUQ_SCENE": scene.attrs["notes"]} if scene.attrs.get("notes") else {}
+    origin = scene_origin(scene)
+    told = {"SCENE": scene.attrs.get("notes"), "SOURCE": ", ".join(origin.get("source", ()))}
+    told["ACQUIRED"] = origin.get("acquired")
+    return {f"GEOUQ_{name}": value for name, value in told.items() if value}
 
 
 def _pixels(tiles: list[Tile]) -> int:
