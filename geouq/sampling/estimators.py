@@ -119,7 +119,7 @@ class RunningSums:
         return left * float(far) <= self.question.tolerance
 
     def expect(self, logits: Sequence[tuple[Tensor, float]]) -> None:
-        """Take logits (1, h, w) with weights that sum to 1 as the whole distribution, in the place of samples."""
+        """Take logits (1, h, w) with weights that sum to 1 as the whole distribution, instead of samples."""
         self.samples = 1
         self.mean = torch.zeros(1, *self.valid.shape, device=self.valid.device)
         for one, weight in logits:
