@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from geouq.segmentation.job import Settings
 
 
-class Samples(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
+class SampleCount(click.ParamType):  # type: ignore[type-arg]  # no generic before click 8.4
     """A number of samples, or ``inf``."""
 
     name = "integer or inf"
@@ -42,7 +42,7 @@ class Samples(click.ParamType):  # type: ignore[type-arg]  # no generic before c
             self.fail(f"{value!r} is neither an integer nor inf", param, ctx)
 
 
-SAMPLES = Samples()
+SAMPLES = SampleCount()
 LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name not in DEFAULT_LAYERS)}."
 
 

@@ -123,3 +123,12 @@ def test_no_late_imports_in_the_library():
                 late = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
                 names = {alias.name for n in late for alias in n.names}
                 assert names <= LATE.get(f"{name}.{node.name}", set()), f"{name}.{node.name} imports inside a function"
+
+
+def test_a_name_of_a_class_has_one_meaning():
+    found: dict[str, list[str]] = {}
+    for path in [*(ROOT / "geouq").rglob("*.py"), *(ROOT / "cli").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in found.items() if len(set(paths)) > 1} == {}

@@ -51,7 +51,7 @@ class UNetConfig:
         return asdict(self) | {"widths": list(self.widths), "dropout": dict(self.dropout)}
 
 
-class Block(nn.Module):
+class DoubleConv(nn.Module):
     """Two 3×3 convolutions with a dropout site between them."""
 
     def __init__(self, name: str, cin: int, cout: int, norm: bool) -> None:
@@ -80,7 +80,7 @@ class UNet(nn.Module):
         channels = [config.bands * fold, *widths]
         names = [f"encoder.{i}" for i in range(depth)] + ["bottleneck"]
         self.down = nn.ModuleList(
-            Block(name, channels[i], channels[i + 1], config.norm) for i, name in enumerate(names)
+            DoubleConv(name, channels[i], channels[i + 1], config.norm) for i, name in enumerate(names)
         )
         self.pool = nn.MaxPool2d(2)
         self.ups, self.up_blocks = nn.ModuleList(), nn.ModuleList()
@@ -89,7 +89,7 @@ class UNet(nn.Module):
             upped = fine if config.up == "transpose" else deep
             transpose = nn.ConvTranspose2d(deep, fine, 2, stride=2)
             self.ups.append(transpose if config.up == "transpose" else nn.Upsample(scale_factor=2))
-            self.up_blocks.append(Block(f"decoder.{i}", upped + fine, fine, config.norm))
+            self.up_blocks.append(DoubleConv(f"decoder.{i}", upped + fine, fine, config.norm))
         self.head_site = DropoutSite("head", widths[0])
         self.head = nn.Conv2d(widths[0], config.classes * fold, 1)
         self.unfold = nn.PixelShuffle(config.stem) if config.stem > 1 else nn.Identity()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Raster:
+class FileToMake:
     """A raster to make: of which array of the parts ("map", "votes"), under which name, in which bands."""
 
     part: str
@@ -44,9 +44,9 @@ def assemble(
     for final in results.files:
         remove(results.made(final))
     finished = results.made(results.path)
-    rasters = [Raster("map", finished, results.bands)] if results.bands else []
+    rasters = [FileToMake("map", finished, results.bands)] if results.bands else []
     if results.vote_bands:
-        rasters.append(Raster("votes", beside(finished), results.vote_bands))
+        rasters.append(FileToMake("votes", beside(finished), results.vote_bands))
     on_step(" and ".join(path.name for path in (results.map, results.votes) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
     _write_styles(job, results)
@@ -80,7 +80,7 @@ def _write_rasters(
     job: Job,
     results: Results,
     part_of: Callable[[Tile], Mapping[str, np.ndarray]],
-    rasters: Sequence[Raster],
+    rasters: Sequence[FileToMake],
     squares: Squares | None,
 ) -> None:
     """Make rasters, and the scene's averages for a picture, in one pass over the parts."""

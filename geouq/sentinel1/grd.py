@@ -22,7 +22,7 @@ from geouq.errors import InputError, SceneError
 from geouq.gdal import gdal_errors, open_dataset, read
 from geouq.rasters.raster import refuse_large_blocks
 from geouq.sentinel1.annotation import Annotation, read_annotation
-from geouq.sentinel1.luts import QUANTITIES, Calibration, Noise, read_calibration, read_noise
+from geouq.sentinel1.luts import QUANTITIES, CalibrationTables, Noise, read_calibration, read_noise
 from geouq.sentinel1.safe import POLARISATIONS, Files, Manifest, find_files, read_manifest
 from geouq.sentinel1.speckle import HALO, check_filter, despeckle
 from geouq.sources import FileKey
@@ -42,7 +42,7 @@ class Channel:
     """The image of one polarisation and what belongs to it; ``measurement`` is the file by GDAL's name."""
 
     annotation: Annotation
-    calibration: Calibration
+    calibration: CalibrationTables
     noise: Noise
     measurement: FileKey
     block: tuple[int, int]

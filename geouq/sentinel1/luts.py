@@ -79,13 +79,13 @@ class Noise:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class CalibrationTables:
     """Tables of the calibration constant A: power = DN² / A². By quantity: sigma0, gamma0, beta0."""
 
     tables: dict[str, Table]
 
 
-def read_calibration(data: bytes, name: str) -> Calibration:
+def read_calibration(data: bytes, name: str) -> CalibrationTables:
     """Read a calibration file (its content, and what to call it in errors).
 
     Raises
@@ -98,7 +98,7 @@ def read_calibration(data: bytes, name: str) -> Calibration:
         for quantity, table in tables.items():
             if min(value.min() for value in table.value) <= 0:
                 raise ValueError(f"holds a calibration constant for {quantity} that is not above 0")
-        return Calibration(tables)
+        return CalibrationTables(tables)
 
 
 def read_noise(data: bytes, name: str) -> Noise:

@@ -24,7 +24,7 @@ from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
 from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
-from geouq.learning.judging.tally import Areas, Canvas, Picture, Pixels, Tally, map_scores
+from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores
 from geouq.networks.model import Model
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values
@@ -204,13 +204,13 @@ class _Work:
                 f"{chip.label}: holds class {label.max()}, and the model has {names}: name ignore or classes"
             )
 
-    def _pixels(self, layers: dict[str, np.ndarray], label: np.ndarray, keep: np.ndarray) -> Pixels:
+    def _pixels(self, layers: dict[str, np.ndarray], label: np.ndarray, keep: np.ndarray) -> LabelledPixels:
         if "probabilities" in layers:
             probabilities = layers["probabilities"][:, keep]
         else:
             p = layers["probability"][keep]
             probabilities = np.stack(by_class(p, self.positive))
-        return Pixels(label[keep], layers["mask"][keep], probabilities, layers["uncertainty"][keep])
+        return LabelledPixels(label[keep], layers["mask"][keep], probabilities, layers["uncertainty"][keep])
 
     def _disturb(self, job: Job, values: np.ndarray, tile: Tile, quiet: np.ndarray, keep: np.ndarray) -> None:
         """Is doubt higher where noise was added? And, for comparison, without it."""

@@ -41,7 +41,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Pixels:
+class LabelledPixels:
     """The valid, labelled pixels of a tile, (n,) each; ``probabilities`` is (C, n)."""
 
     label: np.ndarray
@@ -64,7 +64,7 @@ class Tally:
     def __post_init__(self) -> None:
         self.matrix = ConfusionMatrix(self.classes)
 
-    def add(self, pixels: Pixels) -> None:
+    def add(self, pixels: LabelledPixels) -> None:
         """Add the pixels of a tile.
 
         For two classes calibration is that of the positive class' probability, for more that of the chosen class'.
