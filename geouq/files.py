@@ -51,7 +51,7 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # a process number means 
 # --- where a file may be -----------------------------------------------------------------------------------
 
 
-def check_place(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Raise OutputError unless a file may be there: a folder on this machine, no folder itself, not open elsewhere."""
     if is_remote(str(path)) or re.match(r"/vsi|[A-Za-z][\w+.-]+:/", str(path)):
         raise OutputError(f"{path} is not on this machine: give a local path, and copy the file when it is done")
@@ -68,7 +68,7 @@ def check_place(path: Path) -> None:
 
 def check_free(path: Path, overwrite: bool) -> Path:
     """Return ``path``; raise OutputError if no file may be there, or one is and is not to be replaced."""
-    check_place(path)
+    check_writable(path)
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another name, or overwrite it with --overwrite")
     return path

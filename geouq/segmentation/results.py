@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from geouq.errors import InputError, OutputError
-from geouq.files import check_place
+from geouq.files import check_writable
 from geouq.layers import LAYERS, MOST_VOTES
 from geouq.maps.bands import MapBand, map_bands, vote_bands
 from geouq.maps.cog import check_options
@@ -115,7 +115,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     if len(set(results.files)) < len(results.files):
         raise OutputError(f"two outputs have the same name among {', '.join(map(str, results.files))}")
     for file in results.files:
-        check_place(file)
+        check_writable(file)
     return results
 
 
