@@ -87,6 +87,17 @@ def test_places_in_a_folder_with_an_exclamation_mark(tmp_path, name):
         assert layer.count == 1 and layer.fields == ["name"]
 
 
+def test_columns_of_polygons_say_what_they_are(tmp_path):
+    vectorize(mask(tmp_path / "water.tif"), tmp_path / "water.gpkg")
+    with closing(sqlite3.connect(tmp_path / "water.gpkg")) as database:
+        columns = {row[1] for row in database.execute("PRAGMA table_info(water)")}
+        told = dict(database.execute("SELECT column_name, title FROM gpkg_data_columns WHERE table_name = 'water'"))
+        extensions = [name for (name,) in database.execute("SELECT extension_name FROM gpkg_extensions")]
+    assert told["area_m2"] == "area in m²" and set(told) == columns - {"fid", "geom"}
+    assert extensions.count("gpkg_schema") == 1
+    assert list(pyogrio.read_dataframe(tmp_path / "water.gpkg", layer="water").columns) == [*told, "geometry"]
+
+
 def test_polygons_carry_a_style_of_their_own(tmp_path):
     vectorize(mask(tmp_path / "water.tif"), tmp_path / "water.gpkg")
     with closing(sqlite3.connect(tmp_path / "water.gpkg")) as database:

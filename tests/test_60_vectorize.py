@@ -262,7 +262,7 @@ def test_what_is_not_known_is_null(tmp_path):
     path, *_ = a_map(tmp_path, samples=0, names=("mask",))
     vectorize(path, tmp_path / "out.gpkg")
     frame = pyogrio.read_dataframe(tmp_path / "out.gpkg")
-    assert frame[list(FIELDS[1:])].isna().all(axis=None) and frame.area_m2.notna().all()
+    assert frame[list(FIELDS)[1:]].isna().all(axis=None) and frame.area_m2.notna().all()
     with sqlite3.connect(tmp_path / "out.gpkg") as db:
         assert db.execute("select count(*) from water where probability is not null").fetchone() == (0,)
 

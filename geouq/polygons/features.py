@@ -77,7 +77,7 @@ class FeatureWriter:
     Parameters
     ----------
     path : from ``check_vector_path``; an existing file is replaced by ``finish``, in one step.
-    fields : names of the float attributes; NaN is written as null.
+    fields : names of the float attributes and what they are called for people; NaN is written as null.
     description : what the file's metadata say it is.
     crs : of the coordinates, anything pyproj understands, or None. GeoJSON is always written in longitude and
         latitude (RFC 7946), if there is a CRS.
@@ -87,8 +87,9 @@ class FeatureWriter:
     OutputError : in any method, if the file cannot be written; the message names ``path``.
     """
 
-    def __init__(self, path: Path, fields: Sequence[str], crs: str | None, description: str = "") -> None:
+    def __init__(self, path: Path, fields: Mapping[str, str], crs: str | None, description: str = "") -> None:
         self.path, self.fields, self.crs, self.description = path, list(fields), crs, description
+        self.aliases = dict(fields)
         self.count = 0
         # Edges that become degrees by their ends alone: a centimetre from where they were, ten times that at 84° N.
         degrees = path.suffix.lower() == ".geojson" and crs is not None
@@ -125,6 +126,7 @@ class FeatureWriter:
             convert(self._stage, made, LAYER, description=self.description)
             if made.suffix == ".gpkg":
                 add_style(made, LAYER, polygon_qml())
+                _add_aliases(made, LAYER, self.aliases)
             check_whole(made, LAYER, self.count)
             publish(made, self.path)
         return self.path
@@ -198,6 +200,29 @@ def add_style(made: Path, layer: str, qml: str) -> None:
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, last_change, srs_id)"
             " VALUES (?, 'attributes', ?, '', ?, 0)",
             (STYLES, STYLES, _EPOCH),
+        )
+
+
+def _add_aliases(made: Path, layer: str, aliases: Mapping[str, str]) -> None:
+    """Put what columns are called for people into a GeoPackage: its schema extension (OGC 12-128r18, F.9)."""
+    with closing(sqlite3.connect(made)) as database, database:
+        database.execute(
+            "CREATE TABLE gpkg_data_columns (table_name TEXT NOT NULL, column_name TEXT NOT NULL, name TEXT,"
+            " title TEXT, description TEXT, mime_type TEXT, constraint_name TEXT, CONSTRAINT pk_gdc"
+            " PRIMARY KEY (table_name, column_name), CONSTRAINT gdc_tn UNIQUE (table_name, name))"
+        )
+        rows = [(layer, column, alias, alias) for column, alias in aliases.items()]
+        database.executemany(
+            "INSERT INTO gpkg_data_columns (table_name, column_name, name, title) VALUES (?, ?, ?, ?)", rows
+        )
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS gpkg_extensions (table_name TEXT, column_name TEXT, extension_name TEXT"
+            " NOT NULL, definition TEXT NOT NULL, scope TEXT NOT NULL, CONSTRAINT ge_tce UNIQUE (table_name,"
+            " column_name, extension_name))"
+        )
+        database.execute(
+            "INSERT INTO gpkg_extensions VALUES ('gpkg_data_columns', NULL, 'gpkg_schema',"
+            " 'http://www.geopackage.org/spec121/#extension_schema', 'read-write')"
         )
 
 

@@ -38,7 +38,13 @@ from geouq.polygons.regions import polygons, regions
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-FIELDS = ("area_m2", "area_m2_p05", "area_m2_p95", "probability", "uncertainty")
+FIELDS = {
+    "area_m2": "area in m²",
+    "area_m2_p05": "area in m², 5 % quantile of the samples, inside",
+    "area_m2_p95": "area in m², 95 % quantile of the samples, inside",
+    "probability": "mean probability, 0 to 1",
+    "uncertainty": "mean uncertainty, 0 to 1",
+}
 
 
 @dataclass(frozen=True)
