@@ -80,6 +80,7 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option("--vector", type=FILE, help="Polygons: .gpkg, .fgb, .geojson or .parquet.")
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
 @click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
+@click.option("--zarr", type=FILE, help="The map's layers as a Zarr group too: .zarr.")
 @click.option("--float32", is_flag=True, help="Floats 0..1 instead of percent.")
 @click.option("--bounds", nargs=4, type=float, metavar="LEFT BOTTOM RIGHT TOP", help="Only this part, scene CRS.")
 @click.option("--tile", type=int, help="Core of a tile in pixels. [default: chosen from memory]")
@@ -127,6 +128,7 @@ def command(**options: Any) -> None:
         path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
         vector=options["vector"],
         preview=options["preview"],
+        zarr=options["zarr"],
         min_area=options["min_area"],
         float32=options["float32"],
         options=creation_options(options["co"]),
@@ -142,7 +144,7 @@ def command(**options: Any) -> None:
             click.echo(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
-    for path in filter(None, (outputs.path, outputs.vector, outputs.preview)):
+    for path in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr)):
         refuse_own(path, existing(options["model"]), "the model")
     with RunProgress(options["quiet"], options["verbose"]) as progress:
         summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)

@@ -110,6 +110,7 @@ LATE = {
     "geouq.segmentation.assemble.assemble": {"vectorize", "preview"},  # as above, and matplotlib
     "geouq.segmentation.run._squares": {"Squares"},  # matplotlib
     "geouq.sampling.field._spline": {"BSpline"},
+    "geouq.maps.zarr._create": {"zarr", "Zstd"},  # an extra
     "geouq.sources._memory": {"virtual_file_to_buffer"},  # rasterio, which a refused option does not need
 }
 

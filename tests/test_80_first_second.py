@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 #: libraries that take a tenth of a second or more to import
 HEAVY = (
     "torch xarray pandas geopandas matplotlib sympy distributed pyogrio rasterio odc numpy scipy.ndimage "
-    "scipy.interpolate scipy.optimize skimage sklearn rich"
+    "scipy.interpolate scipy.optimize skimage sklearn rich zarr"
 ).split()
 RASTER = {"numpy", "rasterio", "odc"}
 SEGMENT = RASTER | {"torch", "xarray", "pandas"}

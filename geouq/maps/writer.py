@@ -5,7 +5,7 @@ A new format is a class that can do this, and a row in ``WRITERS``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -16,6 +16,7 @@ from geouq.errors import OutputError
 from geouq.grid import GeoBox, Roi
 from geouq.maps.bands import MapBand
 from geouq.maps.cog import MapWriter
+from geouq.maps.zarr import ZarrWriter
 
 
 class TileWriter(Protocol):
@@ -44,8 +45,10 @@ class TileWriter(Protocol):
         ...
 
 
+#: from path, grid, bands, tags and creation options (``open_writer``)
+_Opens = Callable[[Path, GeoBox, Sequence[MapBand], Mapping[str, object], Mapping[str, str]], TileWriter]
 #: who writes a map, by the suffix of its name
-WRITERS = {".tif": MapWriter, ".tiff": MapWriter}
+WRITERS: Mapping[str, _Opens] = {".tif": MapWriter, ".tiff": MapWriter, ".zarr": ZarrWriter}
 
 
 def open_writer(
@@ -56,7 +59,7 @@ def open_writer(
     Parameters
     ----------
     path : the finished file. geobox : its grid. bands : what each holds. tags : its metadata.
-    options : creation options of the format.
+    options : creation options of GDAL's COG driver; other formats have none.
 
     Raises
     ------

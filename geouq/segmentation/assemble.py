@@ -47,7 +47,9 @@ def assemble(
     rasters = [FileToMake("map", finished, results.bands)] if results.bands else []
     if results.vote_bands:
         rasters.append(FileToMake("votes", beside(finished), results.vote_bands))
-    on_step(" and ".join(path.name for path in (results.map, results.votes) if path is not None))
+    if results.zarr is not None:
+        rasters.append(FileToMake("map", results.made(results.zarr), results.bands))
+    on_step(" and ".join(path.name for path in (results.map, results.votes, results.zarr) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
     _write_styles(job, results)
     if results.vector is not None:

@@ -14,10 +14,11 @@ from geouq.layers import LAYERS, MOST_VOTES
 from geouq.maps.bands import MapBand, map_bands, vote_bands
 from geouq.maps.cog import check_options
 from geouq.maps.votes import beside
+from geouq.maps.zarr import check_zarr
 from geouq.segmentation.job import Job, run_attrs
 
 #: outputs of a run whose names its map's name does not tell; the map's tags do
-COMPANIONS = ("vector", "preview")
+COMPANIONS = ("vector", "preview", "zarr")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Outputs:
     path : the map (COG); its votes go to ``<stem>_samples.tif`` beside it if that layer is asked for.
     vector : polygons, format by suffix; ``min_area`` in m² drops small ones.
     preview : a PNG.
+    zarr : the layers of the map as a Zarr group too.
     float32 : floats instead of percent.
     options : creation options of the COG driver.
     """
@@ -34,6 +36,7 @@ class Outputs:
     path: Path
     vector: Path | None = None
     preview: Path | None = None
+    zarr: Path | None = None
     min_area: float = 0.0
     float32: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
@@ -44,7 +47,7 @@ class Results:
     """What a run leaves; from ``resolve``.
 
     path : what the run is called by, whether or not a map is left.
-    map, style, votes, votes_style, vector, preview : final names; None = not left.
+    map, style, votes, votes_style, vector, preview, zarr : final names; None = not left.
     bands : of the map; empty if it is not left.
     vote_bands : of the votes that parts hold; empty if they hold none. Polygons take their area intervals from
         votes, also where the votes themselves are not left.
@@ -59,6 +62,7 @@ class Results:
     votes_style: Path | None
     vector: Path | None
     preview: Path | None
+    zarr: Path | None
     bands: tuple[MapBand, ...]
     vote_bands: tuple[MapBand, ...]
     layers: tuple[str, ...]
@@ -70,7 +74,7 @@ class Results:
     @property
     def files(self) -> list[Path]:
         """Every file the run leaves, the map last: when it is there, all is."""
-        files = (self.votes, self.votes_style, self.vector, self.preview, self.style, self.map)
+        files = (self.votes, self.votes_style, self.vector, self.preview, self.zarr, self.style, self.map)
         return [path for path in files if path is not None]
 
     @property
@@ -104,6 +108,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         votes_style=votes.with_suffix(".qml") if votes else None,
         vector=outputs.vector,
         preview=outputs.preview,
+        zarr=outputs.zarr,
         bands=bands,
         vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
         layers=tuple(dict.fromkeys((*asked, "mask", "uncertainty", *(["votes"] if keeps_votes else [])))),
@@ -116,6 +121,8 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         raise OutputError(f"two outputs have the same name among {', '.join(map(str, results.files))}")
     for file in results.files:
         check_writable(file)
+        if results.zarr is not None and results.zarr.absolute() in file.absolute().parents:
+            raise OutputError(f"{file} lies in {results.zarr}, which is made anew: give it another place")
     return results
 
 
@@ -143,6 +150,10 @@ def _check_asked(outputs: Outputs, layers: set[str]) -> None:
         raise OutputError(f"{outputs.vector} is made from the layer mask: add it to --layers")
     if outputs.preview is not None and layers <= {"votes"}:
         raise OutputError(f"{outputs.preview} shows layers of the map, and votes are none: add mask to --layers")
+    if outputs.zarr is not None:
+        if layers <= {"votes"}:
+            raise OutputError(f"{outputs.zarr} holds layers of the map, and votes are none: add mask to --layers")
+        check_zarr(outputs.zarr)
     if outputs.vector is not None:
         from geouq.polygons.features import check_vector_path  # here, for pyogrio brings pandas and more with it
 
