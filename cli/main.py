@@ -10,6 +10,7 @@ import sys
 import traceback
 from contextlib import suppress
 from importlib import import_module
+from types import TracebackType
 
 import click
 
@@ -115,6 +116,23 @@ def _write_any_letter() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _leave_out_what_cannot_be_logged() -> None:
+    """Do not print that rasterio could not log a message of GDAL's that is not UTF-8; an error is raised all the same.
+
+    Its handler has no caller to raise to, so Cython prints there, once without any traceback and once as unraisable.
+    """
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if kind is not UnicodeDecodeError or trace is not None:
+            sys.__excepthook__(kind, error, trace)
+
+    def unraisable(told: sys.UnraisableHookArgs) -> None:
+        if told.exc_type is not UnicodeDecodeError or "rasterio" not in str(told.object):
+            sys.__unraisablehook__(told)
+
+    sys.excepthook, sys.unraisablehook = uncaught, unraisable
+
+
 def _stop_alike() -> None:
     """Let SIGTERM and SIGHUP end the command as Ctrl-C does: what it has begun beside its outputs is cleared away."""
 
@@ -137,6 +155,7 @@ def prepare_process() -> None:
     """
     _stop_alike()
     _write_any_letter()
+    _leave_out_what_cannot_be_logged()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ.setdefault("GDAL_CACHEMAX", "64")

@@ -81,6 +81,8 @@ def _reason(error: BaseException, name: str) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, UnicodeError):
+        text = "it holds text that is not UTF-8"
     for prefix in (f"'{name}' ", f"`{name}' ", f"{name}: ", f"{name}, ", f"{os.path.basename(name)}: "):
         text = text.replace(prefix, "")
     text = text.rstrip(".")

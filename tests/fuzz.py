@@ -5,8 +5,9 @@
 
 Small files of each kind that geouq reads are made, mutated by a generator with a fixed seed, and given to the verbs
 that read them. An input is a *fault* if the command prints a traceback, is killed by a signal, takes more than 60 s or
-4 GB, ends with another exit code than 0 or 2, or leaves an output though it failed. Input ``number`` of a kind is the same on every machine; number 0 is
-whole, and a fault if it is refused. Inputs that are faults are kept in ``build/fuzz``.
+4 GB, ends with another exit code than 0 or 2, or leaves an output though it failed. Input ``number`` of a kind is the
+same on every machine; number 0 is whole, and a fault if it is refused. Inputs that are faults are kept in
+``build/fuzz``.
 
 Each command runs in a fork of a process that has imported geouq and computed nothing, so that an input costs its work
 and not the start of Python.
@@ -364,15 +365,13 @@ def try_input(kind: Kind, number: int, seeds: Path, work: Path, seed: int, count
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fuzz(seconds: float, seed: int = 0, only: str | None = None, number: int | None = None) -> dict[str, Count]:
-    """Try inputs of all kinds in turn for so many seconds, and print what was found."""
+def fuzz(work: Path, seconds: float, seed: int, only: str | None, number: int | None) -> dict[str, Count]:
+    """Try inputs of all kinds, or ``only`` one, in turn for so many seconds; or input ``number`` of a kind."""
     from geouq.cli import main
 
     main.prepare_process()
     for name in IMPORTS:
         import_module(name)
-    work = Path("build/fuzz").resolve()
-    shutil.rmtree(work, ignore_errors=True)
     seeds = work / "seeds"
     seeds.mkdir(parents=True)
     in_fork(lambda: make_seeds(seeds))
@@ -424,7 +423,9 @@ def main() -> None:
     parser.add_argument("--only", choices=[kind.name for kind in KINDS], help="this kind alone")
     parser.add_argument("--number", type=int, help="this input of it alone, and show what is printed")
     given = parser.parse_args()
-    counts = fuzz(60 * given.minutes, given.seed, given.only, given.number)
+    work = Path("build/fuzz").resolve()
+    shutil.rmtree(work, ignore_errors=True)
+    counts = fuzz(work, 60 * given.minutes, given.seed, given.only, given.number)
     print(report(counts))
     sys.exit(any(count.faults for count in counts.values()))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from geouq.compiling.plan import make_plan
 from geouq.compiling.rewrites import AddConstant, Doubling
-from geouq.errors import InputError, ModelError, TileError
+from geouq.errors import InputError, ModelError
 from geouq.grid import Roi
 from geouq.layers import LAYERS, area_interval, check_layers
 from geouq.networks.model import Model
@@ -376,7 +376,7 @@ def test_logits_that_are_not_finite_fail_the_tile():
     with torch.no_grad():
         model.network.head.bias.fill_(torch.inf)
     values = scene_values(16, 16, holes=False)
-    with pytest.raises(TileError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         predict_tile(
             make_sampler(model), question(), Window(values, np.ones((16, 16), bool), Roi(0, 16, 0, 16)), np.ones((1, 1))
         )

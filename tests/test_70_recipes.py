@@ -171,6 +171,12 @@ def test_refusals(data, tmp_path):
         train(data, "unet-16", tmp_path, steps=2)
     with pytest.raises(OutputError, match="other settings"):
         train(data, "unet-16", tmp_path, steps=2, seed=5, resume=True)
+    settings = (tmp_path / "settings.json").read_bytes()
+    for damaged in (b"", b"\xff", b"[]", b'{"recipe": 1}', b"[" * 100_000):
+        (tmp_path / "settings.json").write_bytes(damaged)
+        with pytest.raises(OutputError, match="other settings"):
+            train(data, "unet-16", tmp_path, steps=2, resume=True)
+    (tmp_path / "settings.json").write_bytes(settings)
     (tmp_path / "checkpoint.pt").write_bytes(b"junk")
     with pytest.raises(InputError, match="no readable checkpoint"):
         train(data, "unet-16", tmp_path, steps=2, resume=True)

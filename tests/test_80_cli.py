@@ -142,6 +142,14 @@ def test_mistakes_get_one_line_and_exit_2(folder, tmp_path, monkeypatch, capsys)
         assert sorted(p.name for p in tmp_path.iterdir()) == before, args
 
 
+@pytest.mark.parametrize("verb", (["info"], ["vectorize"], ["samples"]))
+def test_text_that_is_not_utf8_is_one_line(verb, tmp_path):
+    """GDAL repeats a file's bytes in its message, which rasterio then could neither log nor raise."""
+    (tmp_path / "bad.vrt").write_bytes(b'<VRTDataset rasterXSize="4" rasterYSize="4"><\xe0\xff<a></VRTDataset>')
+    done = geouq(*verb, "bad.vrt", *(["out.gpkg"] if verb == ["vectorize"] else []), cwd=tmp_path, code=2)
+    assert done.stderr.count("\n") == 1 and "not UTF-8" in done.stderr
+
+
 def test_an_interrupted_run_does_not_wait_for_its_tiles():
     script = """
 import time

@@ -35,7 +35,7 @@ def predict_tile(sampler: Sampler, question: Question, window: Window, area: np.
 
     Raises
     ------
-    TileError : the device has not the memory for one sample, or logits are not finite.
+    TileError : the device has not the memory for one sample. ModelError : logits are not finite.
     """
     valid, count = np.ascontiguousarray(window.valid[window.core.slices]), max(len(sampler.numbers), 1)
     device = sampler.device if valid.any() else "cpu"

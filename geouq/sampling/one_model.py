@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from geouq.compiling.blocks import Block, block_logits, cut
 from geouq.compiling.plan import Plan, make_plan
-from geouq.errors import ModelError, TileError
+from geouq.errors import ModelError
 from geouq.forks import lock
 from geouq.layers import positive_logit
 from geouq.networks.model import Model
@@ -159,10 +159,12 @@ class OneModel:
             yield number, one.float()
 
     def check_finite(self, numbers: Tensor) -> None:
-        """Raise TileError unless what the network gave is finite."""
+        """Raise ModelError unless what the network gave is finite."""
         if not torch.isfinite(numbers.sum(dtype=torch.float32)):  # one number instead of one flag a pixel
-            way_out = ": float16 ends at 65504, take --precision bfloat16" if self.precision == "float16" else ""
-            raise TileError(f"model {self.model.spec.name!r} gave logits that are not finite numbers{way_out}")
+            way_out = ": its weights are damaged: give another model"
+            if self.precision == "float16":
+                way_out = ": float16 ends at 65504, take --precision bfloat16"
+            raise ModelError(f"model {self.model.spec.name!r} gave logits that are not finite numbers{way_out}")
 
     def plan(self) -> Plan:
         """Return the compiled plan, made once a process for a model, its sites and a device."""

@@ -75,7 +75,7 @@ class Sampler(Protocol):
 
         Raises
         ------
-        TileError : logits are not finite.
+        ModelError : logits are not finite.
         torch.OutOfMemoryError : the device has not the memory for one sample (geouq.sampling.devices.must_fit).
         """
 

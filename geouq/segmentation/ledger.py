@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from geouq.errors import OutputError, TileError
+from geouq.errors import ModelError, OutputError, TileError
 from geouq.files import write_bytes
 
 _PART = re.compile(r"\d+\.part")
@@ -146,7 +146,7 @@ class Ledger:
         failed = kind is not None and issubclass(kind, Exception)
         if failed and not self.receipts():
             self.close()
-        elif kind is not None and issubclass(kind, TileError):
+        elif kind is not None and issubclass(kind, TileError | ModelError):
             self.note("failed", "yes")
         self._lock.close()
 

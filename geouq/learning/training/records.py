@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -42,9 +43,9 @@ def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], in
     settings = {"recipe": resolved, "training": training, "validation": validation, "init": init}
     text = json.dumps(settings, indent=1, default=list)
     path, checkpoint = out / "settings.json", out / "checkpoint.pt"
-    if checkpoint.exists() and path.exists() and path.read_text() != text:
-        old, new = json.loads(path.read_text()), json.loads(text)
-        what = ", ".join(k for k in new["recipe"] if old["recipe"].get(k) != new["recipe"][k]) or "the chips"
+    if checkpoint.exists() and path.exists() and path.read_bytes() != text.encode():
+        old, new = _recipe_in(path), json.loads(text)["recipe"]
+        what = ", ".join(k for k in new if old.get(k) != new[k]) or "the chips"
         raise OutputError(f"{out} holds a run with other settings ({what}): resume with those, or take another folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,15 @@ def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], in
         _replace(out / "recipe.toml", write_recipe(recipe))
     except OSError as error:
         raise OutputError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _recipe_in(path: Path) -> dict[str, Any]:
+    """Return the recipe in a folder's settings; of a damaged file nothing, which differs from everything."""
+    try:
+        found = json.loads(path.read_bytes())["recipe"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def write_log(out: Path, rows: Sequence[Row]) -> None:
