@@ -87,6 +87,8 @@ def test_devices_by_name():
         devices.choose_devices("cpu,cpu")
     with pytest.raises(InputError, match="cannot be used"):
         devices.choose_devices("cpu,cuda:77")
+    with pytest.raises(InputError, match="meta"):
+        devices.choose_devices("meta")
 
 
 class Card:

@@ -77,6 +77,18 @@ def test_changes_by_key():
         ("raters=['me']", "otsu, mndwi are known"),
         ("raters=['otsu']", 'raters are for augment "water"'),
         ("augment=water", "is for the bands VV, VH in dB"),
+        ("size=2147483648", "size is 2147483648: it must be 8 to 8192"),
+        ("batch=100000", "batch is 100000: it must be 1 or more, of"),
+        ("simulated=1000000000", "simulated is"),
+        ("training.rate=-1e308", "rate is -1e+308: it must be 0 or more"),
+        ("training.rate=nan", "rate is nan"),
+        ("training.decay=-1.0", "decay is"),
+        ("training.factor=inf", "factor is"),
+        ("training.average=1.0", "average is"),
+        ("augmentation.paint=2.0", "paint is 2.0: it is a probability"),
+        ("augmentation.gain_db=inf", "gain_db is"),
+        ("augmentation.looks=[0.0, 1.0]", "looks is"),
+        ("augmentation.zoom_range=[3.0, 0.75]", "the lower first"),
     ],
 )
 def test_what_is_not_known_is_named(change, says):
@@ -116,6 +128,14 @@ def test_a_model_for_the_closed_form_by_one_key(tmp_path):
     data = pairs(tmp_path / "data", ["a_1", "b_1"], size=40)
     path = train_model(data, find_recipe("s1-water", [*NARROW, "sampled={head = 0.2}"]), tmp_path / "out")
     assert Model.load(path).active_sites() == {"head": 0.2}
+
+
+@pytest.mark.parametrize("widths", ("[0, 4]", "[4, -1]", "[4, 1.5]", "[65536, 65536]", "['a', 4]"))
+def test_widths_that_make_no_network_are_refused(widths, tmp_path):
+    data = pairs(tmp_path / "data", ["a_1", "b_1"], size=40)
+    with pytest.raises(InputError, match=r"widths are|weights: at most|do not fit"):
+        train_model(data, find_recipe("s1-water", [*NARROW, f"arguments.widths={widths}"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_starts_from_the_weights_of_a_model(tmp_path):

@@ -84,6 +84,13 @@ def test_reports_and_models_do_not_replace_data(data, monkeypatch, capsys, manif
     assert code == 2 and "is what is to be read" in said and (data / manifest).read_text() == text
 
 
+def test_the_manifest_of_a_folder_is_data_too(data, monkeypatch, capsys):
+    out = data / "manifest.csv"
+    text = out.read_text()
+    code, said = call(monkeypatch, capsys, "calibrate", "s1-water-fast", data, "-o", out, "--overwrite")
+    assert code == 2 and "is what is to be read" in said and out.read_text() == text
+
+
 def test_training_does_not_replace_data(data, monkeypatch, capsys):
     log = (data / "manifest.csv").rename(data / "log.csv")
     text = log.read_text()

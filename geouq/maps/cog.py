@@ -61,11 +61,11 @@ def check_options(options: Mapping[str, str]) -> dict[str, str]:
     if upper.get("BIGTIFF", "YES") not in _BIGTIFF:
         raise InputError(f"BIGTIFF={upper['BIGTIFF']} is not one of {', '.join(_BIGTIFF)}")
     block = upper.get("BLOCKSIZE", "512")
-    if not block.isdecimal() or int(block) < 128 or int(block) % 16:
-        raise InputError(f"BLOCKSIZE={block} is not a multiple of 16 from 128 up")
+    if not block.isdecimal() or len(block) > 5 or int(block) < 128 or int(block) % 16:
+        raise InputError(f"BLOCKSIZE={block} is not a multiple of 16 from 128 to 99984")
     most = {"ZSTD": 22, "LZMA": 9}.get(upper.get("COMPRESS", _codec()), 12)
     level = upper.get("LEVEL", "1")
-    if not level.isdecimal() or not 1 <= int(level) <= most:
+    if not level.isdecimal() or len(level) > 5 or not 1 <= int(level) <= most:
         raise InputError(f"LEVEL={level} is not a number from 1 to {most}")
     if upper.get("PREDICTOR", "NO") not in _PREDICTORS:
         raise InputError(f"PREDICTOR={upper['PREDICTOR']} is not one of {', '.join(_PREDICTORS)}")

@@ -289,14 +289,24 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
 
 
-def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the weights of a spec's network, which takes no memory for them."""
+def sketch_network(what: str, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """Return a network whose weights have shapes and take no memory; ``what`` names where the arguments stand.
+
+    Raises
+    ------
+    ModelError : the arguments make no network of the architecture.
+    """
     try:
         with torch.device("meta"):
-            network = ARCHITECTURES[spec.architecture](spec.arguments)
+            return ARCHITECTURES[architecture](arguments)
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ModelError) as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"{path}: arguments of its {spec.architecture} do not fit ({reason})") from None
+        raise ModelError(f"{what}: arguments of its {architecture} do not fit ({reason})") from None
+
+
+def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of the weights of a spec's network, which takes no memory for them."""
+    network = sketch_network(str(path), spec.architecture, spec.arguments)
     if network.stride != spec.stride:
         raise ModelError(f"{path}: its stride is {spec.stride}, and that of its network {network.stride}")
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

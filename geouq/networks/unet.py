@@ -45,6 +45,8 @@ class UNetConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         if self.stem not in (1, 2, 4) or self.up not in ("transpose", "nearest") or len(self.widths) < 2:
             raise ModelError(f"not a U-Net: {self}: stem is 1, 2 or 4, up is transpose or nearest, two widths or more")
+        if not all(isinstance(width, int) and width >= 1 for width in self.widths):
+            raise ModelError(f"not a U-Net: widths are {self.widths}: each is a whole number, 1 or more")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for the model file."""

@@ -29,7 +29,7 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        float(torch.zeros(1, device=device))  # some devices hold no numbers, "meta" say
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {device!r} cannot be used ({str(error).splitlines()[0]}): try --device cpu") from None
     return device

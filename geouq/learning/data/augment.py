@@ -17,10 +17,13 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from geouq.errors import InputError
 from geouq.learning.data.examples import Example, resize, turned
 
 #: share of water from which a piece counts as wet
 WET = 0.02
+#: dB that an augmentation may move backscatter by: the span from smooth water to a bright town
+MOST_DB = 40
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Augmentation:
     wedge: float = 0.1
     no_vv: float = 0.05
     no_vh: float = 0.18
+
+    def __post_init__(self) -> None:
+        for key in ("simulated", "zoom", "paint", "roughen", "dim", "speckle", "wedge", "no_vv", "no_vh"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise InputError(f"{key} is {getattr(self, key)}: it is a probability, from 0 to 1")
+        for key in ("dim_db", "gain_db"):
+            if not 0 <= getattr(self, key) <= MOST_DB:
+                raise InputError(f"{key} is {getattr(self, key)}: it must be from 0 to {MOST_DB} dB")
+        for key, least, most in (("zoom_range", 1 / 16, 16), ("looks", 0.1, 1e4)):
+            span = getattr(self, key)
+            if len(span) != 2 or not least <= span[0] <= span[1] <= most:
+                raise InputError(f"{key} is {span}: it must be two numbers from {least} to {most}, the lower first")
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
 def data_files(data: str | Path, chips: Sequence[LabelledChip]) -> list[Path]:
     """Return every file that data are made of, the manifest too: nothing made of them may replace one."""
     inside = [file for chip in chips for file in (*chip.images, chip.label, *chip.raters)]
-    return [Path(data), *inside] if Path(data).is_file() else inside
+    manifests = [Path(data, f"manifest.{end}") for end in ("csv", "json")] if Path(data).is_dir() else [Path(data)]
+    return [*(file for file in manifests if file.is_file()), *inside]
 
 
 def read_dataset(data: str | Path) -> list[LabelledChip]:

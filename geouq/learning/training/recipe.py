@@ -28,6 +28,8 @@ VIEWS = ("window", "crop", "fit", "stretch")
 AUGMENTS = ("none", "turn", "backscatter", "water")
 OUTLINES = ("etci2021", "labels", "none")
 RATERS = ("otsu", "mndwi")
+#: pixels of a batch, and simulated chips, that a machine holds
+MOST_PIXELS, MOST_SIMULATED = 1 << 26, 10_000
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,10 @@ class Recipe:
         if set(self.raters) - set(RATERS):
             raise InputError(f"recipe {self.name}: raters {', '.join(self.raters)}: {', '.join(RATERS)} are known")
         for key, ok, rule in (
-            ("size", self.size >= 8, "8 or more"),
-            ("batch", self.batch >= 1, "1 or more"),
+            ("size", 8 <= self.size <= MOST_PIXELS**0.5, f"8 to {MOST_PIXELS**0.5:.0f}"),
+            ("batch", 1 <= self.batch <= MOST_PIXELS // self.size**2, f"1 or more, of {MOST_PIXELS} pixels at most"),
             ("epochs", self.epochs >= 0, "0 or more"),
-            ("simulated", self.simulated >= 0, "0 or more"),
+            ("simulated", 0 <= self.simulated <= MOST_SIMULATED, f"0 to {MOST_SIMULATED}"),
             ("validation", 0 <= self.validation < 1, "at least 0 and below 1"),
             ("round_steps", self.round_steps >= 1, "1 or more"),
             ("clip", len(self.clip) == 2 and self.clip[0] < self.clip[1], "two numbers, the lower first"),
@@ -144,6 +146,8 @@ def find_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """
     shipped = str(name) in recipe_names()
     path = RECIPES / f"{name}.toml" if shipped else Path(name)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is not a file: give a recipe in TOML, or one of {', '.join(recipe_names())}")
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:

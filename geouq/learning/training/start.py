@@ -9,12 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from geouq.errors import InputError, ModelError
+from geouq.errors import InputError
 from geouq.learning.training.recipe import Recipe
 from geouq.learning.training.settle import positive_name
 from geouq.learning.training.train import seed_weights
-from geouq.networks.model import ARCHITECTURES, Model, ModelSpec
+from geouq.networks.model import ARCHITECTURES, Model, ModelSpec, sketch_network
 from geouq.networks.ssn import SSN
+
+#: weights that a machine can train: with gradients and moments 16 bytes each
+MOST_WEIGHTS = 1 << 29
 
 
 def new_model(recipe: Recipe, names: tuple[str, ...], seed: int = 0, init: str | Path | None = None) -> Model:
@@ -51,10 +54,11 @@ def new_model(recipe: Recipe, names: tuple[str, ...], seed: int = 0, init: str |
 
 
 def _network(recipe: Recipe, arguments: Mapping[str, Any]) -> nn.Module:
-    try:
-        return ARCHITECTURES[recipe.architecture](arguments)
-    except (TypeError, ValueError, KeyError, ModelError) as error:
-        raise InputError(f"recipe {recipe.name}: arguments of its {recipe.architecture} do not fit ({error})") from None
+    sketch = sketch_network(f"recipe {recipe.name}", recipe.architecture, arguments)
+    weights = sum(weight.numel() for weight in sketch.parameters())
+    if weights > MOST_WEIGHTS:
+        raise InputError(f"recipe {recipe.name}: its network has {weights:.3g} weights: at most {MOST_WEIGHTS} fit")
+    return ARCHITECTURES[recipe.architecture](arguments)
 
 
 def _sampled_by(network: nn.Module, recipe: Recipe) -> dict[str, Any]:

@@ -81,6 +81,14 @@ class TrainConfig:
         for key, least in (("steps", 1), ("every", 1), ("warmup", 0), ("patience", 0), ("plateau", 1), ("draws", 1)):
             if getattr(self, key) < least:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be {least} or more")
+        for key, ok, rule in (
+            ("rate", 0 <= self.rate < inf, "0 or more"),
+            ("decay", 0 <= self.decay < inf, "0 or more"),
+            ("factor", 0 < self.factor <= 1, "above 0 and at most 1"),
+            ("average", 0 <= self.average < 1, "at least 0 and below 1"),
+        ):
+            if not ok:
+                raise InputError(f"{key} is {getattr(self, key)}: it must be {rule}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}: give a whole number from 0 to 4294967295")
 
