@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from geouq.errors import TileError
+from geouq.errors import ModelError, TileError
 from geouq.grid import Roi
 from geouq.networks.model import Model
 from geouq.sampling import devices, one_model
@@ -177,12 +177,12 @@ def test_the_closed_form_of_half_precision_has_the_variance_of_float32(monkeypat
 def test_numbers_that_float16_cannot_hold_are_refused_with_the_way_out():
     sampler = make_sampler(small_model(), samples=2)
     object.__setattr__(sampler, "precision", "float16")
-    with pytest.raises(TileError, match="take --precision bfloat16"):
+    with pytest.raises(ModelError, match="take --precision bfloat16"):
         list(sampler.finish(torch.full((1, 1, 4, 4), 7e4).half(), [0]))
     closed = make_sampler(head_alone(), samples=math.inf)
     with torch.no_grad():
         closed.model.network.head.weight[:] = torch.inf
-    with pytest.raises(TileError, match="not finite"):
+    with pytest.raises(ModelError, match="not finite"):
         predict(make_sampler(Model(closed.model.network, closed.model.spec), samples=math.inf))
 
 
