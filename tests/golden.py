@@ -47,7 +47,7 @@ train data --recipe s1-water -o trained_s1 --steps 3
 preprocess product.SAFE -o backscatter.tif --resolution 200
 """
 LAYERS = "mask,uncertainty,confidence,probability,probabilities,aleatoric,epistemic,std,votes"
-_CHANGING = re.compile(r'("seconds": |"megapixels_per_second": |[\d.]+ megapixels/s|[\d.]+ s\b|[\d.:]+ left)[\d.]*')
+_CHANGING = re.compile(r'("seconds": |"megapixels_per_second": |[\d.]+ \w+/s|[\d.]+ s\b|[\d.:]+ left)[\d.]*')
 
 
 def main() -> None:
