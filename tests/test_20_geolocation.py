@@ -220,9 +220,10 @@ def test_means_of_blocks_want_half_of_the_pixels():
     ("change", "said"),
     [
         (dict(resolution=0.0), "resolution 0 is not the side of a pixel"),
-        (dict(resolution=2001.0), "at most 100 of the product's pixels"),
+        (dict(resolution=0.01), "resolution 0.01 is not the side of a pixel"),
+        (dict(resolution=2001.0), r"and 100 \(2e\+03\)"),
         (dict(resolution=float("nan")), "resolution nan is not"),
-        (dict(resolution=1e-7), "give a larger one"),
+        (dict(resolution=1e-7), "is not the side of a pixel"),
         (dict(crs="EPSG:123456"), "not a CRS that PROJ knows"),
         (dict(crs="EPSG:4978"), "not a map of two dimensions"),
     ],

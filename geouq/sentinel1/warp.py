@@ -39,6 +39,7 @@ MARGIN = 8
 _STRIP, _WIDEST_STRIP = 256, 4096
 #: The map's pixels may be so many times as large as the image's: each is a mean of the square of that.
 _COARSEST = 100
+_FINEST = 20
 #: Floods do not reach higher above the nearest drainage than this, m (as the exclusion mask of Twele et al. 2016,
 #: doi 10.1080/01431161.2016.1192304, has it).
 HIGHEST_FLOOD = 15.0
@@ -176,10 +177,10 @@ def geocode_product(
     target = map_crs(annotation, steps.crs)
     spacing = _in_units_of(target, max(annotation.range_spacing, annotation.azimuth_spacing))
     resolution = float(f"{spacing:.1e}") if steps.resolution is None else steps.resolution
-    if not 0 < resolution <= _COARSEST * spacing:
+    if not spacing / _FINEST <= resolution <= _COARSEST * spacing:
         raise InputError(
-            f"resolution {resolution:g} is not the side of a pixel: give one in units of the CRS, "
-            f"of at most {_COARSEST} of the product's pixels ({_COARSEST * spacing:.3g})"
+            f"resolution {resolution:g} is not the side of a pixel: give one in units of the CRS, between a "
+            f"{_FINEST}th of the product's pixels ({spacing / _FINEST:.3g}) and {_COARSEST} ({_COARSEST * spacing:.3g})"
         )
     geobox = map_grid(annotation, target, resolution, name)
     relief = None
