@@ -21,7 +21,8 @@ from typing import TypeVar
 
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.crs import CRS
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import GeouqError, SceneError
 from geouq.forks import lock
@@ -97,6 +98,17 @@ def open_dataset(name: str) -> rasterio.DatasetReader:
     with _OPENING:
         warnings.filterwarnings("ignore", category=NotGeoreferencedWarning, module=re.escape(__name__))
         return rasterio.DatasetReader(name)
+
+
+def check_projections(name: str) -> None:
+    """Raise SceneError, for a file ``name`` with a CRS, where GDAL finds no data of PROJ: it would lose the CRS."""
+    try:
+        CRS.from_epsg(4326)
+    except CRSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SceneError(
+            f"{name}: its CRS cannot be used ({reason}): check where PROJ looks for its data (PROJ_DATA, PROJ_LIB)"
+        ) from error
 
 
 def handle(key: FileKey) -> rasterio.DatasetReader:

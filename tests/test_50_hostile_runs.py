@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS
@@ -28,6 +29,7 @@ from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import run
 from tests.helpers import as_scene, scene_values, small_model
+from tests.maps import write_map, write_places
 
 MODEL = small_model()
 
@@ -186,6 +188,18 @@ def test_broken_proj_data_is_one_line_before_the_first_tile(tmp_path):
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr and "PROJ_DATA" in done.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"s.tif", "m.safetensors"}
+
+
+@pytest.mark.parametrize("verb", ["vectorize m.tif out.gpkg", "zonal m.tif p.gpkg -o out.gpkg"])
+def test_broken_proj_data_is_one_line_for_every_reader_of_maps(tmp_path, verb):
+    write_map(tmp_path)
+    write_places(tmp_path / "p.gpkg", [shapely.box(500020, 4999800, 500100, 4999900)])
+    done = subprocess.run(
+        [sys.executable, "-m", "geouq.cli.main", *verb.split()], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PROJ_DATA": "/nowhere", "PROJ_LIB": "/nowhere"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "PROJ_DATA" in done.stderr
+    assert not (tmp_path / "out.gpkg").exists()
 
 
 def test_names_that_are_too_long_are_refused_before(tmp_path):

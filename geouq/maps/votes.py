@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from geouq.errors import SceneError
-from geouq.gdal import gdal_errors, open_dataset
+from geouq.gdal import check_projections, gdal_errors, open_dataset
 from geouq.grid import Roi
 from geouq.layers import MOST_VOTES, Legend, says
 
@@ -37,6 +37,8 @@ class MapFile:
         self.geobox = GeoBox(self.file.shape, self.file.transform, self.crs)
         self.tags = dict(self.file.tags())
         try:
+            if self.crs is not None:
+                check_projections(str(path))
             self.legend = Legend.of_tags(self.tags, self.path)
         except BaseException:
             self.file.close()
