@@ -24,7 +24,7 @@ from geouq.units import AMPLITUDE, BACKSCATTER, DB, FLOOR_DB, POWER, RANGES, REF
 #: Share of pixels that cannot be measurements from which it is told, and above which a scene is refused.
 TOLD, REFUSED = 0.001, 0.5
 #: Side of the blocks that hold one value, in pixels, and how many there must be: of a band alone, of all together.
-_ALONE, _TOGETHER, _FEWEST = 4, 8, 4
+_ALONE, _TOGETHER, _DARK, _FEWEST = 4, 8, 16, 4
 #: More different values in constant blocks than this are an image enlarged by repeating pixels, not fill.
 _MOST_VALUES = 8
 #: Fill occurs this many times as often as the values next to it.
@@ -126,10 +126,11 @@ def judge(windows: Sequence[np.ndarray], unit: str, find_fill: bool = True, most
     apart = unit in BACKSCATTER
     inside = [np.where((window < low) | (window > high), np.float32(np.nan), window) for window in windows]
     shared = _shared_fill(inside, unit) if find_fill and not apart else ()
+    floor = (FLOOR_DB,) if find_fill and unit == DB and _whole_blocks_of_floor(inside) else ()
     rules, notes = [], []
     for number in range(bands):
         fills = _fill([window[number] for window in inside], unit) if find_fill and apart else ()
-        rules.append(Rule(low, high, fills))
+        rules.append(Rule(low, high, (*fills, *floor)))
         notes += _told(np.concatenate([window[number].ravel() for window in windows]), rules[-1], shared, unit, most)
     return Validity(tuple(rules), shared, tuple(dict.fromkeys(notes)))
 
@@ -181,6 +182,12 @@ def _fill(windows: Sequence[np.ndarray], unit: str) -> tuple[float, ...]:
     else:
         candidates = [value for value in candidates if value != FLOOR_DB]  # measured, below the noise
     return _outstanding(windows, candidates, unit, zero_clipped=False)
+
+
+def _whole_blocks_of_floor(windows: Sequence[np.ndarray]) -> bool:
+    """True if blocks of all bands together hold the least decibel alone: log10 of a power kept above 0, not speckle."""
+    blocks = [_constant(np.where((window == FLOOR_DB).all(axis=0), np.float32(1), np.nan), _DARK) for window in windows]
+    return len(np.concatenate(blocks)) >= _FEWEST
 
 
 def _shared_fill(windows: Sequence[np.ndarray], unit: str) -> tuple[float, ...]:

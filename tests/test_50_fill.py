@@ -75,6 +75,15 @@ def test_undeclared_fill_is_not_classified(tmp_path, unit, fill, how):
     assert (mask[~where] == 1).all()
 
 
+def test_the_least_decibel_is_fill_in_whole_blocks_and_measured_here_and_there():
+    values, where = filled(values_in(DB), -60.0)
+    assert np.isnan(judge([values], DB).blank(values)[:, where]).all()
+    dark = values_in(DB)
+    dark[:, np.random.default_rng(0).random(dark.shape[1:]) < 0.3] = -60  # noise was subtracted from calm water
+    dark[1, :64] = -60  # and one band holds nothing else there
+    assert np.isfinite(judge([dark], DB).blank(dark)).all()
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_was_measured_is_all_kept(unit):
     validity = judge([values_in(unit)], unit)

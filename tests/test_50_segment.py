@@ -317,3 +317,18 @@ if child == 0:
 sys.exit(os.waitpid(child, 0)[1])
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_numbers_of_bands_choose_their_labels_and_no_name_stands_twice():
+    values = scene_values(48, 48)
+    scene = as_scene(values)
+    numbered = scene.assign_coords(band=[1, 2])
+    numbered.attrs["long_name"] = ("VV", "VH")
+    expected = geouq.segment(scene, MODEL, samples=2, layers=("probability",)).probability.values
+    for order in ([0, 1], [1, 0]):
+        turned = numbered.isel(band=order)  # xarray turns the numbers, and leaves the labels as they were
+        found = geouq.segment(turned, MODEL, samples=2, layers=("probability",)).probability.values
+        np.testing.assert_array_equal(found, expected)
+    for twice in (numbered.isel(band=[0, 0]), scene.assign_coords(band=["VV", "vv"])):
+        with pytest.raises(ModelError, match="several bands called VV"):
+            geouq.segment(twice, MODEL, samples=2)

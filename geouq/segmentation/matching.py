@@ -70,6 +70,9 @@ def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
     """
     spec = model.spec
     names = _band_names(scene)
+    twice = [band for band in spec.bands if [name.upper() for name in names].count(band.upper()) > 1]
+    if twice:
+        raise ModelError(f"{scene_name(scene)} has several bands called {twice[0]}: keep one, or name them differently")
     index = {name.upper(): i for i, name in enumerate(names)}
     found = tuple(index.get(band.upper()) for band in spec.bands)
     if None not in found:
@@ -92,7 +95,13 @@ def _band_names(scene: xr.DataArray) -> list[str]:
     names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * count
     labels = scene.attrs.get("long_name", ())
     labels = [labels] if isinstance(labels, str) else list(labels)
-    return list(map(str, labels)) if _nameless(names) and len(labels) == count > 1 else names
+    if not _nameless(names) or count < 2 or len(labels) < count:
+        return names
+    numbers = [re.sub(r"\D", "", name) for name in names]  # of a file's bands: xarray picks these, and not their labels
+    at = [int(number) - 1 for number in numbers] if all(numbers) else list(range(count))
+    if at != list(range(count)) and not all(0 <= i < len(labels) for i in at):
+        return names
+    return [str(labels[i]) for i in at]
 
 
 def _nameless(names: Sequence[str]) -> bool:
