@@ -431,6 +431,35 @@ def test_votes_of_another_run_are_refused(tmp_path):
         geouq.samples(path)
 
 
+def test_votes_of_a_run_need_a_map_that_names_it(tmp_path):
+    """A map that has lost its tags may be of any run; one from before there were run ids has votes without one."""
+    path, votes = tmp_path / "map.tif", tmp_path / "map_samples.tif"
+    map_scene(path, outputs=Outputs(path), layers=("mask", "votes"), samples=2)
+    forget_run(path)
+    for read in (geouq.samples, lambda path: geouq.vectorize(path, tmp_path / "w.gpkg")):
+        with pytest.raises(
+            SceneError, match="lost that tag \\(GEOUQ_RUN\\).*run geouq segment again, or move"
+        ) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w.gpkg").exists()
+    forget_run(votes)
+    assert len(geouq.samples(path)) == 2
+    geouq.vectorize(path, tmp_path / "w.gpkg")
+    assert geopandas.read_file(tmp_path / "w.gpkg").area_m2_p05.notna().all()
+
+
+def forget_run(path):
+    """Write a raster anew without the tag that names its run."""
+    with rasterio.open(path) as file:
+        profile, values, names, tags = file.profile, file.read(), file.descriptions, file.tags()
+    del tags["GEOUQ_RUN"]
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(values)
+        file.descriptions = names
+        file.update_tags(**tags)
+
+
 def test_what_an_overwritten_run_left_goes_with_it(tmp_path):
     path = tmp_path / "map.tif"
     (tmp_path / "else").mkdir()

@@ -109,6 +109,11 @@ class Votes(MapFile):
         """Raise SceneError unless ``found`` is the map that these votes are of."""
         if (self.file.shape, self.file.transform, self.crs) != (found.file.shape, found.file.transform, found.crs):
             raise SceneError(f"{self.path} has another grid than {found.path}: give the samples of this map")
+        if _RUN[0] in self.tags and _RUN[0] not in found.tags:
+            raise SceneError(
+                f"{self.path} names its run and {found.path} has lost that tag ({_RUN[0]}), so they may be of "
+                "different runs: run geouq segment again, or move the votes away to do without them"
+            )
         for tag in _RUN:
             if found.tags.get(tag, self.tags.get(tag)) != self.tags.get(tag):
                 raise SceneError(f"{self.path} and {found.path} are of different runs ({tag}): give this map's samples")
