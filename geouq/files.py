@@ -67,11 +67,23 @@ def check_writable(path: Path) -> None:
 
 
 def check_free(path: Path, overwrite: bool) -> Path:
-    """Return ``path``; raise OutputError if no file may be there, or one is and is not to be replaced."""
+    """Return ``path``; raise OutputError if no file may be there, or one is in the way and is not to be replaced."""
     check_writable(path)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another name, or overwrite it with --overwrite")
+    found = None if overwrite else in_the_way(path)
+    if found is not None:
+        raise OutputError(f"{found} exists: choose another name, or overwrite it with --overwrite")
     return path
+
+
+def in_the_way(path: Path) -> Path | None:
+    """Return what an output would replace or remove: itself, or a companion of it that lies there alone; or None."""
+    if path.exists():
+        return path
+    return next((file for file in _companions(path) if os.path.lexists(file)), None)
+
+
+def _companions(path: Path) -> list[Path]:
+    return [Path(f"{path}{end}") for end in _COMPANIONS]
 
 
 def refuse_own(path: Path, sources: Iterable[Name], what: str = "what is to be read") -> None:
@@ -212,8 +224,8 @@ def publish(made: Path, path: Path) -> Path:
     try:
         for part in (*made.rglob("*"), made):
             _sync(part)
-        for end in _COMPANIONS:
-            Path(f"{path}{end}").unlink(missing_ok=True)
+        for companion in _companions(path):
+            companion.unlink(missing_ok=True)
         _replace(made, path)
         with suppress(OSError):  # not every file system lets a folder be synced
             _sync(path.parent)

@@ -8,6 +8,7 @@ import pytest
 
 from geouq.errors import OutputError
 from geouq.files import check_free, publish, refuse_own, remove, whole
+from geouq.segmentation.ledger import Ledger
 
 
 def group(folder: Path, content: str = "1", ours: bool = True) -> Path:
@@ -77,6 +78,17 @@ def test_no_folder_is_replaced_that_geouq_has_not_made(tmp_path, what):
         group(path, ours=False)
     with pytest.raises(OutputError, match="geouq has not made it"):
         check_free(path, overwrite=True)
+
+
+@pytest.mark.parametrize("end", [".aux.xml", ".ovr", ".msk"])
+def test_what_lies_beside_a_name_is_not_removed_unasked(tmp_path, end):
+    path, beside = tmp_path / "map.tif", tmp_path / f"map.tif{end}"
+    beside.write_text("mine")
+    for refuse in (lambda: check_free(path, False), lambda: Ledger(tmp_path / ".map.tif.geouq", {}, [path], False)):
+        with pytest.raises(OutputError, match=f"{beside.name} exists.*--overwrite"):
+            refuse()
+    assert [p.name for p in tmp_path.iterdir()] == [beside.name] and beside.read_text() == "mine"
+    assert check_free(path, True) == path
 
 
 def test_a_folder_that_holds_an_input_is_not_replaced(tmp_path):

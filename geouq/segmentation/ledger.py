@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from geouq.errors import ModelError, OutputError, TileError
-from geouq.files import write_bytes
+from geouq.files import in_the_way, write_bytes
 
 _PART = re.compile(r"\d+\.part")
 #: all names that geouq gives in a work folder: ledger, parts, files about to get their final names, scratch folders
@@ -111,7 +111,7 @@ class Ledger:
         ours = broken.get("identity") == text
         if broken and not ours and not overwrite:
             self._give_way(broken, text)
-        existing = [path for path in finals if path.exists()]
+        existing = [found for found in map(in_the_way, finals) if found is not None]
         if existing and not overwrite and not (ours and "publishing" in broken):
             raise OutputError(f"{existing[0]} exists already: give --overwrite to replace it, or another name")
         try:
