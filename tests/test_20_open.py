@@ -115,6 +115,27 @@ def test_a_nodata_value_the_type_cannot_hold_matches_nothing(tmp_path, given):
     np.testing.assert_array_equal(scene.values[0], values)
 
 
+@pytest.mark.parametrize("by_points", [False, True])
+def test_a_geocentric_crs_is_one_line(tmp_path, by_points):
+    if by_points:
+        points = [rasterio.control.GroundControlPoint(r, c, 10.0 + c, 50.0 - r) for r in (0, 30) for c in (0, 40)]
+        path = write(tmp_path / "s.tif", decibels(), transform=None, crs="EPSG:4978", gcps=points)
+    else:
+        path = write(tmp_path / "s.tif", decibels(), crs="EPSG:4978")
+    with pytest.raises(SceneError) as caught:
+        open_scene(path)
+    one_line(caught, "s.tif", "WGS 84", "geocentric", "gdal_edit.py")
+    given = xr.DataArray(decibels(), dims=("band", "y", "x"), coords={"y": np.arange(30.0), "x": np.arange(40.0)})
+    with pytest.raises(SceneError, match="geocentric"):
+        scene_geobox(given.rio.write_crs("EPSG:4978"))
+
+
+def test_a_local_crs_is_left_out_and_said(tmp_path):
+    path = write(tmp_path / "s.tif", decibels(), crs='LOCAL_CS["x",UNIT["metre",1]]')
+    scene = open_scene(path)
+    assert scene_geobox(scene).crs is None and "local one" in scene.attrs["notes"]
+
+
 def test_given_nodata_replaces_the_file_s(tmp_path):
     values = np.array([[0, 1, 5]], "float32")
     path = write(tmp_path / "a.tif", values, nodata=0)

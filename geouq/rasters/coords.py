@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.xr import xr_coords
+from pyproj import CRS
 
 from geouq.errors import SceneError
 from geouq.grid import GeoBox, apply
@@ -52,11 +53,22 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
             "(scene.odc.assign_crs or scene.rio.write_crs), or read it with open_scene"
         )
     _check_mapping(scene, geobox)
+    if geobox.crs is not None:
+        refuse_geocentric(geobox.crs.proj, "the scene")
     if 1 in geobox.shape:
         geobox = _one_pixel_wide(scene, geobox)
     if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
         return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
     return geobox
+
+
+def refuse_geocentric(crs: CRS, scene: str) -> None:
+    """Raise SceneError for a CRS whose x and y are distances from the centre of the Earth, and no place on a map."""
+    if crs.is_geocentric:
+        raise SceneError(
+            f"{scene}: its CRS ({crs.name}) is geocentric, and places no pixel on a map: give it the right one first "
+            "(gdal_edit.py -a_srs)"
+        )
 
 
 def _check_mapping(scene: xr.DataArray, geobox: GeoBox) -> None:

@@ -23,6 +23,7 @@ from geouq.errors import SceneError
 from geouq.gdal import gdal_errors, open_dataset, read
 from geouq.grid import GeoBox
 from geouq.rasters.acquired import acquired
+from geouq.rasters.coords import refuse_geocentric
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
 from geouq.validity import ANY, Rule, Validity
@@ -346,15 +347,16 @@ def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
         notes.append(f"the first of {len(dataset.subdatasets)} images in the file is read")
     return {
         "transform": tuple(dataset.transform)[:6] if georeferenced else None,
-        "crs": _crs_text(crs) if crs else "",
+        "crs": _crs_text(name, crs) if crs else "",
         "gcps": tuple((p.col, p.row, p.x, p.y) for p in gcps),
-        "gcp_crs": _crs_text(gcp_crs) if gcp_crs else "",
+        "gcp_crs": _crs_text(name, gcp_crs) if gcp_crs else "",
         "notes": tuple(notes),
     }
 
 
-def _crs_text(crs: rasterio.CRS) -> str:
-    """``EPSG:…`` if that says just the same, else WKT."""
+def _crs_text(name: str, crs: rasterio.CRS) -> str:
+    """``EPSG:…`` if that says just the same, else WKT; SceneError for one that places no pixel on a map."""
+    refuse_geocentric(CRS.from_wkt(crs.to_wkt()), name)
     epsg = crs.to_epsg()
     if epsg and rasterio.CRS.from_epsg(epsg) == crs:
         return f"EPSG:{epsg}"
