@@ -154,7 +154,7 @@ def command(**options: Any) -> None:
     if options["as_json"]:
         click.echo(json.dumps(summary))
     elif not options["quiet"]:
-        click.echo(describe(summary))
+        click.echo(describe(summary, abs(job.geobox.affine.determinant)))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -214,9 +214,10 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
         click.echo(f"geouq: {line}", err=True)
 
 
-def describe(summary: dict[str, Any]) -> str:
-    """Return the summary for people."""
-    unit, scale = ("km²", 1e6) if summary["crs"] else ("px", 1.0)
+def describe(summary: dict[str, Any], pixel: float) -> str:
+    """Return the summary for people; ``pixel`` is the area of one in squared units of the grid."""
+    without = ("px" if pixel == 1 else "squared units of the grid", 1.0)
+    unit, scale = ("km²", 1e6) if summary["crs"] else without
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
     if not summary["valid_area_m2"]:
         area = f"{summary['positive_class']}: nothing was classified"

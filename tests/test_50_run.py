@@ -525,8 +525,17 @@ def test_a_scene_newer_than_its_map_is_not_taken_for_mapped(tmp_path):
 def test_nothing_classified_is_said(tmp_path):
     summary, _ = map_scene(tmp_path / "map.tif", values=np.full((2, 60, 50), np.nan, np.float32))
     assert len(summary["warnings"]) == 1 and "nothing was classified" in summary["warnings"][0]
-    assert "nothing was classified" in describe(summary) and "km²" not in describe(summary)
+    assert "nothing was classified" in describe(summary, 100.0) and "km²" not in describe(summary, 100.0)
     assert summary["mean_uncertainty"] is None and summary["mean_uncertainty_positive"] is None
+
+
+def test_areas_without_a_crs_are_in_pixels_only_where_one_is_1():
+    found = {"crs": None, "positive_class": "water", "area_m2": 300.0, "area_m2_p05": 200.0, "area_m2_p95": 400.0}
+    found |= {"valid_area_m2": 900.0, "samples": 20, "not_classified_percent": 0.0, "already_there": False, "files": []}
+    found |= {"mean_uncertainty": None, "mean_uncertainty_positive": None}
+    assert describe(found, 1.0).startswith("water: 300 px (5–95 % of 20 samples: 200–400 px)")
+    words = "water: 300 squared units of the grid (5–95 % of 20 samples: 200–400 squared units of the grid)"
+    assert describe(found, 100.0).startswith(words)
 
 
 def test_mean_uncertainty_is_that_of_the_map(tmp_path):

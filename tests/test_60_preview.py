@@ -334,6 +334,18 @@ def test_areas_are_in_one_unit(area, text):
     assert area_text(area, grid) == text
 
 
+@pytest.mark.parametrize(
+    ("affine", "text"),
+    [
+        (Affine.identity(), "300 pixels"),
+        (Affine(1, 0, 0, 0, -1, 9), "300 pixels"),
+        (Affine(10, 0, 0, 0, -10, 0), "300 squared units of the grid"),
+    ],
+)
+def test_areas_without_a_crs_are_in_pixels_only_where_one_is_1(affine, text):
+    assert area_text(300.0, Grid((4, 3), affine, None)) == text
+
+
 def test_what_is_not_classified_does_not_look_like_dry_land(tmp_path):
     for layers in (["mask"], ["std"]):
         write_qml(tmp_path / "m.qml", layers, False)

@@ -37,7 +37,7 @@ class Samples:
     """The samples of a map: from ``samples``.
 
     path : the votes file.
-    areas : (samples,) area in m² that each calls water (squared grid units without a CRS).
+    areas : (samples,) area in m² that each calls water (squared units of the grid without a CRS).
     valid_area : area that is classified.
     """
 
@@ -120,7 +120,7 @@ class Samples:
             (rows, columns), crs = votes.geobox.shape, votes.crs
             grid = Grid((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
             panels, facts = _panels(self, votes, grid), _facts(self, votes, grid)
-        unit, one = ("km²", 1e6) if grid.crs else ("squared grid units", 1.0)
+        unit, one = ("km²", 1e6) if grid.crs else ("squared units of the grid", 1.0)
         low, high = self.interval
         bars = Histogram(
             f"How many of {len(self)} samples have which area", self.areas / one, low / one, high / one, unit

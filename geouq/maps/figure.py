@@ -184,9 +184,10 @@ def save(figure: Figure, path: Path, description: str = "") -> None:
 
 
 def area_text(square_metres: float, grid: Grid) -> str:
-    """Return an area with three significant digits, km² or, below 0.01, m²; without a CRS in the grid's units."""
+    """Return an area with three significant digits, km² or, below 0.01, m²; without a CRS as pixels or grid units²."""
     if grid.crs is None:
-        return f"{square_metres:,.0f} {'pixels' if grid.transform.is_identity else 'square units'}"
+        unit = "pixels" if abs(grid.transform.determinant) == 1 else "squared units of the grid"
+        return f"{square_metres:,.0f} {unit}"
     if square_metres < 1e4:
         return f"{float(f'{square_metres:.3g}'):,.0f} m²"
     kilometres = square_metres / 1e6

@@ -21,8 +21,9 @@ NARROWEST = 0.1
 
 
 def findings(job: Job, receipts: list[Receipt]) -> dict[str, Any]:
-    """Return what was found; areas in m² (in squared grid units without a CRS), mean uncertainty in 0..1 or None.
+    """Return what was found; mean uncertainty in 0..1 or None.
 
+    Areas are in m², without a CRS in squared units of the grid.
     ``warnings`` are lines for people: why the map says nothing, or should not be trusted unseen.
     """
     rows, columns = job.region.shape
