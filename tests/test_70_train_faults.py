@@ -10,9 +10,10 @@ import rasterio
 import torch
 from click.testing import CliRunner
 from rasterio.enums import ColorInterp
+from rasterio.windows import Window
 
 from geouq.cli.train import command
-from geouq.errors import GeouqError, InputError, ModelError, UnitsError
+from geouq.errors import GeouqError, InputError, ModelError, OutputError, UnitsError
 from geouq.grid import Roi
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.examples import Reading, read_example
@@ -117,6 +118,59 @@ def test_data_without_a_valid_pixel_are_refused(side, tmp_path):
     with pytest.raises(InputError, match="not one pixel of the 1 chips"):
         train_model(folder, recipe, tmp_path / "o", FitOptions(steps=1, validation=("b",)))
     assert not (tmp_path / "o").exists()
+
+
+def label_throughout(folder, name, number):
+    """Label a chip of one class, and leave a few pixels of water without a label."""
+    label = np.full((1, 20, 20), number, np.uint8)
+    label[0, 0, :3] = 255 if number else 0
+    write_raster(folder / "labels" / f"{name}.png", label)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_labels_of_one_class_alone_are_refused(number, tmp_path):
+    """A sister of A18: they trained «successfully»."""
+    folder = pairs(tmp_path / "d", ["a_1", "b_1"])
+    for name in ("a_1", "b_1"):
+        label_throughout(folder, name, number)
+    with pytest.raises(InputError) as caught:
+        train_model(folder, find_recipe("unet-16", [*TINY, "most_positive=1.0"]), tmp_path / "o", FitOptions(steps=1))
+    said = f"{folder}: the measured pixels are labelled class {number} ({('land', 'water')[number]}) alone"
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_second_class_among_pixels_without_a_measurement_does_not_count(tmp_path):
+    folder = pairs(tmp_path / "d", ["a_1", "b_1"])
+    for name in ("a_1", "b_1"):
+        label_throughout(folder, name, 1)
+        with rasterio.open(folder / "images" / f"{name}.tif", "r+") as image:
+            image.write(np.full((2, 4, 20), np.nan, np.float32), window=Window(0, 0, 20, 4))
+        with rasterio.open(folder / "labels" / f"{name}.png") as file:
+            label = file.read()
+        label[0, :4] = 0
+        write_raster(folder / "labels" / f"{name}.png", label)
+    with pytest.raises(InputError, match=r"labelled class 1 \(water\) alone"):
+        train_model(folder, find_recipe("unet-16", TINY), tmp_path / "o", FitOptions(steps=1))
+
+
+def test_one_class_to_train_on_is_told_where_the_held_out_chips_have_two(tmp_path):
+    folder, events = pairs(tmp_path / "d", ["a_1", "b_1"]), []
+    label_throughout(folder, "a_1", 0)
+    options = FitOptions(steps=1, validation=("b",))
+    train_model(folder, find_recipe("unet-16", TINY), tmp_path / "o", options, events.append)
+    assert "the chips to train on are labelled class 0 (land) alone" in events[0].notes[0]
+
+
+@pytest.mark.parametrize("inside", ["images", "labels", "images/../labels"])
+def test_nothing_is_written_among_images_or_labels(inside, tmp_path):
+    """curves.png was an image without a label: the data could not be read any more."""
+    folder = pairs(tmp_path / "d", ["a_1", "b_1"])
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(OutputError, match="holds images or labels of"):
+        train_model(folder, find_recipe("unet-16", TINY), folder / inside, FitOptions(steps=1))
+    assert sorted(folder.rglob("*")) == before
+    assert train_model(folder, find_recipe("unet-16", TINY), folder / "run", FitOptions(steps=1)).exists()
 
 
 def test_label_codes_are_not_class_indices(tmp_path):

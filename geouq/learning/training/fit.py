@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from geouq.errors import InputError
+from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
 from geouq.learning.data.dataset import LabelledChip, data_files, read_dataset, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
@@ -116,25 +116,28 @@ def train_model(
     Raises
     ------
     InputError, UnitsError, SceneError : data, recipe or options cannot be used as given.
-    OutputError : ``out`` holds a run already, and either ``resume`` was not given or its settings were others.
+    OutputError : ``out`` holds a run already, and either ``resume`` was not given or its settings were others; or it
+        holds images or labels of the data.
     """
     options, out = options or FitOptions(), Path(out)
     refuse_another(out, options.resume)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    sides, names, left_out = _chosen(data, recipe, options)
-    outlines = read_outlines(data) if recipe.augment == "water" and recipe.outlines == "etci2021" else []
+    chips = read_dataset(data)
     for made in (*FILES, f"{recipe.name}.safetensors"):
-        refuse_own(out / made, data_files(data, [chip for side in sides for chip in side]), "part of the data")
+        refuse_own(out / made, data_files(data, chips), "part of the data")
+    _refuse_inside(out, data, chips)
+    sides, names, left_out = _chosen(chips, recipe, options)
+    outlines = read_outlines(data) if recipe.augment == "water" and recipe.outlines == "etci2021" else []
     device = choose_device(options.device)
     recipe = settle(recipe, sides[0], len(names), options.steps, options.seed)
     low = recipe.training.bfloat16 or device.startswith("cuda")
     recipe = replace(recipe, training=replace(recipe.training, bfloat16=low))
     if recipe.augment == "water" and recipe.outlines == "etci2021" and not outlines:
         recipe = replace(recipe, outlines="labels")
-    _refuse_unmeasured(recipe, sides)
+    notes = _check_labels(data, recipe, sides, names)
     model = new_model(recipe, names, options.seed, options.init)
     claim(out, recipe, sides, str(options.init or ""))
-    on_event(_prepared(recipe, sides, left_out, device))
+    on_event(_prepared(recipe, sides, left_out, device, notes))
     _run(model, recipe, (sides, outlines), out, on_event, device)
     rows = read_log(out)
     draw_curves(out, rows)
@@ -147,9 +150,9 @@ def train_model(
     return path
 
 
-def _chosen(data: str | Path, recipe: Recipe, options: FitOptions) -> tuple[Sides, tuple[str, ...], int]:
+def _chosen(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[Sides, tuple[str, ...], int]:
     """Return the chips of both sides, the classes' names, and how many chips are left out as ill-posed."""
-    chips = [chip for chip in read_dataset(data) if not chip.name.startswith(recipe.leave_out)]
+    chips = [chip for chip in chips if not chip.name.startswith(recipe.leave_out)]
     sides = split_by_place(chips, options.validation, options.seed, recipe.validation)
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
@@ -168,21 +171,51 @@ def _well_posed(chips: Sequence[LabelledChip], census: Census, recipe: Recipe, p
     return kept
 
 
-def _refuse_unmeasured(recipe: Recipe, sides: Sides) -> None:
-    """Refuse data of which not one pixel is valid: a network would learn nothing from them, and nothing judge it."""
-    reading = _reading(recipe)
-    for what, chips in (("to train on", sides[0]), ("held out", sides[1])):
-        examples = (read_example(chip, reading, window) for chip in chips for window in windows(chip, 1024))
-        if chips and not any(example.valid.any() for example in examples):
+def _refuse_inside(out: Path, data: str | Path, chips: Sequence[LabelledChip]) -> None:
+    """Refuse an output folder that images or labels lie in: the curves, a picture, would be one of them."""
+    folders = {file.parent.resolve() for chip in chips for file in (*chip.images, chip.label, *chip.raters)}
+    if out.resolve() in folders:
+        raise OutputError(f"{out} holds images or labels of {data}: give another folder for what training writes")
+
+
+def _check_labels(data: str | Path, recipe: Recipe, sides: Sides, names: Sequence[str]) -> tuple[str, ...]:
+    """Refuse data that teach or judge nothing: no pixel that is measured and labelled, or one class throughout.
+
+    Returns
+    -------
+    Notes to be read: that only the chips held out have a second class.
+    """
+    training, held = (_classes_seen(chips, _reading(recipe)) for chips in sides)
+    for what, chips, seen in (("to train on", sides[0], training), ("held out", sides[1], held)):
+        if chips and not seen:
             raise InputError(
                 f"{chips[0].images[0]}: not one pixel of the {len(chips)} chips {what} is both measured and labelled: "
                 "look at their nodata, bands and labels"
             )
+    if len(training) > 1:
+        return ()
+    (only,) = training
+    alone = f"class {only} ({names[only]}) alone"
+    if training | held == training:
+        raise InputError(f"{data}: the measured pixels are labelled {alone}: label another class too, to tell it from")
+    return (f"the chips to train on are labelled {alone}, which no model learns from: hold out other places (--val)",)
 
 
-def _prepared(recipe: Recipe, sides: Sides, left_out: int, device: str) -> Prepared:
+def _classes_seen(chips: Sequence[LabelledChip], reading: Reading) -> set[int]:
+    """Return the classes of valid pixels by any rater; no more is read once there are two."""
+    seen: set[int] = set()
+    for chip in (one for several in chips for one in several.by_rater()):
+        for window in windows(chip, 1024):
+            example = read_example(chip, reading, window)
+            seen |= {int(number) for number in np.unique(example.label[example.valid])}
+            if len(seen) > 1:
+                return seen
+    return seen
+
+
+def _prepared(recipe: Recipe, sides: Sides, left_out: int, device: str, told: Sequence[str]) -> Prepared:
     training, held = (len({chip.place for chip in side}) for side in sides)
-    notes = [note for note in [opacity_note(sides[0][0])] if note]
+    notes = [note for note in (*told, opacity_note(sides[0][0])) if note]
     if recipe.view in ("fit", "stretch"):
         notes.append(f"chips are resized to {recipe.size} pixels: the model will know images that are resized alike")
     return Prepared(recipe, len(sides[0]), len(sides[1]), left_out, device, (training, held), tuple(notes))
