@@ -249,9 +249,19 @@ def plausible(unit: str, values: np.ndarray) -> bool:
     return median <= limit and negative < (0.5 if unit == POWER else 0.05)  # power: where noise was subtracted
 
 
+def check_plausible(unit: str, values: np.ndarray, dtype: str) -> None:
+    """Raise UnitsError if valid values (n,) of an array that says it is in ``unit``, of this dtype, cannot be."""
+    if values.size and not plausible(unit, values):
+        raise UnitsError(f"{_run(values, dtype)}, which cannot be {unit}: set attrs['units'] to what they are")
+
+
 def _seen(clues: Clues) -> str:
-    low, median, high = np.quantile(clues.pooled, [0.01, 0.5, 0.99])
-    return f"its {clues.dtype} values run {low:.4g} to {high:.4g}, median {median:.4g}"
+    return _run(clues.pooled, clues.dtype)
+
+
+def _run(values: np.ndarray, dtype: str) -> str:
+    low, median, high = np.quantile(values, [0.01, 0.5, 0.99])
+    return f"its {dtype} values run {low:.4g} to {high:.4g}, median {median:.4g}"
 
 
 def _from_values(clues: Clues, finite: np.ndarray) -> tuple[str, str]:

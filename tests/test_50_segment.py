@@ -281,6 +281,18 @@ def test_a_run_without_end_is_refused_before_its_tiles_are_listed():
         ({"samples": "4"}, "samples='4': give a whole number"),
         ({"threshold": "0.5"}, "threshold='0.5': give a number"),
         ({"bounds": 5}, "give left, bottom, right and top"),
+        ({"bounds": ("a", 1, 2, 3)}, "bounds=('a', 1, 2, 3): give left, bottom, right and top, four numbers"),
+        ({"bounds": (500_100, 4_999_900, 500_000, 5_000_000)}, "are reversed: give left, bottom, right and top"),
+        ({"bounds": (500_000, 5_000_000, 500_100, 4_999_900)}, "are reversed: give left, bottom, right and top"),
+        ({"samples": True}, "samples=True: give a whole number"),
+        ({"seed": True}, "seed=True: give a whole number"),
+        ({"threshold": True}, "threshold=True: give a number"),
+        ({"batch": 0}, "batch=0: give 1 or more"),
+        ({"weights": None}, "weights=None: give geouq.sampling.deviations.Weights()"),
+        ({"layers": None}, "layers=None: give names"),
+        ({"layers": ("mask", 1)}, "layers=('mask', 1): give names"),
+        ({"layers": ()}, "no layer is asked for: name one at least"),
+        ({"sites": 5}, "sites=5: give names"),
         ({"model": torch.nn.Conv2d(2, 1, 1)}, "a Conv2d is no model: give geouq.Model"),
     ],
     ids=str,
@@ -289,6 +301,21 @@ def test_what_is_no_number_or_model_is_refused_in_one_line(given, says):
     with pytest.raises(InputError) as refused:
         geouq.segment(as_scene(scene_values(20, 20)), **({"model": small_model(), "samples": 2} | given))
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_bounds_may_be_an_array():
+    scene, bounds = as_scene(scene_values(20, 20)), (500_000.0, 4_999_900.0, 500_100.0, 5_000_000.0)
+    ours, theirs = (geouq.segment(scene, MODEL, samples=2, bounds=b) for b in (np.array(bounds), bounds))
+    assert ours.identical(theirs) and ours["mask"].shape == (10, 10)
+
+
+@pytest.mark.parametrize("chunks", [None, {"y": 20, "x": 20}])
+def test_power_that_is_labelled_decibels_is_refused(chunks):
+    """They are land throughout; the command line refuses the same file."""
+    power = (10 ** (scene_values(60, 50) / 10)).astype(np.float32)
+    with pytest.raises(UnitsError, match=r"float32 values run .* which cannot be dB: set attrs\['units'\]"):
+        geouq.segment(as_scene(power, "dB", chunks=chunks), MODEL, samples=2).compute()
+    assert (geouq.segment(as_scene(power, "power", chunks=chunks), MODEL, samples=2).compute()["mask"] < 2).any()
 
 
 @pytest.mark.parametrize(("name", "unit"), [("linear", "power"), ("intensity", "power"), ("decibel", "dB")])

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from geouq.errors import InputError
+from geouq.sampling.deviations import Weights
 
 
 def check_types(settings: Any) -> None:
-    """Raise InputError for a setting that is no number where one is needed; None where it may be left open."""
+    """Raise InputError for a setting of the wrong kind or size; None where it may be left open."""
     for name in ("seed", "tile", "batch"):
         value = getattr(settings, name)
-        if not isinstance(value, Integral) and (value is not None or name == "seed"):
+        if not _is(Integral, value) and (value is not None or name == "seed"):
             raise InputError(f"{name}={value!r}: give a whole number")
     for name in ("samples", "threshold", "tolerance"):
         value = getattr(settings, name)
-        if not isinstance(value, Real) and (value is not None or name != "threshold"):
+        if not _is(Real, value) and (value is not None or name != "threshold"):
             raise InputError(f"{name}={value!r}: give a number")
-    if settings.bounds is not None and not (isinstance(settings.bounds, tuple | list) and len(settings.bounds) == 4):
-        raise InputError(f"bounds={settings.bounds!r}: give left, bottom, right and top")
+    if settings.batch is not None and settings.batch < 1:
+        raise InputError(f"batch={settings.batch}: give 1 or more samples to compute at once")
+    if not settings.layers:
+        raise InputError("layers=(): no layer is asked for: name one at least, such as 'mask'")
+    if not isinstance(settings.weights, Weights):
+        raise InputError(f"weights={settings.weights!r}: give geouq.sampling.deviations.Weights(), or leave it out")
+
+
+def whole_samples(samples: Any) -> float:
+    """Return a number of samples as int, or ``math.inf``; raise InputError for anything else."""
+    if not _is(Real, samples) or not (samples == np.inf or float(samples).is_integer()):
+        raise InputError(f"samples={samples!r}: give a whole number, or math.inf")
+    return float(samples) if samples == np.inf else int(samples)
+
+
+def names_in(given: Any, what: str) -> tuple[str, ...]:
+    """Return one name or several as a tuple; raise InputError for what is none."""
+    several = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(name, str) for name in several):
+        raise InputError(f"{what}={given!r}: give names, as the documentation of geouq.segment says")
+    return several
+
+
+def four_bounds(given: Any) -> tuple[float, float, float, float]:
+    """Return (left, bottom, right, top) as floats; raise InputError for what is not four numbers."""
+    sides = given.tolist() if isinstance(given, np.ndarray) else given
+    if not isinstance(sides, Sequence) or len(sides) != 4 or not all(_is(Real, side) for side in sides):
+        raise InputError(f"bounds={given!r}: give left, bottom, right and top, four numbers")
+    left, bottom, right, top = map(float, sides)
+    return left, bottom, right, top
+
+
+def _is(kind: type, value: Any) -> bool:
+    """True for a number of this kind; True and False, which Python counts among them, are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)

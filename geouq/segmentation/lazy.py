@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import dask
@@ -13,12 +11,12 @@ import dask.threaded
 import numpy as np
 import xarray as xr
 
-from geouq.errors import InputError
 from geouq.forks import in_child
 from geouq.grid import Tile
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
+from geouq.segmentation.arguments import four_bounds, names_in, whole_samples
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name, scene_windows
 from geouq.segmentation.tile import look_first, segment_tile, tile_values
@@ -81,20 +79,16 @@ def segment(
     ------
     SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
     """
-    chosen = (sites,) if isinstance(sites, str) else None if sites is None else tuple(sites)
-    asked = (layers,) if isinstance(layers, str) else tuple(layers)
-    if not isinstance(samples, Real) or not (samples == math.inf or float(samples).is_integer()):
-        raise InputError(f"samples={samples!r}: give a whole number, or math.inf")
     settings = Settings(
-        samples=samples if samples == math.inf else int(samples),
+        samples=whole_samples(samples),
         seed=seed,
-        layers=asked,
+        layers=names_in(layers, "layers"),
         threshold=threshold,
         tile=tile,
         batch=batch,
         device=str(device),
-        sites=chosen,
-        bounds=bounds,
+        sites=None if sites is None else names_in(sites, "sites"),
+        bounds=None if bounds is None else four_bounds(bounds),
         precision=precision,
         sampler=sampler,
         weights=weights,

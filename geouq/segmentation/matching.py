@@ -166,10 +166,14 @@ def scene_validity(windows: Sequence[np.ndarray], unit: str, nodata: float | Non
 
     Raises
     ------
-    UnitsError : most of them cannot.
+    UnitsError : most of them cannot, or all together they cannot be in ``unit`` (``units.plausible``).
     """
+    measured = [without_nodata(window, nodata) for window in windows]
     try:
-        return judge([without_nodata(window, nodata) for window in windows], unit)
+        validity = judge(measured, unit)
+        left = np.concatenate([validity.blank(window).ravel() for window in measured])
+        units.check_plausible(unit, left[np.isfinite(left)], str(windows[0].dtype))
+        return validity
     except UnitsError as error:
         raise UnitsError(f"{name}: {error}") from None
 
@@ -184,10 +188,17 @@ def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:
 
 
 def bounds_roi(geobox: GeoBox, shape: tuple[int, int], bounds: tuple[float, float, float, float]) -> Roi:
-    """Return the pixels of a scene inside (left, bottom, right, top) in its CRS; raise InputError if there are none."""
+    """Return the pixels of a scene inside (left, bottom, right, top) in its CRS.
+
+    Raises
+    ------
+    InputError : there are none, or the bounds are reversed or not finite.
+    """
     left, bottom, right, top = bounds
     if not np.isfinite(bounds).all():
         raise InputError(f"bounds {bounds} are not four finite numbers")
+    if left > right or bottom > top:
+        raise InputError(f"bounds {bounds} are reversed: give left, bottom, right and top, in this order")
     corners = [apply(~geobox.affine, x, y) for x in (left, right) for y in (bottom, top)]
     columns, rows = np.clip(np.transpose(corners), -1, np.array([shape[1], shape[0]])[:, None] + 1)  # NaN stays NaN
     if np.isnan([columns, rows]).any():
