@@ -202,6 +202,8 @@ def _info(name: str, source: str | Path, layer: str | None) -> dict[str, Any]:
     """Return what pyogrio says of a layer, the only one or the one named."""
     try:
         layers = [str(layer_name) for layer_name, _ in pyogrio.list_layers(name) if layer_name != STYLES]
+        if not layers:
+            raise InputError(f"{source} has no layer: give a vector file with polygons")
         if layer is None and len(layers) > 1:
             raise InputError(f"{source} has the layers {', '.join(layers)}: choose one with --layer")
         if layer is not None and layer not in layers:

@@ -50,6 +50,7 @@ FAILURES = (
     pyogrio.errors.GeometryError,
     pyogrio._err.CPLE_BaseError,
     sqlite3.Error,
+    RuntimeError,  # a stream of features that ends in an error
 )
 
 

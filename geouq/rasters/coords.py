@@ -14,13 +14,23 @@ from geouq.errors import SceneError
 from geouq.grid import GeoBox, apply
 
 
-def grid_coords(geobox: GeoBox) -> dict[Any, xr.DataArray]:
-    """Return the coordinates ``y``, ``x`` and ``spatial_ref`` by which odc-geo and rioxarray know a grid again.
+def grid_coords(geobox: GeoBox, name: str = "the scene") -> dict[Any, xr.DataArray]:
+    """Return the coordinates ``y``, ``x`` and ``spatial_ref`` by which odc-geo and rioxarray know the grid of ``name``.
 
     Unrotated grids have pixel centres in ``y`` and ``x``; rotated ones have pixel numbers there. Without a CRS,
     ``spatial_ref`` holds the transform alone.
+
+    Raises
+    ------
+    SceneError : the CRS is not complete.
     """
-    coords = dict(xr_coords(geobox, always_yx=True))
+    try:
+        coords = dict(xr_coords(geobox, always_yx=True))
+    except KeyError as error:
+        raise SceneError(
+            f"{name}: its CRS {geobox.crs.proj.name} lacks the parameter {error}: give it the right one first "  # type: ignore[union-attr]
+            "(gdal_edit.py -a_srs)"
+        ) from error
     if "spatial_ref" not in coords:
         transform = " ".join(repr(float(value)) for value in geobox.affine.to_gdal())
         coords["spatial_ref"] = xr.DataArray(np.int32(0), attrs={"GeoTransform": transform})

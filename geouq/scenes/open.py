@@ -143,7 +143,7 @@ def open_scene(
         attrs["notes"] = "; ".join(scene.notes)
     if scene.acquired:
         attrs["acquired"] = scene.acquired
-    coords = {"band": list(scene.names), **grid_coords(scene.geobox)}
+    coords = {"band": list(scene.names), **grid_coords(scene.geobox, scene.parts[0].path)}
     array = xr.DataArray(_lazy(scene.parts, chunk), dims=("band", "y", "x"), coords=coords, attrs=attrs)
     array.encoding["grid_mapping"] = "spatial_ref"
     return array
