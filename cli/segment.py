@@ -206,7 +206,7 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
         f"plan: {len(plan.prefix_nodes)} steps once a window, {len(plan.suffix_nodes)} a sample; sites "
         f"{', '.join(f'{name} {rate:g}' for name, rate in plan.sites.items()) or 'none'}"
         + ("" if plan.traced else "; the network cannot be traced, so each sample is a whole pass"),
-        f"at once: {job.sampler.batch} samples on {' and '.join(job.devices)}, {torch.get_num_threads()} threads",
+        f"at once: {job.sampler.batch} samples on {' and '.join(job.devices)}, {torch.get_num_threads()} cores",
     ]
     if precision == "auto":
         lines.append(f"precision: {choose_precision(job.sampler)}")
