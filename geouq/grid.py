@@ -19,6 +19,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Geod, Transformer
 
+from geouq.errors import SceneError
+
 __all__ = [
     "GeoBox",
     "Roi",
@@ -181,6 +183,15 @@ def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:
     unit = degrees_per_unit(crs)
     latitude = unit * (f + e * rows[:, None] + (d * columns[None, :] if d else 0))
     return np.asarray(_ellipsoid_factor(crs, latitude) * determinant * unit**2)
+
+
+def refuse_geocentric(crs: CRS, scene: str) -> None:
+    """Raise SceneError for a CRS whose x and y are distances from the centre of the Earth, and no place on a map."""
+    if crs.is_geocentric:
+        raise SceneError(
+            f"{scene}: its CRS ({crs.name}) is geocentric, and places no pixel on a map: give it the right one first "
+            "(gdal_edit.py -a_srs)"
+        )
 
 
 def degrees_per_unit(crs: CRS) -> float:

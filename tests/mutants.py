@@ -70,12 +70,11 @@ MUTANTS = (
 
 
 def copy_tree() -> None:
-    """Make a copy of what is imported and tested; cli/ is found as geouq.cli there too."""
+    """Make a copy of what is imported and tested; geouq/cli is a link to cli/ there too."""
     shutil.rmtree(WORK, ignore_errors=True)
     for name in ("geouq", "cli", "tests"):
-        shutil.copytree(ROOT / name, WORK / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, WORK / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", WORK)
-    os.symlink("../cli", WORK / "geouq" / "cli")
 
 
 def lives(mutant: Mutant) -> str:

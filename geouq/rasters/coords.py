@@ -8,10 +8,9 @@ import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.xr import xr_coords
-from pyproj import CRS
 
 from geouq.errors import SceneError
-from geouq.grid import GeoBox, apply
+from geouq.grid import GeoBox, apply, refuse_geocentric
 
 
 def grid_coords(geobox: GeoBox, name: str = "the scene") -> dict[Any, xr.DataArray]:
@@ -70,15 +69,6 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
     if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
         return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
     return geobox
-
-
-def refuse_geocentric(crs: CRS, scene: str) -> None:
-    """Raise SceneError for a CRS whose x and y are distances from the centre of the Earth, and no place on a map."""
-    if crs.is_geocentric:
-        raise SceneError(
-            f"{scene}: its CRS ({crs.name}) is geocentric, and places no pixel on a map: give it the right one first "
-            "(gdal_edit.py -a_srs)"
-        )
 
 
 def _check_mapping(scene: xr.DataArray, geobox: GeoBox) -> None:

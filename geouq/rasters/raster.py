@@ -21,9 +21,8 @@ from rasterio.windows import Window
 
 from geouq.errors import SceneError
 from geouq.gdal import gdal_errors, open_dataset, read
-from geouq.grid import GeoBox
+from geouq.grid import GeoBox, refuse_geocentric
 from geouq.rasters.acquired import acquired
-from geouq.rasters.coords import refuse_geocentric
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
 from geouq.validity import ANY, Rule, Validity
