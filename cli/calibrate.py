@@ -44,7 +44,7 @@ def command(model: str, data: Path, **options: Any) -> None:
     if options["laplace"]:
         loaded = fit_laplace(loaded, chips, **settings)
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)
-    calibrated.save(output)
+    calibrated.save(output, replace=options["overwrite"])
     if options["as_json"]:
         click.echo(json.dumps(asdict(fit) | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})))
         return

@@ -152,11 +152,11 @@ def _refuse_open(path: Path) -> None:
 
 
 @contextmanager
-def whole(path: Name, *errors: type[Exception]) -> Iterator[Path]:
+def whole(path: Name, *errors: type[Exception], replace: bool = True) -> Iterator[Path]:
     """Yield the name to write a file under; it is there as ``path`` when the block ends well, and only then.
 
     The name has the suffix of ``path`` and lies alone in a hidden folder beside it, so a library may put files of its
-    own there. An existing file is replaced, in one step.
+    own there. An existing file is replaced, in one step; without ``replace`` it is kept, and an error.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def whole(path: Name, *errors: type[Exception]) -> Iterator[Path]:
     with writing(path, *errors), scratch(path) as folder:
         made = folder / f"made{path.suffix.lower()}"
         yield made
-        publish(made, path)
+        publish(made, path, replace)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -215,24 +215,33 @@ def unmarked(path: Path) -> Iterator[Path]:
         yield Path(folder) / path.name.replace("!", "_")
 
 
-def publish(made: Path, path: Path) -> Path:
+def publish(made: Path, path: Path, replace: bool = True) -> Path:
     """Give the finished file ``made`` its final name, once its bytes are on disk; return that name.
 
-    What speaks of the file that was there before (statistics, overviews, masks beside it) goes with it.
+    What speaks of the file that was there before (statistics, overviews, masks beside it) goes with it. Without
+    ``replace`` nothing that has the name by now, though it was free when it was looked at, is touched.
+
+    Raises
+    ------
+    OutputError : it is open in another program, or there though it is not to be replaced.
     """
     _refuse_open(path)
+    if not replace:
+        check_free(path, overwrite=False)
     try:
         for part in (*made.rglob("*"), made):
             _sync(part)
         for companion in _companions(path):
             companion.unlink(missing_ok=True)
-        _replace(made, path)
+        _replace(made, path) if replace else _claim(made, path)
         with suppress(OSError):  # not every file system lets a folder be synced
             _sync(path.parent)
     except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR) and not replace:
+            check_free(path, overwrite=False)
         if error.errno != errno.EXDEV:
             raise
-        with whole(path) as beside:  # another file system
+        with whole(path, replace=replace) as beside:  # another file system
             shutil.copytree(made, beside) if made.is_dir() else shutil.copyfile(made, beside)
         remove(made)
     return path
@@ -255,6 +264,22 @@ def _replace(made: Path, path: Path) -> None:
         os.replace(made, aside / "new")
         os.replace(path, aside / "old")
         os.replace(aside / "new", path)
+
+
+def _claim(made: Path, path: Path) -> None:
+    """Rename a file or folder to a name that nothing has; OSError, and nothing has been done, if something has it."""
+    if made.is_dir():
+        os.rename(made, path)  # takes the place of an empty folder at most
+        return
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.EXDEV):
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))  # a file system without links: keep the name
+        os.replace(made, path)
+    else:
+        made.unlink()
 
 
 @contextmanager

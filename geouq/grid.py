@@ -32,6 +32,7 @@ __all__ = [
     "geobox_roi",
     "metres_per_unit",
     "pixel_areas",
+    "same_places",
     "straight_length",
     "to_degrees",
     "wrap",
@@ -156,6 +157,32 @@ def corners_apart(grid: GeoBox, other: GeoBox) -> float:
     corners = np.array([(0, 0), (grid.shape[1], 0), (0, grid.shape[0])], float).T
     column, row = apply(~grid.affine, *apply(other.affine, *corners))
     return float(np.hypot(column - corners[0], row - corners[1]).max())
+
+
+def same_places(grid: GeoBox, other: CRS | None) -> bool:
+    """True if a CRS, as a file has kept it, is that of ``grid``: equal, or one of another spelling and the same places.
+
+    Of two CRS that are not equal, the corners and the middle of the grid must agree within a hundredth of a pixel;
+    and two that have numbers of their own (EPSG) and not the same one are two, however near.
+
+    Raises
+    ------
+    ProjError : PROJ cannot bring one into the other.
+    """
+    if grid.crs is None or other is None:
+        return grid.crs is None and other is None
+    crs = CRS.from_user_input(str(grid.crs))
+    if other.equals(crs, ignore_axis_order=True):
+        return True
+    numbers = {found.to_epsg(min_confidence=100) for found in (crs, other)} - {None}
+    if len(numbers) > 1:
+        return False
+    rows, columns = grid.shape
+    corners = np.array([(0, 0), (columns, 0), (0, rows), (columns, rows), (columns / 2, rows / 2)], float).T
+    there = Transformer.from_crs(crs, other, always_xy=True).transform(*apply(grid.affine, *corners))
+    column, row = apply(~grid.affine, *map(np.asarray, there))
+    away = np.hypot(column - corners[0], row - corners[1])
+    return bool(np.isfinite(away).any() and away[np.isfinite(away)].max() < 0.01)
 
 
 def pixel_areas(geobox: GeoBox, roi: Roi) -> np.ndarray:

@@ -111,7 +111,7 @@ def test_more_than_nothing_is_not_nothing(tmp_path):
 def test_the_map_gets_its_name_last(tmp_path, monkeypatch):
     published = []
 
-    def stop(made, final):
+    def stop(made, final, replace):
         published.append(final.name)
         raise OSError("the power is gone")
 

@@ -347,3 +347,20 @@ def test_writers_by_suffix(tmp_path):
     with pytest.raises(OutputError, match="maps are written as .tif"):
         open_writer(tmp_path / "a.png", geobox, map_bands(["mask"]), {}, {})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", ["EPSG:32633", "EPSG:25832", ""])
+def test_a_file_that_came_out_with_another_crs_is_no_map(tmp_path, monkeypatch, other):
+    geobox, bands = GeoBox((60, 60), UTM, "EPSG:32632"), map_bands(NAMES)
+    copy = cog.rasterio.shutil.copy
+
+    def elsewhere(source, target, **options):
+        copy(source, target, **options)
+        if options["driver"] == "COG":
+            with rasterio.open(target, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+                file.crs = rasterio.CRS.from_string(other) if other else rasterio.CRS()
+
+    monkeypatch.setattr(cog.rasterio.shutil, "copy", elsewhere)
+    with pytest.raises(OutputError, match="a.tif.*CRS"):
+        write(tmp_path / "a.tif", layers_of(geobox.shape), bands, geobox)
+    assert os.listdir(tmp_path) == []

@@ -137,8 +137,8 @@ class LayerCopy:
         query = f"SELECT count({quoted}) - count(DISTINCT {quoted}) FROM {LAYER}"
         return int(self._table.execute(query).fetchone()[0])
 
-    def finish(self, samples: bool = False, name: str | None = None) -> None:
-        """Write the final format and give it its name.
+    def finish(self, samples: bool = False, name: str | None = None, replace: bool = True) -> None:
+        """Write the final format and give it its name (``files.publish``).
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class LayerCopy:
             if samples:
                 convert(self._stage, made, SAMPLES, f"{sql} ORDER BY s.rowid")
             check_whole(made, LAYER, self.count)
-            publish(made, self.out)
+            publish(made, self.out, replace)
 
     def _cut_edges(self, longest: float) -> None:
         """Give edges that will become degrees by their ends alone more of them, so that they stay within a centimetre.

@@ -76,7 +76,7 @@ class Samples:
         sample, out = self.number(which), Path(out_path)
         refuse_own(out, (self.path, *maps_beside(self.path)), "what is to be read")
         if out.suffix.lower() in _RASTERS:
-            self._mask(sample, check_free(out, overwrite))
+            self._mask(sample, check_free(out, overwrite), overwrite)
             return sample
         check_vector_path(out, overwrite)
         with scratch(out) as folder:
@@ -84,7 +84,7 @@ class Samples:
             vectorize(folder / "mask.tif", out, overwrite=overwrite)
         return sample
 
-    def _mask(self, sample: int, out: Path) -> None:
+    def _mask(self, sample: int, out: Path, replace: bool = False) -> None:
         with Votes(self.path) as votes:
             tags = {name: value for name, value in votes.tags.items() if name.startswith("GEOUQ_")}
             legend = _legend(votes)
@@ -97,7 +97,7 @@ class Samples:
                     chosen = mask_of_two(says(bits, sample), legend.positive)
                     mask = np.where(valid, chosen, NOT_CLASSIFIED).astype(np.uint8)
                     writer.write(roi, quantise({"mask": mask}, bands))
-                writer.finish()
+                writer.finish(replace)
 
     def connected(self, a: Sequence[float], b: Sequence[float], *, through: str = "water") -> np.ndarray:
         """Return (samples,) bool: is there a path over water, or land, from a to b? See geouq.answers.connected."""
@@ -125,7 +125,7 @@ class Samples:
         bars = Histogram(
             f"How many of {len(self)} samples have which area", self.areas / one, low / one, high / one, unit
         )
-        save(draw([*panels, bars], grid, self.path.stem, facts), out)
+        save(draw([*panels, bars], grid, self.path.stem, facts), out, replace=overwrite)
 
 
 def samples(path: str | os.PathLike[str]) -> Samples:

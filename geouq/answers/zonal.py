@@ -156,7 +156,7 @@ def zonal(
         summary.water_area_m2_p05, summary.water_area_m2_p95 = area_interval(total)
         if where.id is not None and (shared := layer.repeated(where.id)):
             summary.notes["with an id that others have too"] = shared
-        layer.finish(with_samples, where.id)
+        layer.finish(with_samples, where.id, overwrite)
     return summary
 
 

@@ -71,7 +71,7 @@ def write_backscatter(
                 valid += int(np.isfinite(decibels).all(axis=0).sum())
                 writer.write(roi, decibels)
                 on_pixels(roi.shape[0] * roi.shape[1])
-        writer.finish()
+        writer.finish(overwrite)
     rows, columns = (int(n) for n in geobox.shape)
     return {
         "file": str(path),

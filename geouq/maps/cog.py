@@ -25,12 +25,14 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 import rasterio.shutil
+from pyproj import CRS
+from pyproj.exceptions import ProjError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from geouq.errors import InputError
 from geouq.files import publish, scratch, writing
-from geouq.grid import GeoBox, Roi, corners_apart
+from geouq.grid import GeoBox, Roi, corners_apart, same_places
 from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.bands import BLOCK, MapBand, bit_sum, halve, nothing, quantise
 from geouq.maps.overviews import mask_levels
@@ -40,7 +42,7 @@ from geouq.maps.styles import colour_table
 _CHUNK = 1024  # pixels a side that overviews are computed by: multiple of BLOCK, so that blocks are written once
 _LOSSLESS = ("NONE", "LZW", "DEFLATE", "ZSTD", "LZMA", "LERC", "LERC_DEFLATE", "LERC_ZSTD")
 # rasterio lets some of GDAL's errors through as they are, by a class that it does not export
-_FAILURES = (RasterioError, rasterio._err.CPLE_BaseError)
+_FAILURES = (RasterioError, rasterio._err.CPLE_BaseError, ProjError)
 _PREDICTORS = ("YES", "NO", "STANDARD", "FLOATING_POINT")
 _BIGTIFF = ("YES", "NO", "IF_NEEDED", "IF_SAFER")
 _OPTIONS = ("COMPRESS", "LEVEL", "PREDICTOR", "BLOCKSIZE", "BIGTIFF", "NUM_THREADS", "GEOTIFF_VERSION")
@@ -130,8 +132,8 @@ class MapWriter:
         self._sum += bit_sum(array)
         self._written += array.shape[1] * array.shape[2]
 
-    def finish(self) -> Path:
-        """Build the overviews, write the COG, check that it is whole, and give it its name."""
+    def finish(self, replace: bool = True) -> Path:
+        """Build the overviews, write the COG, check that it is whole, and give it its name (``files.publish``)."""
         finished = self._folder / "finished.tif"
         defaults = {
             "COMPRESS": _codec(),
@@ -150,7 +152,7 @@ class MapWriter:
             vrt = self._vrt(self._overviews())
             rasterio.shutil.copy(vrt, finished, driver="COG", **(defaults | self._options))
             self._check(finished)
-            publish(finished, self.path)
+            publish(finished, self.path, replace)
         return self.path
 
     def _add_statistics(self) -> None:
@@ -212,13 +214,16 @@ class MapWriter:
         return path
 
     def _check(self, finished: Path) -> None:
-        """Raise OSError unless the file holds what was written, by the sum of all values."""
+        """Raise OSError unless the file has the grid and CRS that were asked for, and, by their sum, all values."""
         rows, columns = self.geobox.shape
         fill = bit_sum(nothing(self.bands))
         expected = self._sum + (rows * columns - self._written) * fill
         # without what GDAL keeps in a file beside, which does not go with the map
         with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(finished) as file:
-            if (file.crs is None) != (self.geobox.crs is None) or corners_apart(self.geobox, _grid_of(file)) > 0.01:
+            kept = CRS.from_wkt(file.crs.to_wkt()) if file.crs else None
+            if not same_places(self.geobox, kept):
+                raise OSError("the finished file does not keep the CRS of the scene")
+            if file.shape != tuple(self.geobox.shape) or corners_apart(self.geobox, _grid_of(file)) > 0.01:
                 raise OSError("the finished file does not keep the grid of the scene")
             found = sum(bit_sum(_get(file, _window(roi), self.bands)) for roi in _chunks(rows, columns))
         if (found - expected) % 2**64:

@@ -170,8 +170,8 @@ def _bars(axes: Axes, panel: Histogram) -> None:
 
 
 @own_settings()
-def save(figure: Figure, path: Path, description: str = "") -> None:
-    """Write a PNG, whole or not at all; an existing one is replaced. ``description`` goes into its metadata.
+def save(figure: Figure, path: Path, description: str = "", replace: bool = True) -> None:
+    """Write a PNG, whole or not at all (``files.whole``). ``description`` goes into its metadata.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def save(figure: Figure, path: Path, description: str = "") -> None:
     """
     FigureCanvasAgg(figure)
     told = {"Description": description} if description else {}
-    with whole(path) as made:
+    with whole(path, replace=replace) as made:
         figure.savefig(made, format="png", dpi=_DPI, facecolor="white", metadata=told)
 
 

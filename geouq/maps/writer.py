@@ -40,8 +40,8 @@ class TileWriter(Protocol):
         """Write a tile (bands, rows, columns), as ``bands.quantise`` gives it, at ``roi`` of the map."""
         ...
 
-    def finish(self) -> Path:
-        """Check that the file is whole and give it its name."""
+    def finish(self, replace: bool = True) -> Path:
+        """Check that the file is whole and give it its name; without ``replace`` what has the name by now is kept."""
         ...
 
 

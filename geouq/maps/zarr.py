@@ -8,6 +8,7 @@ classified* is not stored. The same map gives the same bytes, in whatever order 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -18,10 +19,12 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
+from pyproj import CRS
+from pyproj.exceptions import ProjError
 
 from geouq.errors import OutputError
 from geouq.files import publish, scratch, writing
-from geouq.grid import GeoBox, Roi
+from geouq.grid import GeoBox, Roi, same_places
 from geouq.layers import band_layer
 from geouq.maps.bands import BLOCK, MapBand, bit_sum, nothing
 from geouq.maps.cf import CONVENTIONS, cf_coords
@@ -57,8 +60,8 @@ class ZarrWriter:
         tags: Mapping[str, object],
         options: Mapping[str, str],
     ) -> None:
-        self.path, self.bands = path, tuple(bands)
-        self._pixels, self._sum, self._written = geobox.shape[0] * geobox.shape[1], 0, 0
+        self.path, self.bands, self._geobox = path, tuple(bands), geobox
+        self._sum = self._written = 0
         with writing(path), ExitStack() as stack:
             self._made = stack.enter_context(scratch(path)) / "made.zarr"
             self._arrays = _create(self._made, geobox, self.bands, tags)
@@ -80,15 +83,18 @@ class ZarrWriter:
         self._sum += bit_sum(array)
         self._written += array.shape[1] * array.shape[2]
 
-    def finish(self) -> Path:
-        """Check that the group holds what was written, by the sum of all values, and give it its name."""
-        expected = self._sum + (self._pixels - self._written) * bit_sum(nothing(self.bands))
-        with writing(self.path):
+    def finish(self, replace: bool = True) -> Path:
+        """Check that the group holds what was written, by the sum of all values, in its CRS, and give it its name."""
+        rest = self._geobox.shape[0] * self._geobox.shape[1] - self._written
+        expected = self._sum + rest * bit_sum(nothing(self.bands))
+        with writing(self.path, ProjError):
+            if not same_places(self._geobox, _kept(self._made)):
+                raise OSError("the finished group does not keep the CRS of the scene")
             rows = range(0, self._arrays[0].shape[0], BLOCK)
             found = sum(bit_sum(stored[row : row + BLOCK]) for stored in self._arrays for row in rows)
             if (found - expected) % 2**64:
                 raise OSError("the finished group does not hold all that was written, is the disk full?")
-            return publish(self._made, self.path)
+            return publish(self._made, self.path, replace)
 
 
 def _create(path: Path, geobox: GeoBox, bands: Sequence[MapBand], tags: Mapping[str, object]) -> list[Any]:
@@ -106,6 +112,12 @@ def _create(path: Path, geobox: GeoBox, bands: Sequence[MapBand], tags: Mapping[
     group.to_zarr(path, mode="w-", compute=False, consolidated=True, zarr_format=2, encoding=encoding)
     opened: Any = zarr.open_group(path, mode="r+")
     return [opened[_name(band)] for band in bands]
+
+
+def _kept(path: Path) -> CRS | None:
+    """Return the CRS that a group says it has."""
+    told = json.loads((path / "spatial_ref" / ".zattrs").read_bytes()).get("crs_wkt")
+    return CRS.from_wkt(told) if told else None
 
 
 def _name(band: MapBand) -> str:

@@ -175,14 +175,14 @@ class Model:
         _check_tensors(path, _shapes_beside(path, model), {name: found[name] for name in model.fitted})
         return model
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file, whole or not at all."""
+    def save(self, path: str | os.PathLike[str], replace: bool = True) -> None:
+        """Write the model file, whole or not at all; without ``replace`` one that is there is kept, and an error."""
         if self.spec.architecture not in ARCHITECTURES:
             raise ModelError(
                 f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
             )
         state = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
-        with whole(path, SafetensorError) as made:
+        with whole(path, SafetensorError, replace=replace) as made:
             save_file(state, made, metadata={"geouq": self.spec.to_json()})
             made.chmod(0o644)  # safetensors writes files for their owner alone
 

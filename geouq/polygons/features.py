@@ -119,8 +119,8 @@ class FeatureWriter:
         if sum(len(wkb) for wkb, _ in self._pending) >= _BATCH:
             self._flush()
 
-    def finish(self) -> Path:
-        """Write the final format and give it its name."""
+    def finish(self, replace: bool = True) -> Path:
+        """Write the final format and give it its name (``files.publish``)."""
         self._flush()
         made = self._folder / f"finished{self.path.suffix.lower()}"
         with writing(self.path, *FAILURES), quiet():
@@ -129,7 +129,7 @@ class FeatureWriter:
                 add_style(made, LAYER, polygon_qml())
                 _add_aliases(made, LAYER, self.aliases)
             check_whole(made, LAYER, self.count)
-            publish(made, self.path)
+            publish(made, self.path, replace)
         return self.path
 
     def _flush(self) -> None:

@@ -137,7 +137,7 @@ def vectorize(
             kept_area, dropped_area = kept_area + area[keep].sum(), dropped_area + area[~keep].sum()
             if on_progress:
                 on_progress(strip.y1, rows)
-        writer.finish()
+        writer.finish(overwrite)
     return VectorSummary(kept, dropped, float(kept_area), float(dropped_area))
 
 

@@ -7,14 +7,12 @@ import warnings
 import numpy as np
 import rasterio
 import rasterio.crs
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from pyproj.exceptions import ProjError
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import SceneError
-from geouq.grid import GeoBox, Roi, apply, pixel_areas
-
-_CLOSE = 0.01  # pixels between a point and the same point in the CRS that a file has kept
+from geouq.grid import GeoBox, Roi, pixel_areas, same_places
 
 
 def grid_of_map(geobox: GeoBox, scene: str) -> GeoBox:
@@ -34,7 +32,7 @@ def grid_of_map(geobox: GeoBox, scene: str) -> GeoBox:
         grid = geobox if flat is crs else GeoBox(geobox.shape, geobox.affine, flat.to_wkt())
         kept = _kept(grid)
         pixel_areas(grid, Roi(0, 1, 0, 1))
-        same = kept is not None and (kept.equals(flat, ignore_axis_order=True) or _agree(grid, flat, kept))
+        same = same_places(grid, kept)
     except (ProjError, CRSError, RasterioError, rasterio._err.CPLE_BaseError) as error:
         reason = " ".join(str(error).split())
         raise SceneError(
@@ -65,13 +63,3 @@ def _kept(grid: GeoBox) -> CRS | None:
             file.write(np.zeros((1, 1, 1), np.uint8))
         with memory.open() as file:
             return CRS.from_wkt(file.crs.to_wkt()) if file.crs else None
-
-
-def _agree(grid: GeoBox, crs: CRS, kept: CRS) -> bool:
-    """True if both put the corners and the middle of a grid at the same place."""
-    rows, columns = grid.shape
-    corners = np.array([(0, 0), (columns, 0), (0, rows), (columns, rows), (columns / 2, rows / 2)], float).T
-    there = Transformer.from_crs(crs, kept, always_xy=True).transform(*apply(grid.affine, *corners))
-    column, row = apply(~grid.affine, *map(np.asarray, there))
-    away = np.hypot(column - corners[0], row - corners[1])
-    return bool(np.isfinite(away).any() and np.nanmax(np.where(np.isfinite(away), away, np.nan)) < _CLOSE)

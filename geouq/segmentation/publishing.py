@@ -29,8 +29,10 @@ def found_before(run: str, scene: xr.DataArray, results: Results) -> dict[str, A
         return None
 
 
-def publish_results(results: Results) -> list[str]:
+def publish_results(results: Results, overwrite: bool) -> list[str]:
     """Give every file its final name, the map last; return notes for people.
+
+    Without ``overwrite`` only what this very run has published before, and was broken then, is replaced.
 
     What the run that is overwritten left and this one does not make (votes, polygons, a picture) goes first: it would
     be taken for this run's. What lies in another folder is named, and left.
@@ -44,7 +46,7 @@ def publish_results(results: Results) -> list[str]:
             notes.append(f"{path} belongs to the map that is overwritten, and no longer to {results.path.name}")
     for final in results.files:
         with writing(final):
-            publish(results.made(final), final)
+            publish(results.made(final), final, replace=overwrite or carries(final, results.tags["GEOUQ_RUN"]))
     return notes
 
 

@@ -88,7 +88,7 @@ def run(
         results = replace(results, tags=told)
         assemble(job, results, lambda tile: work.part(receipts[tile.index], tile), squares, summary, work.finishing)
         ledger.note("publishing", "yes")  # from here on, finished outputs under final names are this run's own
-        for note in publish_results(results):
+        for note in publish_results(results, overwrite):
             on_event(Noted(note))
         ledger.close()
     seconds = {"seconds": round(time.perf_counter() - started, 3)}

@@ -108,7 +108,7 @@ def simulate_scene(
         check_free(final, overwrite)
     _check_room(finals, shape)
     with ExitStack() as stack:
-        made = [stack.enter_context(whole(final, rasterio.errors.RasterioError)) for final in finals]
+        made = [stack.enter_context(whole(final, rasterio.errors.RasterioError, replace=overwrite)) for final in finals]
         _write(made, shape, seed, landscape, on_progress)
 
 
