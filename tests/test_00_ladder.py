@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "forks", "noise"],
     ["units", "grid", "layers"],
-    ["validity"],
+    ["validity", "decisions"],
+    ["alarm"],
     ["sources"],
     ["gdal"],
     ["files"],

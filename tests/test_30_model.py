@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from geouq.alarm import measured_alarm
+from geouq.decisions import LEVELS, measured_risk
 from geouq.errors import ModelError
 from geouq.networks.model import Model, ModelSpec, read_spec, shipped_models
 from geouq.networks.unet import UNet, UNetConfig
@@ -161,3 +163,40 @@ def test_a_spec_nested_without_end_is_refused(tmp_path):
     save_file(small_model().network.state_dict(), path, metadata={"geouq": "[" * 100_000})
     with pytest.raises(ModelError, match="damaged"):
         Model.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("decide", "iou"),
+        ("decide", "0.35"),
+        ("alarm", measured_alarm(["a", "b"], [0.1, 0.5], {"iou": [0.01, 0.4]})),
+        ("risk", measured_risk({"iou": np.zeros((3, len(LEVELS)))})),
+    ],
+)
+def test_what_places_left_out_have_taught_is_of_format_3(tmp_path, field, value):
+    model = small_model().with_spec(**{field: value})
+    model.save(tmp_path / "m.safetensors")
+    assert getattr(read_spec(tmp_path / "m.safetensors"), field) == value
+    assert read_spec(tmp_path / "m.safetensors").format == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("decide", "best"),
+        ("decide", 0.5),
+        ("alarm", {"place": ["a"], "doubt": [0.1], "wrong": {"iou": [0.1]}}),
+        ("alarm", {"doubt": 1}),
+        ("risk", {"places": 0, "level": [0.5], "loss": {"iou": [0.0]}}),
+        ("risk", {"places": 3, "level": [0.9, 0.5], "loss": {"iou": [0.0, 0.0]}}),
+    ],
+)
+def test_damaged_knowledge_of_places_left_out_is_refused(field, value):
+    with pytest.raises(ModelError, match=f"{field} is "):
+        small_model().with_spec(**{field: value})
+
+
+def test_an_old_model_file_says_nothing_new():
+    text = Model.load("s1-water").spec.to_json()
+    assert not {"decide", "alarm", "risk"} & set(json.loads(text)) and json.loads(text)["format"] < 3

@@ -33,7 +33,9 @@ from geouq.networks.ssn import SSN, mean_of
 from geouq.networks.unet import UNet, UNetConfig
 
 #: the newest format that is read here; a file says the oldest that it needs
-FORMAT = 2
+FORMAT = 3
+#: fields that came with format 3
+_OF_FORMAT_3 = ("decide", "alarm", "risk")
 #: the tensor beside the weights of a model with a posterior: a factor of its covariance (geouq.sampling.laplace)
 FACTOR = "laplace.factor"
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -82,7 +84,12 @@ class ModelSpec:
         for the whole scene (geouq.sampling.field).
     spread : of an SSN, a factor for its deviations, fitted on places it had not seen; the mean stays as it is.
     laplace : of a model with a posterior of its last layer, how that was fitted (geouq.sampling.laplace).
-    threshold : p̄ at and above which a pixel of a binary model is positive.
+    threshold : probability at and above which a pixel of a binary model is positive: in each sample, and in the mask
+        unless ``decide`` says otherwise.
+    decide : of a binary model, the rule that the mask is cut by: "iou", "accuracy", "area" or a probability as text
+        (geouq.decisions). None: at the threshold.
+    alarm : of maps of places left out, their doubt and what was wrong (geouq.alarm.measured_alarm). None: not known.
+    risk : how much of places left out is decided and wrong, by confidence level (geouq.decisions.measured_risk).
     stride : rows and columns of a window are multiples of it.
     training, licence, scores : what it was made from, and how good it was, measured.
     """
@@ -112,11 +119,16 @@ class ModelSpec:
     scores: Mapping[str, Any] = field(default_factory=dict)
     format: int = 1
     black: float | None = None
+    decide: str | None = None
+    alarm: Mapping[str, Any] | None = None
+    risk: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "clip", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_values(vars(self))
+        if any(getattr(self, name) is not None for name in _OF_FORMAT_3):
+            object.__setattr__(self, "format", max(self.format, 3))
         try:
             Legend(self.classes)
         except InputError as error:

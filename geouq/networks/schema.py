@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+from geouq.alarm import is_alarm
+from geouq.decisions import RULES as CUTS
+from geouq.decisions import is_risk, is_rule
 from geouq.errors import ModelError
 from geouq.units import RGB
 
@@ -49,6 +52,9 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "spread": ("a finite number, 0 or more", lambda v: _is_number(v, 0)),
     "laplace": ("absent, or names with values", lambda v: v is None or isinstance(v, Mapping)),
     "black": ("absent, or a number, 0 or more", lambda v: v is None or _is_number(v, 0)),
+    "decide": (f"absent, {', '.join(CUTS)}, or a probability as text", lambda v: v is None or is_rule(v)),
+    "alarm": ("absent, or doubt and wrong shares of two maps or more", lambda v: v is None or is_alarm(v)),
+    "risk": ("absent, or places, rising levels and losses from 0 to 1", lambda v: v is None or is_risk(v)),
     "scores": ("names with values", lambda v: isinstance(v, Mapping)),
     "format": ("a whole number, 1 or more", lambda v: _is_whole(v, 1 << 31)),
 }
@@ -63,6 +69,11 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise ModelError(f"model {values['name']!r}: bands, mean and std differ in length")
     if values["black"] is not None and values["units"] != RGB:
         raise ModelError(f"model {values['name']!r}: black is for rgb, and its units are {values['units']}")
+    for field in ("decide", "alarm", "risk"):
+        if values[field] is not None and len(values["classes"]) > 2:
+            raise ModelError(
+                f"model {values['name']!r}: {field} is for two classes, and it has {len(values['classes'])}"
+            )
     if values["positive"] not in values["classes"]:
         raise ModelError(f"model {values['name']!r}: positive class not among its classes")
 
