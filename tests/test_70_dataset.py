@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from geouq.errors import GeouqError, InputError
-from geouq.learning.data.dataset import LabelledChip, place_of, read_dataset
+from geouq.learning.data.chip import LabelledChip, place_of
+from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load, windows
 from geouq.learning.data.splits import split_by_place
 from tests.helpers import pairs, scene_values, write_raster

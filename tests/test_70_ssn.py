@@ -9,7 +9,8 @@ from PIL import Image
 
 from geouq.errors import InputError
 from geouq.grid import Roi
-from geouq.learning.data.dataset import one_rater, read_dataset
+from geouq.learning.data.chip import one_rater
+from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load_label
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.evaluate import evaluate

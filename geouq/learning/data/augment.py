@@ -20,6 +20,8 @@ from torch.nn import functional
 from geouq.errors import InputError
 from geouq.learning.data.examples import Example, resize, turned
 
+#: What reads a piece.
+Reader = Callable[[], Example]
 #: share of water from which a piece counts as wet
 WET = 0.02
 #: dB that an augmentation may move backscatter by: the span from smooth water to a bright town
@@ -33,6 +35,9 @@ class Augmentation:
     simulated : share of examples from simulated pieces, if there are any.
     zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
     paint : paint water over it. roughen : repaint its own labelled water.
+    windy_vh : VH, in dB, that wind raises painted water towards.
+    darken : bring a dry example as a whole to the level of dry grassland or bare ground, -16..-11 dB in VV and
+        -24.5..-19 dB in VH (smooth water lies below both, windy water below the VH of it).
     dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
     speckle : multiply power by gamma noise of ``looks`` looks.
     gain_db : each band's offset is within ± this. wedge : a straight-edged part is not measured.
@@ -44,6 +49,8 @@ class Augmentation:
     zoom_range: tuple[float, float] = (0.75, 3.0)
     paint: float = 0.4
     roughen: float = 0.25
+    windy_vh: float = -20.0
+    darken: float = 0.0
     dim: float = 0.5
     dim_db: float = 7.0
     speckle: float = 0.3
@@ -54,7 +61,7 @@ class Augmentation:
     no_vh: float = 0.18
 
     def __post_init__(self) -> None:
-        for key in ("simulated", "zoom", "paint", "roughen", "dim", "speckle", "wedge", "no_vv", "no_vh"):
+        for key in ("simulated", "zoom", "paint", "roughen", "darken", "dim", "speckle", "wedge", "no_vv", "no_vh"):
             if not 0 <= getattr(self, key) <= 1:
                 raise InputError(f"{key} is {getattr(self, key)}: it is a probability, from 0 to 1")
         for key in ("dim_db", "gain_db"):
@@ -70,12 +77,19 @@ class Augmentation:
 class Pool:
     """Pieces that examples are cut from, each a function that reads it: VV and VH in dB, label 0 or 1.
 
+    Pieces come in groups, one of which is drawn first, so that many pieces of one place count no more than one.
+
     real : of the data. wet : those of them with ``WET`` water or more. made : simulated.
     """
 
-    real: Sequence[Callable[[], Example]]
-    wet: Sequence[Callable[[], Example]]
-    made: Sequence[Callable[[], Example]] = ()
+    real: Sequence[Sequence[Reader]]
+    wet: Sequence[Sequence[Reader]]
+    made: Sequence[Sequence[Reader]] = ()
+
+    def draw(self, simulated: float, rng: np.random.Generator) -> Sequence[Sequence[Reader]]:
+        """Draw what to cut from: simulated pieces with that probability, else, every other time, the wet ones."""
+        pieces = self.wet if self.wet and rng.random() < 0.5 else self.real
+        return self.made if self.made and (not self.real or rng.random() < simulated) else pieces
 
 
 def turn(example: Example, rng: np.random.Generator) -> Example:
@@ -98,25 +112,32 @@ def draw_example(
     pool: Pool, shapes: Sequence[np.ndarray], size: int, how: Augmentation, rng: np.random.Generator
 ) -> Example:
     """Draw an example of ``size``² pixels: from a simulated piece or a real one, every other time from a wet one."""
-    pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
-    pieces = pool.made if pool.made and (not pool.real or rng.random() < how.simulated) else pieces
-    example = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
+    groups = pool.draw(how.simulated, rng)
+    example = _cut(draw_piece(groups, rng), size, how, rng)
     for _ in range(4):  # hardly labelled: look elsewhere
         if example.valid.mean() >= 0.2:
             break
-        example = _cut(pieces[int(rng.integers(len(pieces)))](), size, how, rng)
+        example = _cut(draw_piece(groups, rng), size, how, rng)
     return distort(example, shapes, how, rng)
+
+
+def draw_piece(groups: Sequence[Sequence[Reader]], rng: np.random.Generator) -> Example:
+    """Read a piece of a group, both drawn evenly."""
+    pieces = groups[int(rng.integers(len(groups)))]
+    return pieces[int(rng.integers(len(pieces)))]()
 
 
 def distort(example: Example, shapes: Sequence[np.ndarray], how: Augmentation, rng: np.random.Generator) -> Example:
     """Paint, dim, speckle, shift and turn an example of VV and VH, and take parts of it away."""
     pixels, label, valid = example
     size = len(label)
+    if how.darken and not label.any() and rng.random() < how.darken:
+        pixels = darken(pixels, rng)
     if rng.random() < how.roughen and label.any():
-        pixels = paint_water(pixels, label == 1, rng)
+        pixels = paint_water(pixels, label == 1, rng, how.windy_vh)
     if rng.random() < how.paint:
         shape = draw_shape(shapes, size, rng)
-        pixels, label = paint_water(pixels, shape, rng), np.maximum(label, shape.astype(np.uint8))
+        pixels, label = paint_water(pixels, shape, rng, how.windy_vh), np.maximum(label, shape.astype(np.uint8))
     if rng.random() < how.dim:
         loss = how.dim_db * draw_fields(size, rng) * (label == 0)
         pixels = pixels - np.stack([loss, rng.uniform(0.4, 1) * loss])
@@ -135,10 +156,17 @@ def distort(example: Example, shapes: Sequence[np.ndarray], how: Augmentation, r
     return turn(Example(pixels.astype(np.float32), label, valid), rng)
 
 
-def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shift dry ground, (2, h, w) dB, to the level of dry grassland or bare soil; what it varies by stays."""
+    level = np.nanmedian(pixels, axis=(1, 2))
+    shift = np.array([rng.uniform(-16, -11), rng.uniform(-24.5, -19)]) - level
+    return (pixels + np.minimum(shift, 0)[:, None, None]).astype(np.float32)
+
+
+def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator, windy_vh: float = -20.0) -> np.ndarray:
     """Fill ``shape`` with water between calm and wind-roughened, and return the new dB pixels.
 
-    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards −20 dB,
+    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards ``windy_vh``,
     unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
     no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
     and correlation are the sensor's own.
@@ -147,7 +175,7 @@ def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator)
     strength = 0.0 if rng.random() < 0.4 else rng.random()
     wind = np.clip(strength + (strength > 0) * rng.uniform(0, 0.35) * smooth_noise(size, rng), 0, 1)
     calm_vv, calm_vh, rough_vv = rng.uniform(-25, -17.5), rng.uniform(-33, -24), rng.uniform(-13, -7)
-    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.9 * wind * (-20 - calm_vh)])
+    level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.9 * wind * (windy_vh - calm_vh)])
     level += rng.uniform(0, 1.5) * smooth_noise(size, rng)
     dry = np.isfinite(pixels).all(0) & ~shape
     if dry.any() and shape.any():

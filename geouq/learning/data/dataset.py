@@ -10,7 +10,7 @@ Three forms are read (``read_dataset``):
   (value · factor + offset is in those units; one number, or one a band), ``nodata``, ``ignore`` (label values that
   say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of
   objects with those keys. Several labels of one image, divided by ``;``, are those of several raters.
-- the folder that holds public Sentinel-1 chips: ``sen1floods11/``, ``stacoverflow/`` or ``dfc2024/``; ``etci2021/``
+- a folder of public Sentinel-1 chips as their publishers lay them out (geouq.learning.data.layouts); ``etci2021/``
   beside them gives outlines of water (``read_outlines``).
 
 Names that all begin alike (``water_body_1``, ``water_body_2`` …) say nothing of places: then each chip is one.
@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from geouq.errors import InputError
+from geouq.learning.data.chip import LabelledChip, place_of
+from geouq.learning.data.layouts import public_chips
 from geouq.rasters.raster import inspect_raster, read_window
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
@@ -39,51 +40,6 @@ COLUMNS = (
     "bands", "units", "factor", "offset", "nodata", "ignore", "classes",
 )  # fmt: skip
 _SPLITS = {"val": "validation", "valid": "validation"}
-#: DFC 2024 chips whose water label is drawn visibly wider than, or beside, the water.
-DFC_COARSE = ("3", "9")
-
-
-@dataclass(frozen=True)
-class LabelledChip:
-    """One labelled image or scene, by its files.
-
-    name : unlike any other in its dataset. place : the geographic unit that splits keep whole; chips of one flood, or
-        of neighbouring ground, share it.
-    images : one file, or one a band. label : a raster of the same shape.
-    raters : further labels of the same image, by other people or methods; training draws one of all a step.
-    split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
-    bands : names in order, where the files do not name them.
-    scale, nodata : as ``open_scene`` takes them. factor, offset : value · factor + offset is in those units; one
-        number for all bands or one a band.
-    least : in those units; lower values are raised to it, as a count of 0 stands for less than half of one.
-    ignore : label values that say nothing; None stands for 255 and all below 0.
-    classes : label values in class order; empty stands for 0, 1, 2 …
-    """
-
-    name: str
-    place: str
-    images: tuple[Path, ...]
-    label: Path
-    split: str = ""
-    dataset: str = ""
-    bands: tuple[str, ...] = ()
-    scale: str = "auto"
-    factor: tuple[float, ...] = (1.0,)
-    offset: tuple[float, ...] = (0.0,)
-    least: float | None = None
-    nodata: float | None = None
-    ignore: tuple[int, ...] | None = None
-    classes: tuple[int, ...] = ()
-    raters: tuple[Path, ...] = ()
-
-    def by_rater(self) -> tuple[LabelledChip, ...]:
-        """Return the chip once a rater, each with that rater's label alone."""
-        return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
-
-
-def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
-    """Return the chip with the label of one of its raters, drawn evenly; with one rater nothing is drawn."""
-    return chip.by_rater()[int(rng.integers(1 + len(chip.raters)))] if chip.raters else chip
 
 
 # --- forms ---------------------------------------------------------------------------------------------
@@ -117,7 +73,7 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
         if chip.name in seen:
             raise InputError(f"{data}: two chips are named {chip.name!r}: give them a name column in a manifest")
         seen.add(chip.name)
-    _check_masks([chip for chip in chips if chip.ignore is None and not chip.classes])
+    _check_masks([c for c in chips if c.ignore is None and not c.classes and c.throughout is None])
     return chips
 
 
@@ -170,7 +126,7 @@ def _folder(folder: Path) -> list[LabelledChip]:
         return list(_manifest(manifest))
     if labels and (folder / "images").is_dir():
         return list(_pairs(folder, labels))
-    chips = [*_sen1floods11(folder), *_stacoverflow(folder), *_dfc2024(folder)]
+    chips = public_chips(folder)
     if not chips:
         raise InputError(f"{folder}: holds no labelled data: give it images/ and labels/, or a manifest.csv")
     return chips
@@ -193,11 +149,6 @@ def _rasters(folder: Path) -> dict[str, Path]:
     if len(stems) < len(paths):
         raise InputError(f"{folder}: two files differ only in their ending: keep one of them")
     return stems
-
-
-def place_of(stem: str) -> str:
-    """Return a file name's place: the name up to its last underscore and number, or all of it."""
-    return re.sub(r"_\d+$", "", stem)
 
 
 def _is_manifest(path: Path) -> bool:
@@ -260,31 +211,3 @@ def _row(path: Path, row: dict[str, str]) -> LabelledChip:
         ignore=tuple(map(int, _several(row, "ignore"))) if row.get("ignore") else None,
         classes=tuple(map(int, _several(row, "classes"))),
     )
-
-
-# --- public layouts --------------------------------------------------------------------------------------
-
-
-def _sen1floods11(folder: Path) -> Iterator[LabelledChip]:
-    for path in sorted(folder.glob("sen1floods11/*_S1Hand.tif")):
-        name = path.name.removesuffix("_S1Hand.tif")
-        label = path.with_name(f"{name}_LabelHand.tif")
-        yield LabelledChip(name, place_of(name), (path,), label, dataset="sen1floods11", bands=("VV", "VH"), scale="db")
-
-
-def _stacoverflow(folder: Path) -> Iterator[LabelledChip]:
-    for vv in sorted(folder.glob("stacoverflow/*_vv.tif")):
-        name = vv.name.removesuffix("_vv.tif")
-        label, images = vv.with_name(f"{name}.tif"), (vv, vv.with_name(f"{name}_vh.tif"))
-        if label.exists():  # some come without
-            yield LabelledChip(
-                name, name, images, label, dataset="stacoverflow", bands=("VV", "VH"), scale="db", nodata=0
-            )
-
-
-def _dfc2024(folder: Path) -> Iterator[LabelledChip]:
-    for path in sorted(folder.glob("dfc2024/images/*.tif")):
-        if path.stem not in DFC_COARSE:
-            name, label = f"dfc-{path.stem}", folder / "dfc2024" / "labels" / f"{path.stem}.png"
-            chip = LabelledChip(name, name, (path,), label, dataset="dfc2024", bands=("VV", "VH"))
-            yield replace(chip, scale="power", least=0.5e-4, factor=(1e-4,))  # linear power times 10⁴, as int16

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from geouq.errors import InputError
 from geouq.grid import Roi
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.simulation.simulate import random_landscape, simulate_window
 

@@ -15,7 +15,7 @@ import xarray as xr
 
 from geouq.errors import InputError, UnitsError
 from geouq.grid import GeoBox, Roi, corners_apart
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
 from geouq.scenes.open import open_scene
@@ -141,6 +141,8 @@ def load(
 
 def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
     """Read the class indices of a window, int16 (h, w), -1 where none is given."""
+    if chip.throughout is not None:
+        return np.full(window.shape, chip.throughout, np.int16)
     raster = _open_label(chip)
     values = read_window(raster, raster.bands, *window.slices)[0]
     ignored = (values < 0) | (values == 255) if chip.ignore is None else np.isin(values, chip.ignore)

@@ -21,7 +21,7 @@ from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import area_interval, by_class, says_positive
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.metrics import Calibration, ProperScores

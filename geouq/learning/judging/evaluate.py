@@ -18,7 +18,7 @@ from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, by_class, says
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement

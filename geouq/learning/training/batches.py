@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 
 from geouq.grid import Roi
-from geouq.learning.data.augment import WET, Pool, draw_example, jitter_backscatter, turn
-from geouq.learning.data.dataset import LabelledChip, one_rater
+from geouq.learning.data.augment import WET, Pool, Reader, draw_example, draw_piece, jitter_backscatter, turn
+from geouq.learning.data.chip import LabelledChip, one_rater
 from geouq.learning.data.examples import (
     Census,
     Example,
@@ -32,8 +32,6 @@ from geouq.learning.training.train import Batches
 
 #: At most so many windows, evenly spread over the validation chips, judge a round.
 JUDGED = 256
-#: What reads an example.
-Reader = Callable[[], Example]
 #: generator → an example
 Draw = Callable[[np.random.Generator], Example]
 
@@ -102,7 +100,8 @@ def _windows(
         if not painted:
             return _augment(example, recipe, rng)
         example = _positive_as_1(example, positive)
-        pool = Pool([lambda: example], [lambda: example] if _share(example, 1) >= WET else [], made)
+        alone: list[list[Reader]] = [[lambda: example]]
+        pool = Pool(alone, alone if _share(example, 1) >= WET else [], made)
         return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
 
     return draw
@@ -112,19 +111,32 @@ def _crops(
     recipe: Recipe, reading: Reading, chips: Sequence[LabelledChip], outlines: Sequence[np.ndarray], positive: int
 ) -> Draw:
     """Return what draws squares from anywhere in a chip; with several raters, every other time by the first."""
-    pieces = [versions for chip in chips if (versions := _versions(chip, recipe, reading, positive))]
-    several = any(len(versions) > 1 for versions in pieces)
+    pieces = [(chip, versions) for chip in chips if (versions := _versions(chip, recipe, reading, positive))]
+    several = any(len(versions) > 1 for _, versions in pieces)
+    by_place = recipe.balance == "places"
+    groups = [chip.place if by_place else chip.name for chip, _ in pieces]
     made = _made(recipe)
     shapes = _shapes(recipe, take_census(chips, recipe.size), outlines, positive)
 
     def draw(rng: np.random.Generator) -> Example:
-        chosen = [_one_version(v, rng) if several else v[0] for v in pieces]
-        pool = Pool([read for read, _ in chosen], [read for read, share in chosen if share >= WET], made)
+        chosen = [_one_version(v, rng) if several else v[0] for _, v in pieces]
+        pool = _pool(groups, chosen, made)
         if recipe.augment != "water":
             return _augment(_square_of(pool, recipe.size, rng), recipe, rng)
         return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
 
     return draw
+
+
+def _pool(groups: Sequence[str], chosen: Sequence[tuple[Reader, float]], made: Sequence[Sequence[Reader]]) -> Pool:
+    """Return the pieces by their groups, in the order of the groups' first pieces."""
+    real: dict[str, list[Reader]] = {}
+    wet: dict[str, list[Reader]] = {}
+    for group, (read, share) in zip(groups, chosen, strict=True):
+        real.setdefault(group, []).append(read)
+        if share >= WET:
+            wet.setdefault(group, []).append(read)
+    return Pool(list(real.values()), list(wet.values()), made)
 
 
 def _versions(chip: LabelledChip, recipe: Recipe, reading: Reading, positive: int) -> list[tuple[Reader, float]]:
@@ -156,8 +168,7 @@ def _classes_again(example: Example, positive: int) -> Example:
 
 def _square_of(pool: Pool, size: int, rng: np.random.Generator) -> Example:
     """Cut a square from anywhere in a piece, every other time a wet one; what lies outside the piece is not valid."""
-    pieces = pool.wet if pool.wet and rng.random() < 0.5 else pool.real
-    piece = pieces[int(rng.integers(len(pieces)))]()
+    piece = draw_piece(pool.draw(0, rng), rng)
     y, x = (int(rng.integers(max(n - size, 0) + 1)) for n in piece.label.shape)
     return piece.window(Roi(y, y + size, x, x + size))
 
@@ -167,11 +178,11 @@ def _share(example: Example, number: int) -> float:
     return float((example.label[example.valid] == number).mean()) if example.valid.any() else 0.0
 
 
-def _made(recipe: Recipe) -> list[Reader]:
+def _made(recipe: Recipe) -> list[list[Reader]]:
     """Return what reads each simulated piece that joins the training."""
     if recipe.augment != "water":
         return []
-    return [lambda s=s: s for s in simulate_examples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
+    return [[lambda s=s: s] for s in simulate_examples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
 
 
 def _shapes(recipe: Recipe, census: Census, outlines: Sequence[np.ndarray], positive: int) -> Sequence[np.ndarray]:

@@ -16,7 +16,8 @@ from torch import nn
 
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
-from geouq.learning.data.dataset import LabelledChip, data_files, read_dataset, read_outlines
+from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.dataset import data_files, read_dataset, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
 from geouq.learning.data.loading import opacity_note, windows
 from geouq.learning.data.splits import split_by_place

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from geouq.learning.data.augment import WET
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.examples import Example
 from geouq.learning.judging.baselines import boxcar, otsu
 from geouq.learning.judging.metrics import Confusion

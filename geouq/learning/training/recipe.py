@@ -27,6 +27,7 @@ RECIPES = Path(__file__).with_name("recipes")
 VIEWS = ("window", "crop", "fit", "stretch")
 AUGMENTS = ("none", "turn", "backscatter", "water")
 OUTLINES = ("etci2021", "labels", "none")
+BALANCES = ("chips", "places")
 RATERS = ("otsu", "mndwi")
 #: pixels of a batch, and simulated chips, that a machine holds
 MOST_PIXELS, MOST_SIMULATED = 1 << 26, 10_000
@@ -49,6 +50,7 @@ class Recipe:
         "water": all of geouq.learning.data.augment, as far and as often as ``augmentation`` says.
     outlines : what painted water ("water") is shaped by: "etci2021", the labels in that folder of the data, or where
         there is none, "labels", the training labels'; "none": smooth noise alone.
+    balance : of view "crop": what is drawn evenly, "chips" or "places", whose chips are then drawn evenly.
     simulated : simulated chips that join the training ("water" only).
     raters : further labels ("water" only), made from the pixels of each chip and used where they come near its own:
         "otsu", "mndwi" (geouq.learning.training.raters).
@@ -80,6 +82,7 @@ class Recipe:
     missing_bands: str = "refuse"
     augment: str = "turn"
     outlines: str = "etci2021"
+    balance: str = "chips"
     simulated: int = 0
     raters: tuple[str, ...] = ()
     leave_out: tuple[str, ...] = ()
@@ -102,6 +105,7 @@ class Recipe:
             ("view", VIEWS),
             ("augment", AUGMENTS),
             ("outlines", OUTLINES),
+            ("balance", BALANCES),
             ("units", tuple(SCALES.values())),
             ("missing_bands", ("zero", "refuse")),
         ):

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from geouq.errors import OutputError
 from geouq.files import whole
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.training.recipe import Recipe, write_recipe
 from geouq.learning.training.train import Row
 from geouq.maps.plotting import own_settings

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.data.dataset import LabelledChip
+from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import load, open_chip, windows
 from geouq.learning.training.recipe import Recipe
 from geouq.units import AMPLITUDE, DB, POWER, UNKNOWN, check_convertible

@@ -1,0 +1,59 @@
+"""One labelled chip: the files of an image and its label, and what is to be known to read them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelledChip:
+    """One labelled image or scene, by its files.
+
+    name : unlike any other in its dataset. place : the geographic unit that splits keep whole; chips of one flood, or
+        of neighbouring ground, share it.
+    images : one file, or one a band. label : a raster of the same shape.
+    raters : further labels of the same image, by other people or methods; training draws one of all a step.
+    split : "train", "validation", "test", or "" where nobody said. dataset : what scores are also pooled by.
+    bands : names in order, where the files do not name them.
+    scale, nodata : as ``open_scene`` takes them. factor, offset : value · factor + offset is in those units; one
+        number for all bands or one a band.
+    least : in those units; lower values are raised to it, as a count of 0 stands for less than half of one.
+    ignore : label values that say nothing; None stands for 255 and all below 0.
+    classes : label values in class order; empty stands for 0, 1, 2 …
+    throughout : class index of every pixel; ``label`` is then the first image, and not read.
+    """
+
+    name: str
+    place: str
+    images: tuple[Path, ...]
+    label: Path
+    split: str = ""
+    dataset: str = ""
+    bands: tuple[str, ...] = ()
+    scale: str = "auto"
+    factor: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    least: float | None = None
+    nodata: float | None = None
+    ignore: tuple[int, ...] | None = None
+    classes: tuple[int, ...] = ()
+    raters: tuple[Path, ...] = ()
+    throughout: int | None = None
+
+    def by_rater(self) -> tuple[LabelledChip, ...]:
+        """Return the chip once a rater, each with that rater's label alone."""
+        return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
+
+
+def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
+    """Return the chip with the label of one of its raters, drawn evenly; with one rater nothing is drawn."""
+    return chip.by_rater()[int(rng.integers(1 + len(chip.raters)))] if chip.raters else chip
+
+
+def place_of(stem: str) -> str:
+    """Return a file name's place: the name up to its last underscore and number, or all of it."""
+    return re.sub(r"_\d+$", "", stem)
