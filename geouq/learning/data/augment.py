@@ -166,7 +166,7 @@ def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator, windy_vh: float = -20.0) -> np.ndarray:
     """Fill ``shape`` with water between calm and wind-roughened, and return the new dB pixels.
 
-    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, towards ``windy_vh``,
+    Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, to ``windy_vh``,
     unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
     no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
     and correlation are the sensor's own.
