@@ -160,7 +160,7 @@ def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift dry ground, (2, h, w) dB, to the level of dry grassland or bare soil; what it varies by stays."""
     level = np.nanmedian(pixels, axis=(1, 2))
     shift = np.array([rng.uniform(-16, -11), rng.uniform(-24.5, -19)]) - level
-    return (pixels + np.minimum(shift, 0)[:, None, None]).astype(np.float32)
+    return np.asarray(pixels + np.minimum(shift, 0)[:, None, None], np.float32)
 
 
 def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator, windy_vh: float = -20.0) -> np.ndarray:
