@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,6 +41,8 @@ _OF_FORMAT_3 = ("decide", "alarm", "risk")
 #: the tensor beside the weights of a model with a posterior: a factor of its covariance (geouq.sampling.laplace)
 FACTOR = "laplace.factor"
 WEIGHTS = Path(__file__).parents[1] / "weights"
+#: a random name for each network that is not made of geouq's and torch's parts alone
+_OWN_NETWORKS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
 def _unet(arguments: Mapping[str, Any]) -> nn.Module:
@@ -229,6 +233,16 @@ class Model:
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    def __dask_tokenize__(self) -> tuple[str, ...]:
+        """Return what dask tells models apart by: what they are, and not who loaded them.
+
+        Two networks of a user's own code may have the same weights: such a one is known by itself.
+        """
+        modules = {type(module).__module__ for module in self.network.modules()}
+        known = all(name.startswith(("torch.nn.", "geouq.networks.")) for name in modules)
+        own = "" if known else _OWN_NETWORKS.setdefault(self.network, uuid4().hex)
+        return "geouq.Model", self.hash, str(self.network), own
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return all that the file holds: weights, and what was fitted."""

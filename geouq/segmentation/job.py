@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from typing import Any
 
@@ -143,7 +145,22 @@ def load_models(model: Models) -> list[Model]:
     for one in several:
         if not isinstance(one, str | PathLike | Model):
             raise InputError(f"a {type(one).__name__} is no model: give geouq.Model(network, spec), a name or a file")
-    return [one if isinstance(one, Model) else Model.load(one) for one in several]
+    return [one if isinstance(one, Model) else _kept(os.fspath(one), _version(one)) for one in several]
+
+
+@lru_cache(maxsize=8)
+def _kept(name: str, version: tuple[int, ...]) -> Model:
+    """Load a model once: measuring its halo, hash and plan takes longer than to build the graph of a large map."""
+    return Model.load(name)
+
+
+def _version(name: str | PathLike[str]) -> tuple[int, ...]:
+    """Return what changes with a model file; nothing for a shipped model's name."""
+    try:
+        status = os.stat(name)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _check_numbers(settings: Settings) -> None:

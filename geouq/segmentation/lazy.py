@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import dask
 import dask.array as da
 import dask.threaded
-import numpy as np
 import xarray as xr
 
 from geouq.forks import in_child
-from geouq.grid import Tile
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
 from geouq.segmentation.arguments import four_bounds, names_in, whole_samples
+from geouq.segmentation.graph import layer_arrays
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
-from geouq.segmentation.matching import scene_name, scene_windows
-from geouq.segmentation.tile import look_first, segment_tile, tile_values
+from geouq.segmentation.matching import scene_name
 
 
 def segment(
@@ -105,33 +101,20 @@ in_child(_forget_pool)
 
 
 def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
-    """One delayed call a tile, one array a layer."""
-    shared = dask.delayed(job, traverse=False)
-    if not job.looked:
-        shared = dask.delayed(look_first)(shared, scene_windows(scene, job.bands), scene_name(scene))
-    rows: dict[int, list[tuple[Tile, Any]]] = {}
-    for tile in job.tiling:
-        values = tile_values(scene, tile)
-        result = dask.delayed(_tile_layers)(shared, values, tile)
-        rows.setdefault(tile.core.y0, []).append((tile, result))
+    """One array a layer, in chunks of a tile."""
     coords, mapping = map_coords(scene, job.geobox, job.region)
-    variables, names, size = {}, job.sampler.model.spec.classes, job.tiling.size
-    for layer in job.question.layers:
+    variables, names = {}, job.sampler.model.spec.classes
+    for layer, array in layer_arrays(_dask_array(scene, job.tiling.size), job, scene_name(scene)).items():
         what = LAYERS[layer]
-        dtype, lead = what.dtype(job.sampler.samples), (job.question.classes,) if what.each_class else ()
-        array = da.block([[_tile_array(r, layer, t, dtype, lead) for t, r in row] for row in rows.values()])
-        array = array.rechunk((*lead, size, size))  # with bounds the first tiles are cut, and zarr wants even chunks
-        dims = (("class",) if lead else ()) + scene.dims[1:]
-        labels = {"class": list(names)} if lead else {}
+        dims = (("class",) if what.each_class else ()) + scene.dims[1:]
+        labels = {"class": list(names)} if what.each_class else {}
         variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(names))
         variables[layer].encoding = layer_encoding(what, mapping)
     return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)
 
 
-def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
-    return segment_tile(job, np.asarray(values), tile).layers
-
-
-def _tile_array(result: Any, layer: str, tile: Tile, dtype: np.dtype, lead: tuple[int, ...]) -> da.Array:
-    tile_layer: da.Array = da.from_delayed(result[layer], shape=(*lead, *tile.core.shape), dtype=dtype)
-    return tile_layer
+def _dask_array(scene: xr.DataArray, size: int) -> da.Array:
+    """Return the scene's values as a dask array; what is in memory, or lazy otherwise, in chunks of ``size``."""
+    chunked = scene if scene.chunks is not None else scene.chunk(dict.fromkeys(scene.dims[1:], size))
+    array: da.Array = chunked.data
+    return array
