@@ -11,6 +11,7 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
+from geouq.cli.show import say
 from geouq.files import check_free, existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
@@ -46,15 +47,15 @@ def command(model: str, data: Path, **options: Any) -> None:
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)
     calibrated.save(output, replace=options["overwrite"])
     if options["as_json"]:
-        click.echo(json.dumps(asdict(fit) | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})))
+        say(json.dumps(asdict(fit) | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})))
         return
     if options["laplace"] and calibrated.spec.laplace:
         told = calibrated.spec.laplace
-        click.echo(
+        say(
             f"posterior of the last layer ({told['layer']}): {told['pixels']} pixels, prior precision "
             f"{told['prior_precision']:.4g}"
         )
-    click.echo(f"{describe(fit)}\nwrote {output}")
+    say(f"{describe(fit)}\nwrote {output}")
 
 
 def describe(fit: Fit) -> str:

@@ -10,6 +10,7 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import each_chip
+from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.files import existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
@@ -60,8 +61,8 @@ def command(model: str, data: Path, **options: Any) -> None:
         most_pictures=48 if options["output"] else 0,
         on_chip=each_chip(options["quiet"]),
     )
-    click.echo(json.dumps(found.scores) if options["as_json"] else summary(found.scores))
+    say(json.dumps(found.scores) if options["as_json"] else summary(found.scores))
     if options["output"]:
         page = write_report(found, options["output"], data.resolve().name, overwrite=options["overwrite"])
         if not options["quiet"]:
-            click.echo(f"wrote {page}", err=True)
+            say(f"wrote {page}", err=True)

@@ -14,6 +14,8 @@ from types import TracebackType
 
 import click
 
+from geouq.cli.show import say
+
 #: verb → (module with its ``command``, one line of help)
 VERBS = {
     "segment": ("geouq.cli.segment", "Map water, and how sure that is, in a scene."),
@@ -27,6 +29,13 @@ VERBS = {
     "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
     "preprocess": ("geouq.cli.preprocess", "Write a Sentinel-1 product's backscatter, calibrated and on a map."),
     "simulate": ("geouq.cli.simulate", "Make a Sentinel-1-like scene with its true water mask."),
+}
+
+
+#: what can be done after a verb was interrupted, where something can
+INTERRUPTED = {verb: "; no output is left half-written" for verb in VERBS if verb not in ("info", "models")} | {
+    "segment": "; the same command continues the run",
+    "train": "; --resume goes on from the last checkpoint, if there is one",
 }
 
 
@@ -55,7 +64,7 @@ def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from importlib.metadata import version
 
-        click.echo(f"geouq {version('geouq')}")
+        say(f"geouq {version('geouq')}")
         ctx.exit()
 
 
@@ -82,20 +91,23 @@ def main() -> None:
         if sys.stdout is not None:  # it is None where the caller closed it
             sys.stdout.flush()
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue(), err=True, nl=False)
         sys.exit(error.exit_code)
     except GeouqError as error:
-        click.echo(f"geouq: {' '.join(str(error).split())}", err=True)
+        say(f"geouq: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         if not _is_of_printing(error):
             raise
         with suppress(OSError):
-            click.echo(f"geouq: standard output cannot be written: {error.strerror}", err=True)
+            say(f"geouq: standard output cannot be written: {error.strerror}", err=True)
         os._exit(2)  # at the usual end, Python would try to write what is left once more
     except (click.Abort, KeyboardInterrupt) as error:
         with suppress(OSError):
-            click.echo("geouq: interrupted; the same command continues an unfinished segment run", err=True)
+            verb = next((word for word in sys.argv[1:] if word in VERBS), "")
+            say(f"geouq: interrupted{INTERRUPTED.get(verb, '')}", err=True)
             sys.stdout.flush()
         told = error.args or getattr(error.__cause__, "args", ())
         os._exit(

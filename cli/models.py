@@ -6,7 +6,7 @@ import json
 
 import click
 
-from geouq.cli.show import table
+from geouq.cli.show import say, table
 from geouq.networks.model import read_spec, shipped_models
 
 
@@ -19,12 +19,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
         return
     specs = {name: read_spec(path) for name, path in shipped_models().items()}
     if as_json:
-        click.echo(json.dumps({name: spec.to_dict() for name, spec in specs.items()}))
+        say(json.dumps({name: spec.to_dict() for name, spec in specs.items()}))
         return
     for name, spec in specs.items():
-        click.echo(
-            f"{name:<16} {', '.join(spec.bands)} in {spec.units} → {', '.join(spec.classes)}: {spec.description}"
-        )
+        say(f"{name:<16} {', '.join(spec.bands)} in {spec.units} → {', '.join(spec.classes)}: {spec.description}")
 
 
 @command.command("show")
@@ -38,7 +36,7 @@ def show(name: str) -> None:
     sites = model.active_sites()
     hidden = ("arguments", "format") + (() if model.spec.sampler == "ssn" else ("correlation", "spread"))
     plan = make_sampler(model, samples=1).plan()
-    click.echo(
+    say(
         table(
             {k: v for k, v in model.spec.to_dict().items() if k not in hidden}
             | {

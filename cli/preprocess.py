@@ -11,6 +11,7 @@ import click
 
 from geouq.cli.options import FILE, band_numbers, creation_options, preprocessing, product_options
 from geouq.cli.progress import Bar
+from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.maps.backscatter import write_backscatter
 from geouq.scenes.open import open_scene
@@ -38,7 +39,7 @@ def command(product: str, output: Path, **options: Any) -> None:
     notes = scene.attrs["notes"]
     if not options["quiet"]:
         for note in notes.split("; "):
-            click.echo(f"geouq: {note}", err=True)
+            say(f"geouq: {note}", err=True)
     tags = {
         "GEOUQ_SCENE": notes,
         "GEOUQ_SOURCE": Path(product).name,
@@ -57,6 +58,6 @@ def command(product: str, output: Path, **options: Any) -> None:
             on_pixels=bar.advance,
         )
     if options["as_json"]:
-        click.echo(json.dumps(summary | {"steps": notes.split("; ")}))
+        say(json.dumps(summary | {"steps": notes.split("; ")}))
     elif not options["quiet"]:
-        click.echo(f"valid: {summary['valid_percent']:g} % of {pixels / 1e6:.1f} megapixels\nwrote {output}")
+        say(f"valid: {summary['valid_percent']:g} % of {pixels / 1e6:.1f} megapixels\nwrote {output}")

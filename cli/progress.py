@@ -9,8 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import click
-
+from geouq.cli.show import plain, say
 from geouq.segmentation.events import BatchHalved, Event, Finishing, Noted, Started, TileDone
 
 if TYPE_CHECKING:
@@ -65,9 +64,9 @@ class Bar:
     def line(self, text: str) -> None:
         """Say something in a line of its own."""
         if self._rich is not None:
-            self._rich.console.print(f"geouq: {text}", markup=False, highlight=False, soft_wrap=True)
+            self._rich.console.print(plain(f"geouq: {text}"), markup=False, highlight=False, soft_wrap=True)
         elif not self.quiet:
-            click.echo(f"geouq: {text}", err=True)
+            say(f"geouq: {text}", err=True)
 
     def _text(self, now: float) -> str:
         speed = (self._done - self._before) / self.scale / max(now - self._began, 1e-6)
@@ -94,10 +93,10 @@ def each_chip(quiet: bool) -> Callable[[str, int, int], None]:
     """Return what says which chip comes next: called with its name, its number from 0, and how many there are."""
     bar = Bar(quiet)
 
-    def say(name: str, number: int, count: int) -> None:
+    def tell(name: str, number: int, count: int) -> None:
         bar.line(f"{number + 1} of {count}: {name}")
 
-    return say
+    return tell
 
 
 class RunProgress(Bar):

@@ -10,6 +10,7 @@ import numpy as np
 
 from geouq.answers.samples import Samples, samples
 from geouq.cli.options import FILE
+from geouq.cli.show import say
 from geouq.errors import InputError
 
 
@@ -47,14 +48,14 @@ def command(
         paths = found.connected(connects[:2], connects[2:], through=through)
         facts["connected"] = {"through": through, "probability": float(paths.mean()), "samples": paths.tolist()}
     if as_json:
-        click.echo(json.dumps(facts))
+        say(json.dumps(facts))
         return
     if connects is not None:
-        click.echo(f"connected by {through} in {paths.sum()} of {len(paths)} samples")
+        say(f"connected by {through} in {paths.sum()} of {len(paths)} samples")
     if output is not None:
-        click.echo(f"wrote {output}: sample {facts['exported']}")
+        say(f"wrote {output}: sample {facts['exported']}")
     if preview is not None:
-        click.echo(f"wrote {preview}")
+        say(f"wrote {preview}")
     if output is None and preview is None and connects is None:
         _list(found)
 
@@ -68,6 +69,7 @@ def _facts(found: Samples) -> dict[str, object]:
         "area_m2_p05": low,
         "area_m2_p95": high,
         "valid_area_m2": found.valid_area,
+        "unit": found.unit,
         **names,
     }
 
@@ -76,5 +78,6 @@ def _list(found: Samples) -> None:
     low, high = found.interval
     marks = {found.number(name): name for name in ("most", "median", "least")}
     for sample in np.argsort(found.areas, kind="stable"):
-        click.echo(f"sample {sample:2d}  {found.areas[sample]:14.6g} m²  {marks.get(int(sample), '')}".rstrip())
-    click.echo(f"{len(found)} samples, mean {found.areas.mean():.6g} m², 5–95 %: {low:.6g}–{high:.6g} m²")
+        say(f"sample {sample:2d}  {found.areas[sample]:14.6g} {found.unit}  {marks.get(int(sample), '')}".rstrip())
+    mean, unit = found.areas.mean(), found.unit
+    say(f"{len(found)} samples, mean {mean:.6g} {unit}, 5–95 %: {low:.6g}–{high:.6g} {unit}")

@@ -21,7 +21,9 @@ from geouq.cli.options import (
     scene_source,
     voice_options,
 )
+from geouq.cli.show import say
 from geouq.files import existing, refuse_own
+from geouq.grid import area_unit
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
 
@@ -135,13 +137,13 @@ def command(**options: Any) -> None:
     )
     missing = [name for name, index in zip(model.spec.bands, job.bands, strict=True) if index is None]
     if missing and not options["quiet"]:
-        click.echo(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
+        say(f"geouq: the scene has no band {', '.join(missing)}: the model does without, and worse", err=True)
     ignored = [str(name) for i, name in enumerate(scene["band"].values) if i not in job.bands]
     if ignored and not options["quiet"]:
-        click.echo(f"geouq: the model does not use the band{'s' * (len(ignored) > 1)} {', '.join(ignored)}", err=True)
+        say(f"geouq: the model does not use the band{'s' * (len(ignored) > 1)} {', '.join(ignored)}", err=True)
     if not options["quiet"]:
         for note in filter(None, scene.attrs.get("notes", "").split("; ")):
-            click.echo(f"geouq: {note}", err=True)
+            say(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
     for path in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr)):
@@ -150,11 +152,11 @@ def command(**options: Any) -> None:
         summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
     if not options["quiet"]:
         for warning in summary["warnings"]:
-            click.echo(f"geouq: WARNING: {warning}", err=True)
+            say(f"geouq: WARNING: {warning}", err=True)
     if options["as_json"]:
-        click.echo(json.dumps(summary))
+        say(json.dumps(summary))
     elif not options["quiet"]:
-        click.echo(describe(summary, abs(job.geobox.affine.determinant)))
+        say(describe(summary, abs(job.geobox.affine.determinant)))
 
 
 def _settings(options: dict[str, Any]) -> Settings:
@@ -211,13 +213,12 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
     if precision == "auto":
         lines.append(f"precision: {choose_precision(job.sampler)}")
     for line in lines:
-        click.echo(f"geouq: {line}", err=True)
+        say(f"geouq: {line}", err=True)
 
 
 def describe(summary: dict[str, Any], pixel: float) -> str:
     """Return the summary for people; ``pixel`` is the area of one in squared units of the grid."""
-    without = ("px" if pixel == 1 else "squared units of the grid", 1.0)
-    unit, scale = ("km²", 1e6) if summary["crs"] else without
+    unit, scale = ("km²", 1e6) if summary["crs"] else (area_unit(None, pixel), 1.0)
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
     if not summary["valid_area_m2"]:
         area = f"{summary['positive_class']}: nothing was classified"

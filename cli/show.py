@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+import click
+
+#: what would move a terminal's cursor, change its title or turn the order of its letters: all controls but tab and
+#: newline, other ends of lines, and marks that override the direction of writing
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """Return text with controls as backslash and code: band names and descriptions come from files of other people."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str, err: bool = False, nl: bool = True) -> None:
+    """Print text: the one way from geouq to a terminal, but for the bar of ``progress``."""
+    click.echo(plain(text), err=err, nl=nl)
 
 
 def table(values: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from geouq.cli.options import FILE
+from geouq.cli.show import say
 from geouq.simulation.simulate import simulate_scene
 
 
@@ -19,4 +20,4 @@ from geouq.simulation.simulate import simulate_scene
 def command(out: Path, size: int, seed: int, truth: Path | None, overwrite: bool) -> None:
     """Make a scene like Sentinel-1 sees (VV and VH in dB), for trials, tests and benchmarks."""
     simulate_scene(out, size=size, seed=seed, truth=truth, overwrite=overwrite)
-    click.echo(f"wrote {out}" + (f" and {truth}" if truth else ""))
+    say(f"wrote {out}" + (f" and {truth}" if truth else ""))

@@ -9,6 +9,7 @@ import click
 
 from geouq.cli.options import FILE
 from geouq.cli.progress import Bar
+from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names, write_recipe
@@ -60,7 +61,7 @@ def command(
     """
     chosen = find_recipe(recipe, changes)
     if show:
-        click.echo(write_recipe(chosen), nl=False)
+        say(write_recipe(chosen), nl=False)
         return
     if data is None or output is None:
         raise click.UsageError("DATA and --output are needed to train; --show prints the recipe alone")
@@ -76,7 +77,7 @@ def command(
     with _Progress(quiet) as progress:
         path = train_model(data, chosen, output, options, progress)
     if not quiet:
-        click.echo(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def _names(text: str) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from geouq.cli.options import FILE
+from geouq.cli.show import say
 from geouq.polygons.vectorize import vectorize
 
 
@@ -27,6 +28,6 @@ def command(
     """Turn a map into polygons, whole across tile seams, in .gpkg, .fgb, .geojson or .parquet."""
     summary = vectorize(map_path, out_path, samples_path=samples_path, min_area=min_area, overwrite=overwrite)
     if as_json:
-        click.echo(json.dumps(asdict(summary)))
+        say(json.dumps(asdict(summary)))
     else:
-        click.echo(f"wrote {out_path}: {summary}")
+        say(f"wrote {out_path}: {summary}")

@@ -11,6 +11,7 @@ import click
 from geouq.answers.places import Places
 from geouq.answers.zonal import zonal
 from geouq.cli.options import FILE
+from geouq.cli.show import say
 
 
 @click.command("zonal")
@@ -55,8 +56,8 @@ def command(
         overwrite=overwrite,
     )
     if as_json:
-        click.echo(json.dumps(asdict(summary)))
+        say(json.dumps(asdict(summary)))
         return
     for name, got in summary.renamed.items():
-        click.echo(f"the places have a column {name} already: the new one is called {got}", err=True)
-    click.echo(f"wrote {output}: {summary}")
+        say(f"the places have a column {name} already: the other one is called {got}", err=True)
+    say(f"wrote {output}: {summary}")

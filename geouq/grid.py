@@ -27,6 +27,7 @@ __all__ = [
     "Tile",
     "Tiling",
     "apply",
+    "area_unit",
     "corners_apart",
     "degrees_per_unit",
     "geobox_roi",
@@ -157,6 +158,13 @@ def corners_apart(grid: GeoBox, other: GeoBox) -> float:
     corners = np.array([(0, 0), (grid.shape[1], 0), (0, grid.shape[0])], float).T
     column, row = apply(~grid.affine, *apply(other.affine, *corners))
     return float(np.hypot(column - corners[0], row - corners[1]).max())
+
+
+def area_unit(crs: object, pixel: float) -> str:
+    """Return what areas of a grid whose pixels have so many squared units are in: m²; without a CRS px if that is 1."""
+    if crs is not None:
+        return "m²"
+    return "px" if abs(pixel) == 1 else "squared units of the grid"
 
 
 def same_places(grid: GeoBox, other: CRS | None) -> bool:

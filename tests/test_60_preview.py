@@ -227,7 +227,7 @@ def test_no_scale_and_no_north_where_there_is_none(tmp_path):
     assert abs(_ground(rotated, (5, 6), (5, 4))[1]) > 20
     scene, path = make(tmp_path, (50, 50), (None, Affine.identity()))
     preview(scene, path, tmp_path / "p.png", summary={"area_m2": 1250.0})
-    assert "1,250 pixels" in module._facts(module._read_map(path), {"area_m2": 1250.0})[0]
+    assert "1,250 px" in module._facts(module._read_map(path), {"area_m2": 1250.0})[0]
 
 
 def test_facts_tell_the_area_with_its_interval(tmp_path):
@@ -337,8 +337,8 @@ def test_areas_are_in_one_unit(area, text):
 @pytest.mark.parametrize(
     ("affine", "text"),
     [
-        (Affine.identity(), "300 pixels"),
-        (Affine(1, 0, 0, 0, -1, 9), "300 pixels"),
+        (Affine.identity(), "300 px"),
+        (Affine(1, 0, 0, 0, -1, 9), "300 px"),
         (Affine(10, 0, 0, 0, -10, 0), "300 squared units of the grid"),
     ],
 )

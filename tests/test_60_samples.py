@@ -1,6 +1,8 @@
 """Samples as maps of their own: areas, exports, pictures, paths."""
 
 import json
+import sqlite3
+from contextlib import closing
 
 import geopandas
 import numpy as np
@@ -20,7 +22,7 @@ from geouq.maps.bands import quantise, vote_bands
 from geouq.maps.cog import MapWriter
 from geouq.maps.votes import sums
 from tests.helpers import geouq
-from tests.maps import UTM, write_map
+from tests.maps import AFFINES, SHAPES, UTM, on_map, write_map, write_places
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -200,3 +202,21 @@ def test_a_path_from_nowhere_is_refused(tmp_path):
     path, *_ = write_map(tmp_path)
     with pytest.raises(InputError, match="finite"):
         samples(path).connected((float("nan"), 0), (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("crs", "grid", "unit"),
+    [("EPSG:32633", "north-up", "m²"), (None, "pixels", "px"), (None, "north-up", "squared units of the grid")],
+)
+def test_every_verb_says_in_which_unit_areas_are(tmp_path, crs, grid, unit):
+    path = write_map(tmp_path, affine=AFFINES[grid], crs=crs)[0]
+    places = write_places(tmp_path / "p.gpkg", on_map(SHAPES[:2], AFFINES[grid]), crs)
+    told = [geouq("samples", path), geouq("zonal", path, places, "-o", tmp_path / "z.gpkg")]
+    told.append(geouq("vectorize", path, tmp_path / "v.gpkg", "--min-area", "2"))
+    for done in told:
+        assert f" {unit}" in done.stdout and (unit == "m²" or "m²" not in done.stdout), done.stdout
+    json_told = json.loads(geouq("samples", path, "--json").stdout)
+    assert json_told["unit"] == unit
+    with closing(sqlite3.connect(tmp_path / "v.gpkg")) as database:
+        aliases = dict(database.execute("SELECT column_name, name FROM gpkg_data_columns"))
+    assert aliases["area_m2"] == f"area in {unit}"

@@ -23,6 +23,7 @@ from geouq.answers import zonal as module
 from geouq.answers.places import Places
 from geouq.answers.zonal import zonal
 from geouq.errors import InputError, OutputError, SceneError
+from tests.helpers import geouq as run
 from tests.maps import AFFINES, SHAPES, UTM, on_map, polygon, write_map, write_places
 
 pytestmark = [
@@ -574,3 +575,34 @@ def test_damaged_tags_and_votes_in_another_crs_are_refused_in_one_line(tmp_path)
         with pytest.raises(SceneError, match=words) as found:
             zonal(path, places, tmp_path / "o.gpkg")
         assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "geojson", "fgb", "parquet"])
+def test_columns_that_differ_in_case_alone_are_all_kept(tmp_path, suffix):
+    path = write_map(tmp_path)[0]
+    shapes = on_map(SHAPES[:3], UTM)
+    columns = {"Name": ["a", "b", "c"], "NAME": [1, 2, 3], 'na"me': [0.5, 1.5, 2.5], "name_2": [7, 8, 9]}
+    places = write_places(tmp_path / "p l.geojson", shapes, "EPSG:32633", **columns)
+    out = tmp_path / f"o.{suffix}"
+    summary = zonal(path, places, out)
+    assert summary.renamed == {"NAME": "NAME_3"}
+    found = geopandas.read_parquet(out) if suffix == "parquet" else geopandas.read_file(out)
+    found = found.sort_values("Name")  # FlatGeobuf orders by place
+    assert found[["Name", "NAME_3", 'na"me', "name_2"]].values.tolist() == [
+        list(row) for row in zip(*columns.values(), strict=True)
+    ]
+    assert (found["water_area_m2"] > 0).all()
+
+
+@pytest.mark.parametrize("odd", ["Id", "sample", "place", "area_m2"])
+def test_an_id_is_the_column_it_names_whatever_the_others_are_called(tmp_path, odd):
+    path = write_map(tmp_path)[0]
+    columns = {odd: [5, 5] if odd == "Id" else ["t", "u"], odd.upper(): ["x", "y"]}
+    places = write_places(tmp_path / "p.geojson", on_map(SHAPES[:2], UTM), **columns)
+    summary = zonal(path, Places(places, id=odd.upper()), tmp_path / "o.gpkg", with_samples=True)
+    assert "with an id that others have too" not in summary.notes
+    table = pyogrio.read_dataframe(tmp_path / "o.gpkg", layer="samples")
+    assert table["id"].tolist() == ["x"] * 20 + ["y"] * 20
+    assert table["sample"].tolist() == [*range(20), *range(20)] and table["area_m2"].dtype == float
+    done = run("zonal", path, places, "-o", tmp_path / "c.gpkg")
+    assert f"a column {odd.upper()} already: the other one is called {odd.upper()}_2" in done.stderr

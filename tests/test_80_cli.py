@@ -154,9 +154,18 @@ def test_text_that_is_not_utf8_is_one_line(verb, tmp_path):
     assert done.stderr.count("\n") == 1 and "not UTF-8" in done.stderr
 
 
-def test_an_interrupted_run_does_not_wait_for_its_tiles():
-    script = """
-import time
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("segment", "; the same command continues"),
+        ("train", "; --resume"),
+        ("zonal", "; no output is left"),
+        ("info", "\n"),
+    ],
+)
+def test_an_interrupted_verb_says_what_is_next_and_does_not_wait_for_its_tiles(verb, words):
+    script = f"""
+import sys, time
 from concurrent.futures import ThreadPoolExecutor
 from geouq.cli import main
 
@@ -165,10 +174,12 @@ def interrupted(**options):
     raise KeyboardInterrupt
 
 main.geouq.main = interrupted
+sys.argv = ["geouq", {verb!r}, "a.tif"]
 main.main()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 130 and done.stderr.startswith("geouq: interrupted") and "Traceback" not in done.stderr
+    assert done.returncode == 130 and done.stderr.startswith("geouq: interrupted" + words[:1])
+    assert words in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_an_all_nan_scene_ends_well(tmp_path):

@@ -39,6 +39,8 @@ class LayerCopy:
     Attributes
     ----------
     count, crs, fields : number of features, their CRS or None, names of the attributes.
+    renamed : attributes that differ from an earlier one in the case of letters alone, which is no difference to
+        databases: the name each of them has in the copy and in the end.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class LayerCopy:
             name = stack.enter_context(_reading(source))
             info = _info(name, source, layer)
             self.fields, self.crs = list(info["fields"]), _known(info["crs"])
+            self.renamed = _apart(self.fields)
             stack.enter_context(writing(out, *FAILURES))
             self._copy_into(out, name, info["layer_name"])
         self.count = int(self._table.execute(f"SELECT count(*) FROM {LAYER}").fetchone()[0])
@@ -77,7 +80,8 @@ class LayerCopy:
         self._stack.close()
 
     def _copy(self, name: str, layer: str) -> None:
-        with pyogrio.open_arrow(name, layer=layer) as (meta, stream):
+        what = {"sql": _selecting(self.fields, self.renamed, layer)} if self.renamed else {"layer": layer}
+        with pyogrio.open_arrow(name, **what) as (meta, stream):
             pyogrio.write_arrow(
                 stream,
                 self._stage,
@@ -108,12 +112,11 @@ class LayerCopy:
 
     def add_columns(self, columns: Mapping[str, str]) -> dict[str, str]:
         """Add columns (name: SQLite type); return the name each one got: with _2, _3 … if the layer has it already."""
-        taken, names = {name.lower() for name in (*self.fields, _ID, "geouq_geom")}, {}
+        taken = {name.lower() for name in (*self.fields, *self.renamed.values(), _ID, "geouq_geom")}
+        names = {}
         with writing(self.out, sqlite3.Error), self._table:
             for name, kind in columns.items():
-                free = (name if k == 1 else f"{name}_{k}" for k in count(1))
-                names[name] = next(each for each in free if each.lower() not in taken)
-                taken.add(names[name].lower())
+                names[name] = _free(name, taken)
                 self._table.execute(f"ALTER TABLE {LAYER} ADD COLUMN {_quoted(names[name])} {kind}")
         return names
 
@@ -133,7 +136,7 @@ class LayerCopy:
 
     def repeated(self, name: str) -> int:
         """Return how many features have a value of the attribute ``name`` that an earlier one has too."""
-        quoted = _quoted(name)
+        quoted = _quoted(self.renamed.get(name, name))
         query = f"SELECT count({quoted}) - count(DISTINCT {quoted}) FROM {LAYER}"
         return int(self._table.execute(query).fetchone()[0])
 
@@ -149,14 +152,25 @@ class LayerCopy:
         if self.crs is not None and made.suffix == ".geojson":
             with writing(self.out, sqlite3.Error), self._table:
                 self._cut_edges(straight_length(CRS.from_user_input(self.crs), 0.01))
-        named = f"p.{_quoted(name)} AS id, " if name else ""
-        sql = f"SELECT s.place, {named}s.sample, s.area_m2 FROM {SAMPLES} s JOIN {LAYER} p ON p.{_ID} = s.place"
         with writing(self.out, sqlite3.Error, *FAILURES), quiet():
             convert(self._stage, made, LAYER)
             if samples:
-                convert(self._stage, made, SAMPLES, f"{sql} ORDER BY s.rowid")
+                self._add_ids(name)
+                columns = "place, id, sample, area_m2" if name else "place, sample, area_m2"
+                convert(self._stage, made, SAMPLES, f"SELECT {columns} FROM {SAMPLES} ORDER BY rowid")
             check_whole(made, LAYER, self.count)
             publish(made, self.out, replace)
+
+    def _add_ids(self, name: str | None) -> None:
+        """Repeat an attribute in the table of samples, as a column of it: in a join GDAL mistakes its type."""
+        if name is None:
+            return
+        column = self.renamed.get(name, name)
+        kinds = {row[1]: row[2] for row in self._table.execute(f"PRAGMA table_info({LAYER})")}
+        with self._table:
+            self._table.execute(f"ALTER TABLE {SAMPLES} ADD COLUMN id {kinds[column]}")
+            found = f"(SELECT {_quoted(column)} FROM {LAYER} WHERE {_ID} = {SAMPLES}.place)"
+            self._table.execute(f"UPDATE {SAMPLES} SET id = {found}")
 
     def _cut_edges(self, longest: float) -> None:
         """Give edges that will become degrees by their ends alone more of them, so that they stay within a centimetre.
@@ -182,6 +196,32 @@ def _known(crs: str | None) -> str | None:
         return None
     found = CRS.from_user_input(crs)
     return None if found.is_engineering or found.name.lower().startswith("undefined") else crs
+
+
+def _apart(fields: Sequence[str]) -> dict[str, str]:
+    """Return new names for those fields that differ from an earlier one in the case of letters alone."""
+    taken = {name.lower() for name in fields}
+    seen, renamed = set[str](), {}
+    for name in fields:
+        if name.lower() in seen:
+            renamed[name] = _free(name, taken)
+        seen.add(name.lower())
+    return renamed
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """Return a name, or the first of name_2, name_3 … that is not among those ``taken`` in any case; it is then."""
+    free = (name if k == 1 else f"{name}_{k}" for k in count(1))
+    found = next(each for each in free if each.lower() not in taken)
+    taken.add(found.lower())
+    return found
+
+
+def _selecting(fields: Sequence[str], renamed: Mapping[str, str], layer: str) -> str:
+    """Return what asks GDAL for a layer with some fields renamed; in its SQL, unlike in SQLite's, case makes names."""
+    quote = {name: '"' + name.replace('"', '\\"') + '"' for name in (*fields, *renamed.values(), layer)}
+    columns = (f"{quote[name]} AS {quote[renamed[name]]}" if name in renamed else quote[name] for name in fields)
+    return f"SELECT {', '.join(columns)} FROM {quote[layer]}"
 
 
 def _quoted(name: str) -> str:

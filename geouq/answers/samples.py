@@ -19,7 +19,7 @@ from pyproj import CRS
 from geouq.answers.connected import connected
 from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own, scratch
-from geouq.grid import pixel_areas
+from geouq.grid import area_unit, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, area_interval, mask_of_two, says
 from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
@@ -39,11 +39,13 @@ class Samples:
     path : the votes file.
     areas : (samples,) area in m² that each calls water (squared units of the grid without a CRS).
     valid_area : area that is classified.
+    unit : of areas: m²; without a CRS px where a pixel's area is 1, else squared units of the grid.
     """
 
     path: Path
     areas: np.ndarray
     valid_area: float
+    unit: str = "m²"
 
     def __len__(self) -> int:
         return len(self.areas)
@@ -120,7 +122,7 @@ class Samples:
             (rows, columns), crs = votes.geobox.shape, votes.crs
             grid = Grid((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
             panels, facts = _panels(self, votes, grid), _facts(self, votes, grid)
-        unit, one = ("km²", 1e6) if grid.crs else ("squared units of the grid", 1.0)
+        unit, one = ("km²", 1e6) if grid.crs else (self.unit, 1.0)
         low, high = self.interval
         bars = Histogram(
             f"How many of {len(self)} samples have which area", self.areas / one, low / one, high / one, unit
@@ -149,7 +151,7 @@ def samples(path: str | os.PathLike[str]) -> Samples:
             area = np.broadcast_to(pixel_areas(votes.geobox, roi), roi.shape)[valid]
             areas += sums(bits[valid], area, np.zeros(len(area), np.int64), 1, votes.samples)[0]
             valid_area += float(area.sum())
-    return Samples(votes.path, areas, valid_area)
+    return Samples(votes.path, areas, valid_area, area_unit(votes.crs, votes.geobox.affine.determinant))
 
 
 def _legend(votes: Votes) -> Legend:

@@ -36,7 +36,7 @@ from geouq.answers.layercopy import LayerCopy
 from geouq.answers.places import Measured, Places, measure
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
-from geouq.grid import Roi, pixel_areas
+from geouq.grid import Roi, area_unit, pixel_areas
 from geouq.layers import area_interval
 from geouq.maps.votes import open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
@@ -55,8 +55,8 @@ class ZonalSummary:
     """What became of the places: their number, how many have an answer, areas of all together (overlaps twice).
 
     ``water_area_m2`` is the mean of the sums in each sample, ``mask_area_m2`` what the map's mask says (None without a
-    map): they differ where the map is in doubt. ``notes`` counts what was noted, ``renamed``
-    says which columns had to take another name.
+    map): they differ where the map is in doubt. Areas are in m², without a CRS in ``unit``. ``notes`` counts what was
+    noted, ``renamed`` says which columns had to take another name.
     """
 
     places: int = 0
@@ -67,16 +67,18 @@ class ZonalSummary:
     water_area_m2_p05: float = 0.0
     water_area_m2_p95: float = 0.0
     mask_area_m2: float | None = None
+    unit: str = "m²"
     notes: dict[str, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = (
-            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} m² of water, "
-            f"the mean of {self.samples} samples (5–95 %: {self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} m²)"
+            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} {self.unit} of "
+            f"water, the mean of {self.samples} samples (5–95 %: {self.water_area_m2_p05:.6g}–"
+            f"{self.water_area_m2_p95:.6g} {self.unit})"
         )
         if self.mask_area_m2 is not None:
-            text += f"; by the map's mask {self.mask_area_m2:.6g} m²"
+            text += f"; by the map's mask {self.mask_area_m2:.6g} {self.unit}"
         if self.places and not self.valid_area_m2:
             text = f"{self.places} places, none with an answer: nothing of the map is classified in any of them"
         return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
@@ -140,11 +142,13 @@ def zonal(
         layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
         _check_inputs(out, where, layer, rasters)
         names = layer.add_columns(_columns(shares))
-        summary = ZonalSummary(layer.count, samples=rasters.votes.samples)
-        summary.renamed = {name: got for name, got in names.items() if got != name}
-        total = np.zeros(rasters.votes.samples)
+        votes = rasters.votes
+        unit = area_unit(votes.crs, votes.geobox.affine.determinant)
+        summary = ZonalSummary(layer.count, samples=votes.samples, unit=unit)
+        summary.renamed = layer.renamed | {name: got for name, got in names.items() if got != name}
+        total = np.zeros(votes.samples)
         for first, shapes in layer.batches():
-            found = measure(shapes, layer.crs, where.buffer, rasters.votes.geobox)
+            found = measure(shapes, layer.crs, where.buffer, votes.geobox)
             totals = rasters.sums(found.edges, len(shapes))
             answers = _answers(totals, found, shares)
             layer.fill(first, {names[name]: values for name, values in answers.items()})

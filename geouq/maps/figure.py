@@ -26,7 +26,7 @@ from matplotlib.transforms import ScaledTranslation
 from pyproj import CRS, Geod
 
 from geouq.files import whole
-from geouq.grid import to_degrees
+from geouq.grid import area_unit, to_degrees
 from geouq.maps.plotting import own_settings
 
 _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
@@ -186,8 +186,7 @@ def save(figure: Figure, path: Path, description: str = "", replace: bool = True
 def area_text(square_metres: float, grid: Grid) -> str:
     """Return an area with three significant digits, km² or, below 0.01, m²; without a CRS as pixels or grid units²."""
     if grid.crs is None:
-        unit = "pixels" if abs(grid.transform.determinant) == 1 else "squared units of the grid"
-        return f"{square_metres:,.0f} {unit}"
+        return f"{square_metres:,.0f} {area_unit(None, grid.transform.determinant)}"
     if square_metres < 1e4:
         return f"{float(f'{square_metres:.3g}'):,.0f} m²"
     kilometres = square_metres / 1e6

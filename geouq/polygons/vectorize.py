@@ -28,7 +28,7 @@ import numpy as np
 
 from geouq.errors import InputError, SceneError
 from geouq.files import refuse_own
-from geouq.grid import Roi, pixel_areas
+from geouq.grid import Roi, area_unit, pixel_areas
 from geouq.layers import area_interval
 from geouq.maps.votes import MapFile, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
@@ -49,16 +49,18 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class VectorSummary:
-    """What became of a map: polygons written and left out, and their areas in m² (grid units without a CRS)."""
+    """What became of a map: polygons written and left out, and their areas, in m² or, without a CRS, in ``unit``."""
 
     polygons: int
     dropped: int
     area_m2: float
     dropped_area_m2: float
+    unit: str = "m²"
 
     def __str__(self) -> str:
-        text = f"{self.polygons} polygons, {self.area_m2:.6g} m²"
-        return text + (f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} m²" if self.dropped else "")
+        text = f"{self.polygons} polygons, {self.area_m2:.6g} {self.unit}"
+        left = f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} {self.unit}"
+        return text + (left if self.dropped else "")
 
 
 @overload
@@ -124,7 +126,7 @@ def vectorize(
     kept, kept_area, dropped, dropped_area = 0, 0.0, 0, 0.0
     with (
         _Map(Path(map_path), samples_path, tile) as source,
-        FeatureWriter(out, FIELDS, source.crs, source.origin(min_area)) as writer,
+        FeatureWriter(out, source.fields, source.crs, source.origin(min_area)) as writer,
     ):
         rows, columns = source.geobox.shape
         for strip, found in zip(source.strips, regions(source.masks(), columns, source.measure), strict=True):
@@ -138,7 +140,7 @@ def vectorize(
             if on_progress:
                 on_progress(strip.y1, rows)
         writer.finish(overwrite)
-    return VectorSummary(kept, dropped, float(kept_area), float(dropped_area))
+    return VectorSummary(kept, dropped, float(kept_area), float(dropped_area), source.unit)
 
 
 def origin(run: str, min_area: float) -> str:
@@ -167,6 +169,16 @@ class _Map:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    @property
+    def unit(self) -> str:
+        """Of areas."""
+        return area_unit(self.crs, self.geobox.affine.determinant)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The attributes of polygons, and what they are called for people."""
+        return {name: label.replace("m²", self.unit) for name, label in FIELDS.items()}
 
     def origin(self, min_area: float) -> str:
         """Return what polygons of this map say of themselves; nothing if the map names no run."""
