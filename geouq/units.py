@@ -35,6 +35,13 @@ SCALES = {
 #: other names that a DataArray's ``units`` may have for them
 SYNONYMS = {"decibel": DB, "decibels": DB, "linear": POWER, "intensity": POWER}
 
+
+def named_unit(name: str) -> str | None:
+    """Return the unit that is called ``name``, by its own name or another, in any letters; None if there is none."""
+    known = {unit.lower(): unit for unit in (*SCALES.values(), UNKNOWN)} | SYNONYMS
+    return known.get(name.lower())
+
+
 #: Power at and below this (negative after noise subtraction, say) is reported as this many dB; far below
 #: Sentinel-1's noise floor of about -22..-30 dB, so no surface is told apart by it.
 FLOOR_DB = -60.0

@@ -132,16 +132,3 @@ def test_a_crs_left_behind_in_the_file_is_missed():
         del lost[coord].attrs["crs"]
     with pytest.raises(SceneError, match="decode_coords='all'"):
         segment(lost)
-
-
-def test_a_scene_of_other_dimensions_is_told_how_to_become_one():
-    stack = scene().expand_dims(time=2)
-    data = stack.to_dataset("band")
-    with pytest.raises(SceneError) as refused:
-        segment(data)
-    said = str(refused.value)
-    assert "scene[['VV', 'VH']].isel(time=0).to_array('band')" in said and "\n" not in said
-    with pytest.raises(SceneError, match=r"give one at a time, \.isel\(time=0\)"):
-        segment(stack)
-    made = data[["VV", "VH"]].isel(time=0).to_array("band").assign_attrs(units="dB")
-    assert segment(made).equals(segment(scene()))

@@ -179,14 +179,8 @@ def test_refusals_say_what_to_do():
         geouq.segment(as_scene(values, "furlongs"), MODEL)
     with pytest.raises(ModelError, match="needs bands VV, VH; the scene has VV"):
         geouq.segment(as_scene(values[:1]), MODEL)
-    with pytest.raises(SceneError, match="band, y, x"):
+    with pytest.raises(ModelError, match="needs bands VV, VH; the scene has VV"):
         geouq.segment(as_scene(values).isel(band=0), MODEL)
-    with pytest.raises(SceneError, match="transpose"):
-        geouq.segment(as_scene(values).transpose("y", "x", "band"), MODEL)
-    with pytest.raises(SceneError, match="transpose"):
-        geouq.segment(as_scene(values).transpose("band", "x", "y"), MODEL)
-    with pytest.raises(SceneError, match="DataArray is needed"):
-        geouq.segment(as_scene(values).to_dataset("band"), MODEL)
     with pytest.raises(SceneError, match="complex"):
         geouq.segment(as_scene(values) + 0j, MODEL)
     with pytest.raises(SceneError, match="packed values \\(scale_factor 0.01"):

@@ -27,16 +27,16 @@ def layer_encoding(layer: Layer, mapping: str) -> dict[str, Any]:
 def map_coords(scene: xr.DataArray, geobox: GeoBox, region: Roi) -> tuple[dict[Any, Any], str]:
     """Return the coordinates of a map of part of a scene, and which of them is its grid mapping.
 
-    scene : (band, y, x) on ``geobox``. region : the part, in the scene's pixels.
+    scene : (…, band, y, x) on ``geobox``. region : the part, in the scene's pixels.
 
     All coordinates but the bands' are the scene's own; the grid mapping is that of the part.
     """
-    part = scene.isel(dict(zip(scene.dims[1:], region.slices, strict=True)))
-    coords: dict[Any, Any] = {name: c for name, c in part.coords.items() if scene.dims[0] not in c.dims}
+    part = scene.isel(dict(zip(scene.dims[-2:], region.slices, strict=True)))
+    coords: dict[Any, Any] = {name: c for name, c in part.coords.items() if scene.dims[-3] not in c.dims}
     mapping, part_grid = grid_mapping(scene), geobox_roi(geobox, region)
     own = cf_coords(part_grid)
     coords[mapping] = own["spatial_ref"]
-    for dim, axis in zip(scene.dims[1:], "yx", strict=True):
+    for dim, axis in zip(scene.dims[-2:], "yx", strict=True):
         values = own[axis] if _rotated(geobox) else coords[dim]  # pixel numbers count from the part's first pixel
         coords[dim] = _coordinate(dim, values, _axes(part_grid).get(axis, {}))
     return coords, mapping

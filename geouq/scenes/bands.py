@@ -37,6 +37,11 @@ def polarisation_in(text: str, among: set[str] | None = None) -> str:
     return named[0] if len(named) == 1 and clear else ""
 
 
+def nameless(names: Sequence[str]) -> bool:
+    """True if names of bands only count them."""
+    return all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
+
+
 def band_names(rasters: Sequence[Raster], keys: Sequence[str]) -> tuple[str, ...]:
     """Band names: as given, as the file labels them, from the file's name or colours, or ``band1`` …; no two alike."""
     names: list[str] = []

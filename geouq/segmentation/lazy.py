@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import dask.array as da
 import dask.threaded
@@ -12,6 +13,7 @@ from geouq.forks import in_child
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
+from geouq.scenes.arrays import scene_array
 from geouq.segmentation.arguments import four_bounds, names_in, whole_samples
 from geouq.segmentation.graph import layer_arrays
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
@@ -19,7 +21,7 @@ from geouq.segmentation.matching import scene_name
 
 
 def segment(
-    scene: xr.DataArray,
+    scene: xr.DataArray | xr.Dataset,
     model: Models = "s1-water",
     *,
     samples: float = 20,
@@ -35,16 +37,19 @@ def segment(
     sampler: str = "auto",
     weights: Weights = Weights(),  # noqa: B008 (frozen)
     tolerance: float = 0.0,
+    scale: str = "auto",
 ) -> xr.Dataset:
     """Segment a scene, lazily: nothing is read or computed until the result is.
 
     Parameters
     ----------
-    scene : (band, y, x) DataArray, numpy- or dask-backed in any chunking, with a grid (odc-geo or rioxarray
-        style, or plain coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Not valid:
-        NaN, infinite, or the value of ``_FillValue``/``nodata`` in its attrs or encoding; what cannot be a measurement
-        in these units; and undeclared constant fill (``geouq.validity``; a warning tells what, if the scene is in
-        memory, and the first task looks for it otherwise).
+    scene : a DataArray of bands, rows and columns, in any order, or a Dataset of bands (``geouq.scenes.arrays``); in
+        memory, in dask's chunks, or opened and not read yet. With a grid (odc-geo or rioxarray style, or plain
+        coordinates) and ``attrs["units"]`` (dB, power, amplitude, dn, reflectance, rgb). Of further dimensions (time)
+        each entry is a scene of its own, with the same draws. Not valid: NaN, infinite, or the value of
+        ``_FillValue``/``nodata`` in its attrs or encoding; what cannot be a measurement in these units; and undeclared
+        constant fill (``geouq.validity``; a warning tells what, if the scene is in memory, and the first task looks
+        for it otherwise).
     model : a shipped model's name, a model file, or a :class:`geouq.Model`; several are a deep ensemble.
     samples : how many are drawn; 0 is one deterministic pass of (the first) model with dropout off; ``math.inf`` the
         closed form, where dropout is in a linear head alone.
@@ -64,12 +69,14 @@ def segment(
         model or models are made for (docs/samplers.md).
     weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
     tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
+    scale : unit of the values, in place of what the scene says; or auto.
 
     Returns
     -------
-    Dataset with one dask-backed variable a layer on the scene's own grid: float32 in 0..1 with NaN where not
-    valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). Attributes and encoding are those of the
-    CF conventions, for ``to_netcdf`` and ``to_zarr``; read back with ``decode_coords="all"``, else the CRS is lost.
+    Dataset with one dask-backed variable a layer, along the scene's further dimensions and on its own grid: float32 in
+    0..1 with NaN where not valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). Attributes and
+    encoding are those of the CF conventions, for ``to_netcdf`` and ``to_zarr``; read back with
+    ``decode_coords="all"``, else the CRS is lost.
 
     Raises
     ------
@@ -90,7 +97,11 @@ def segment(
         weights=weights,
         tolerance=tolerance,
     )
-    return _lazy_dataset(scene, prepare(scene, load_models(model), settings))
+    models, scene = load_models(model), scene_array(scene, scale)
+    jobs = []
+    for one in _each(scene):
+        jobs.append(prepare(one, models, settings))  # noqa: PERF401 (its warnings point at who called this function)
+    return _lazy_dataset(scene, jobs)
 
 
 def _forget_pool() -> None:
@@ -100,21 +111,35 @@ def _forget_pool() -> None:
 in_child(_forget_pool)
 
 
-def _lazy_dataset(scene: xr.DataArray, job: Job) -> xr.Dataset:
-    """One array a layer, in chunks of a tile."""
+def _each(scene: xr.DataArray) -> Iterator[xr.DataArray]:
+    """Yield the scenes (band, y, x) of an array (…, band, y, x)."""
+    for place in product(*(range(scene.sizes[dim]) for dim in scene.dims[:-3])):
+        yield scene.isel(dict(zip(scene.dims[:-3], place, strict=True)))
+
+
+def _lazy_dataset(scene: xr.DataArray, jobs: Sequence[Job]) -> xr.Dataset:
+    """One array a layer, in chunks of a tile; a job for each of the scenes."""
+    job, others = jobs[0], scene.dims[:-3]
     coords, mapping = map_coords(scene, job.geobox, job.region)
+    maps = [
+        layer_arrays(_dask_array(one, job.tiling.size), own, scene_name(scene))
+        for one, own in zip(_each(scene), jobs, strict=True)
+    ]
     variables, names = {}, job.sampler.model.spec.classes
-    for layer, array in layer_arrays(_dask_array(scene, job.tiling.size), job, scene_name(scene)).items():
-        what = LAYERS[layer]
-        dims = (("class",) if what.each_class else ()) + scene.dims[1:]
+    for layer in job.question.layers:
+        what, arrays = LAYERS[layer], [one[layer] for one in maps]
+        for dim in reversed(others):
+            count = scene.sizes[dim]
+            arrays = [da.stack(arrays[start : start + count]) for start in range(0, len(arrays), count)]
+        dims = (*others, *(("class",) if what.each_class else ()), *scene.dims[-2:])
         labels = {"class": list(names)} if what.each_class else {}
-        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(names))
+        variables[layer] = xr.DataArray(arrays[0], dims=dims, coords=coords | labels, attrs=what.attrs(names))
         variables[layer].encoding = layer_encoding(what, mapping)
     return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)
 
 
 def _dask_array(scene: xr.DataArray, size: int) -> da.Array:
-    """Return the scene's values as a dask array; what is in memory, or lazy otherwise, in chunks of ``size``."""
+    """Return the scene's values as a dask array: what is in memory in chunks of ``size``."""
     chunked = scene if scene.chunks is not None else scene.chunk(dict.fromkeys(scene.dims[1:], size))
     array: da.Array = chunked.data
     return array

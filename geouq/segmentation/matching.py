@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,23 +14,12 @@ from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import GeoBox, Roi, apply
 from geouq.networks.model import Model
 from geouq.rasters.windowed import first_windows
+from geouq.scenes.bands import nameless, polarisation_in
 from geouq.validity import Validity, judge
 
 
 def check_array(scene: xr.DataArray) -> None:
-    """Raise SceneError for what is no (band, y, x) array of measured numbers."""
-    if isinstance(scene, xr.Dataset):
-        raise SceneError(_of_dataset(scene))
-    if not isinstance(scene, xr.DataArray):
-        raise SceneError(f"the scene is a {type(scene).__name__}: a DataArray is needed, such as open_scene gives")
-    if scene.ndim < 3:
-        raise SceneError(
-            f"the scene has dimensions {scene.dims}: (band, y, x) is needed; expand_dims('band') for one band"
-        )
-    if scene.ndim > 3:
-        band = "band" if "band" in scene.dims[:-2] else scene.dims[-3]
-        chosen = _chosen(dim for dim in scene.dims[:-2] if dim != band)
-        raise SceneError(f"the scene has dimensions {scene.dims}: (band, y, x) is needed: give one at a time, {chosen}")
+    """Raise SceneError for a (band, y, x) array that holds no measured numbers."""
     if 0 in scene.shape:
         raise SceneError(f"the scene is empty: its shape is {scene.shape}")
     if scene.dtype.kind not in "iuf":
@@ -42,23 +31,6 @@ def check_array(scene: xr.DataArray) -> None:
             f"{scene_name(scene)} holds packed values ({said}): read it with open_scene or mask_and_scale=True, "
             "or apply these and drop the attributes"
         )
-
-
-def _of_dataset(scene: xr.Dataset) -> str:
-    """Return how to make a (band, y, x) DataArray of what odc.stac.load or band_as_variable=True gives."""
-    names = [str(name) for name, variable in scene.data_vars.items() if variable.ndim >= 2]
-    dims = list(dict.fromkeys(dim for name in names for dim in scene[name].dims[:-2]))
-    chosen = _chosen(dims)
-    return (
-        f"the scene is a Dataset: a (band, y, x) DataArray is needed: give scene[{names}]{chosen}.to_array('band') "
-        "with attrs['units'] set"
-    )
-
-
-def _chosen(dims: Iterable[Hashable]) -> str:
-    """Return the call that takes the first along each dimension, or nothing where there is none."""
-    first = ", ".join(f"{dim}=0" for dim in dims)
-    return f".isel({first})" if first else ""
 
 
 def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
@@ -80,7 +52,7 @@ def match_bands(scene: xr.DataArray, model: Model) -> tuple[int | None, ...]:
     if any(i is not None for i in found) and spec.missing_bands == "zero":
         return found
     chosen = "bands" in scene.attrs  # by their numbers, in the order wanted
-    if (chosen or _nameless(names)) and len(names) == len(spec.bands):
+    if (chosen or nameless(names)) and len(names) == len(spec.bands):
         return tuple(range(len(names)))
     have = ", ".join(n or "?" for n in names)
     raise ModelError(
@@ -95,31 +67,27 @@ def _band_names(scene: xr.DataArray) -> list[str]:
     names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * count
     labels = scene.attrs.get("long_name", ())
     labels = [labels] if isinstance(labels, str) else list(labels)
-    if not _nameless(names) or count < 2 or len(labels) < count:
-        return names
+    if not nameless(names) or count < 2 or len(labels) < count:
+        return [polarisation_in(name) or name for name in names]
     numbers = [re.sub(r"\D", "", name) for name in names]  # of a file's bands: xarray picks these, and not their labels
     at = [int(number) - 1 for number in numbers] if all(numbers) else list(range(count))
     if at != list(range(count)) and not all(0 <= i < len(labels) for i in at):
         return names
-    return [str(labels[i]) for i in at]
-
-
-def _nameless(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(band)?[ _]?\d*", name.lower()) for name in names)
+    return [polarisation_in(str(labels[i])) or str(labels[i]) for i in at]
 
 
 def scene_units(scene: xr.DataArray) -> str:
     """Return the unit that a scene says its values are in; raise UnitsError if it says none that is known."""
     given = scene.attrs.get("units", "")
     alike = set(given) if isinstance(given, tuple | list) else {given}  # rioxarray: one for each band
-    unit = str(alike.pop() if len(alike) == 1 else given)
-    known = {u.lower(): u for u in (*units.SCALES.values(), units.UNKNOWN)} | units.SYNONYMS
-    if unit.lower() not in known:
+    said = str(alike.pop() if len(alike) == 1 else given)
+    unit = units.named_unit(said)
+    if unit is None:
         raise UnitsError(
-            f"the scene does not say what its values are (attrs['units'] is {unit!r}): "
-            f"set it to one of {', '.join(units.SCALES.values())}, or give --scale"
+            f"the scene does not say what its values are (attrs['units'] is {said!r}): "
+            f"set it to one of {', '.join(units.SCALES.values())}, or give scale="
         )
-    return known[unit.lower()]
+    return unit
 
 
 def scene_name(scene: xr.DataArray) -> str:
