@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import click
 
 from geouq.cli.options import FILE
-from geouq.cli.progress import Bar
+from geouq.cli.progress import Bar, each_chip
 from geouq.cli.show import say
 from geouq.errors import InputError
+from geouq.learning.folds import Folding, FoldOptions, train_folds
+from geouq.learning.judging.left_out_text import summary
 from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names, write_recipe
 
@@ -38,6 +42,14 @@ from geouq.learning.training.recipe import find_recipe, recipe_names, write_reci
 @click.option("--init", metavar="MODEL", help="Start from the weights of a model: a file, or a shipped model's name.")
 @click.option("--resume", is_flag=True, help="Go on from the folder's checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
+@click.option(
+    "--folds",
+    metavar="N|PLACES",
+    help="Also leave places out, in N folds or in groups: 'a,b;c,d', or a file with a group a line (docs/folds.md).",
+)
+@click.option("--only", metavar="1,3,all", help="Of the folds train these alone, as for processes side by side.")
+@click.option("--samples", type=click.IntRange(0), default=20, show_default=True, help="Of maps of places left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found on places left out as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 def command(
     data: Path | None,
@@ -53,11 +65,15 @@ def command(
     resume: bool,
     device: str,
     quiet: bool,
+    **left_out: Any,
 ) -> None:
     """Train a model on labelled data.
 
     DATA is a folder with images/ and labels/, or a manifest (.csv, .json). Places are kept whole: those held out judge
     each round, stop the training early where the recipe says so, and are never trained on.
+
+    With --folds the recipe is also trained without each fold of places and judged on them; the model gets the
+    temperature, the cut, the alarm and the risk that were found there.
     """
     chosen = find_recipe(recipe, changes)
     if show:
@@ -74,14 +90,37 @@ def command(
         resume=resume,
         device=device,
     )
+    if left_out["folds"] is None:
+        if left_out["only"] is not None:
+            raise click.UsageError("--only is for --folds")
+        with _Progress(quiet) as progress:
+            path = train_model(data, chosen, output, options, progress)
+        if not quiet:
+            say(f"wrote {path}")
+        return
+    plan = FoldOptions(_folds(left_out["folds"]), tuple(_names(left_out["only"] or "")), left_out["samples"])
     with _Progress(quiet) as progress:
-        path = train_model(data, chosen, output, options, progress)
+        found = train_folds(data, chosen, output, options, plan, progress, each_chip(quiet))
+    if found is None:
+        return
+    say(json.dumps(found) if left_out["as_json"] else summary(found))
     if not quiet:
-        say(f"wrote {path}")
+        say(f"wrote {output / f'{chosen.name}.safetensors'}", err=True)
 
 
 def _names(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _folds(text: str) -> int | tuple[tuple[str, ...], ...]:
+    """Parse ``--folds``: a number, or groups of places, given or in a file."""
+    if text.strip().isdecimal():
+        return int(text)
+    try:
+        groups = Path(text).read_text("utf-8").splitlines() if Path(text).is_file() else text.split(";")
+    except (OSError, ValueError) as error:
+        raise InputError(f"--folds {text}: cannot be read: give a text file with a group of places a line") from error
+    return tuple(tuple(_names(group)) for group in groups if _names(group))
 
 
 def _validation(text: str | None) -> tuple[str, ...] | float | None:
@@ -103,9 +142,13 @@ class _Progress(Bar):
         super().__init__(quiet, unit="steps", scale=1.0, interval=math.inf)
         self._step: int | None = None
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event | Folding) -> None:
         """Show one event."""
-        if isinstance(event, Prepared):
+        if isinstance(event, Folding):
+            without = f", without {', '.join(event.places)}" if event.places else ""
+            self.line(f"training {event.number} of {event.count}, {event.name}{without}")
+            self._step = None
+        elif isinstance(event, Prepared):
             self._prepared(event)
         elif isinstance(event, Judged):
             self.line(", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.row.items()))

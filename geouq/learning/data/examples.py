@@ -158,10 +158,14 @@ class Census:
         """Number of classes that occur: the largest index + 1."""
         return int(np.flatnonzero(self.counts.sum(0)).max()) + 1
 
+    def of(self, chip: LabelledChip) -> np.ndarray:
+        """Return a chip's labelled pixels of each class, (classes,)."""
+        return np.asarray(self.counts[[owner is chip for owner, _ in self.cells]].sum(0))
+
     def share(self, chip: LabelledChip, number: int) -> float:
         """Return the share of class ``number`` among a chip's labelled pixels."""
-        rows = self.counts[[owner is chip for owner, _ in self.cells]].sum(0)
-        return float(rows[number] / max(1, rows.sum()))
+        counts = self.of(chip)
+        return float(counts[number] / max(1, counts.sum()))
 
     @cached_property
     def cumulated(self) -> np.ndarray:

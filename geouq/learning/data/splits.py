@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -61,6 +61,44 @@ def of_split(chips: Sequence[LabelledChip], split: str) -> list[LabelledChip]:
             f"all {len(chips)} chips are of the split train: scores need others (split test or validation)"
         )
     return chosen
+
+
+def balanced_folds(kinds: Mapping[str, str], pixels: Mapping[str, int], count: int, seed: int = 0) -> list[list[str]]:
+    """Split places into folds with about as many places of each kind, and about as many pixels.
+
+    Kind after kind, from its largest place to its smallest, each goes to the fold with the fewest places of its kind,
+    then with the fewest pixels; the seed orders what is alike.
+
+    Parameters
+    ----------
+    kinds, pixels : of each place, what it counts as (wet, dry …), and how large it is.
+
+    Raises
+    ------
+    InputError : there are fewer than 2 folds, or fewer places than folds.
+    """
+    if not 2 <= count <= len(kinds):
+        raise InputError(f"{len(kinds)} places cannot be split in {count} folds: give 2 or more, and a place each")
+    shuffled = [sorted(kinds)[i] for i in np.random.default_rng(seed).permutation(len(kinds))]
+    folds: list[list[str]] = [[] for _ in range(count)]
+    for place in sorted(shuffled, key=lambda name: (kinds[name], -pixels[name])):
+        alike = [sum(kinds[other] == kinds[place] for other in fold) for fold in folds]
+        size = [sum(pixels[other] for other in fold) for fold in folds]
+        folds[min(range(count), key=lambda k: (alike[k], size[k], k))].append(place)
+    return [sorted(fold) for fold in folds]
+
+
+def check_folds(folds: Sequence[Sequence[str]], places: Iterable[str]) -> None:
+    """Raise InputError for folds given by names that are fewer than 2, name a place twice, or one that is not known."""
+    known, named = sorted(set(places)), [place for fold in folds for place in fold]
+    unknown = sorted(set(named) - set(known))
+    twice = sorted(place for place in set(named) if named.count(place) > 1)
+    if unknown:
+        raise InputError(f"no chip that can be left out is of place {unknown[0]!r}: places are {', '.join(known)}")
+    if twice:
+        raise InputError(f"place {twice[0]!r} is in two folds: leave it out once")
+    if len(folds) < 2 or not all(folds):
+        raise InputError("folds need two groups of places or more, as in 'a,b;c,d'")
 
 
 def _draw(places: Sequence[str], validation: Sequence[str] | float, seed: int) -> set[str]:

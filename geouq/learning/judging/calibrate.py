@@ -35,6 +35,8 @@ from geouq.segmentation.tile import tile_values, tile_window
 
 #: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
 BOUNDS = (0.2, 5.0)
+#: about how many pixels' logits are kept
+MOST_PIXELS = 200_000
 #: parts that the places are split in: each is judged with a temperature fitted on the others
 FOLDS = 5
 #: about how many pixels a posterior is fitted on: some dozens of chips hold no more that are independent
@@ -85,7 +87,7 @@ def calibrate(
     samples: int = 20,
     seed: int = 0,
     device: str = "auto",
-    most_pixels: int = 200_000,
+    most_pixels: int = MOST_PIXELS,
     on_chip: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Model, Fit]:
     """Fit the temperature of a model, and return the model that has it, and what was found.
@@ -103,7 +105,7 @@ def calibrate(
     InputError : no pixel can be used, or the best temperature lies at a bound.
     """
     chips = of_split(chips, "validation")
-    share = most_pixels / max(1, sum(int(np.prod(open_chip(c).shape[1:])) for c in chips))
+    share = pixels_share(chips, most_pixels)
     parts = []
     for number, chip in enumerate(chips):
         if on_chip:
@@ -141,18 +143,23 @@ def fit_laplace(
     InputError : no pixel can be used. ModelError : the last layer is none that this can be done with.
     """
     chips = of_split(chips, "validation")
-    share = most_pixels / max(1, sum(int(np.prod(open_chip(c).shape[1:])) for c in chips))
+    share = pixels_share(chips, most_pixels)
     curvature: Curvature | None = None
     for number, chip in enumerate(chips):
         if on_chip:
             on_chip(chip.name, number, len(chips))
         job = prepare(open_chip(chip), model, Settings(0, seed, ("mask",), device=device, sampler="dropout"))
         curvature = curvature or Curvature(model, job.sampler.device)
-        for tile, window, _, keep in _labelled(job, chip):
-            curvature.add(window, keep & (_lottery(chip.name, tile.core, seed) < share))
+        for tile, window, _, keep in labelled(job, chip):
+            curvature.add(window, keep & (lottery(chip.name, tile.core, seed) < share))
     if curvature is None:
         raise InputError("no chip is given to fit a posterior on")
     return curvature.posterior()
+
+
+def pixels_share(chips: Sequence[LabelledChip], most: int = MOST_PIXELS) -> float:
+    """Return which share of all pixels of some chips is about ``most``."""
+    return most / max(1, sum(int(np.prod(open_chip(chip).shape[1:])) for chip in chips))
 
 
 def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
@@ -225,8 +232,8 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
     logits: list[list[np.ndarray]] = [[] for _ in job.sampler.numbers]
     labels, truth, areas = [], 0.0, np.zeros(len(logits))
     positive = model.spec.legend.positive
-    for tile, window, label, keep in _labelled(job, chip):
-        chosen = keep & (_lottery(chip.name, tile.core, settings.seed) < share)
+    for tile, window, label, keep in labelled(job, chip):
+        chosen = keep & (lottery(chip.name, tile.core, settings.seed) < share)
         labels.append(label[chosen])
         area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
         truth += float(area[label[keep] == positive].sum())
@@ -242,8 +249,13 @@ def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float)
     return Part(chip.place, stacked, np.concatenate(labels), bool(low <= truth <= high))
 
 
-def _labelled(job: Job, chip: LabelledChip) -> Iterator[tuple[Tile, Window, np.ndarray, np.ndarray]]:
-    """Yield each tile with its window, the label of its core, and where that is both valid and labelled."""
+def labelled(
+    job: Job, chip: LabelledChip, everything: bool = False
+) -> Iterator[tuple[Tile, Window, np.ndarray, np.ndarray]]:
+    """Yield each tile with its window, the label of its core, and where that is both valid and labelled.
+
+    ``everything`` : tiles without such a pixel, too.
+    """
     for tile in job.tiling:
         label = load_label(chip, tile.core)
         classes = len(job.sampler.model.spec.classes)
@@ -251,11 +263,11 @@ def _labelled(job: Job, chip: LabelledChip) -> Iterator[tuple[Tile, Window, np.n
             raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
         window = tile_window(job, np.asarray(tile_values(open_chip(chip), tile)), tile)
         keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
-        if keep.any():
+        if everything or keep.any():
             yield tile, window, label, keep
 
 
-def _lottery(name: str, core: Roi, seed: int) -> np.ndarray:
+def lottery(name: str, core: Roi, seed: int) -> np.ndarray:
     """Return a number from 0 to 1 for each pixel, by the chip's name and the pixel's position alone."""
     rows, columns = core.slices
     y, x = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)

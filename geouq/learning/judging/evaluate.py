@@ -24,7 +24,7 @@ from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
 from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
-from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores
+from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values
@@ -97,7 +97,7 @@ def evaluate(
             work.places.append({"dataset": dataset, "place": place, **tally.scores()})
     if not work.chips:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
-    return Evaluation(_plain(work.scores()), pictures, work.model.spec.legend)
+    return Evaluation(plain(work.scores()), pictures, work.model.spec.legend)
 
 
 def corrupt(values: np.ndarray, unit: str, spread: float, corner: tuple[int, int], seed: int = 0) -> np.ndarray:
@@ -316,14 +316,3 @@ def _baseline_rows(yardsticks: Yardsticks) -> Iterator[dict[str, Any]]:
             "accuracy": pooled.accuracy,
             "places": by_place,
         }
-
-
-def _plain(value: Any) -> Any:
-    """Return plain values for JSON: numbers that are not finite become None."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value

@@ -6,6 +6,7 @@ Only pixels the caller calls valid count.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -270,6 +271,12 @@ def auroc(scores: RiskCoverage) -> float:
     right = scores.count - scores.errors
     below = np.cumsum(right) - right
     return _ratio(float((scores.errors * (below + right / 2)).sum()), float(scores.errors.sum() * right.sum()))
+
+
+def place_means(places: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Return the mean of values (n, …) in which every place weighs the same, however many of the n are of it."""
+    _, at, count = np.unique(np.asarray(places), return_inverse=True, return_counts=True)
+    return np.asarray(np.average(np.asarray(values, np.float64), axis=0, weights=1 / count[at]))
 
 
 def binary_entropy(probability: np.ndarray) -> np.ndarray:

@@ -30,11 +30,11 @@ def summary(scores: dict[str, Any]) -> str:
     if len(scores["datasets"]) > 1:
         rows += [row(r["dataset"], r) for r in scores["datasets"]]
     rows += [row("all, pooled", scores["pooled"]), row("all, one pass", scores["one_pass"])]
-    blocks = [heading(scores), _columns(rows)]
+    blocks = [heading(scores), columns(rows)]
     if scores["baselines"]:
         table = [["on the same pixels", "", "precision", "recall", "F1", "IoU"]]
         table += [[name, details, *numbers] for name, details, *numbers in methods(scores)]
-        blocks.append(_columns(table, left=2))
+        blocks.append(columns(table, left=2))
     return "\n\n".join([*blocks, "\n".join(facts(scores))])
 
 
@@ -97,7 +97,8 @@ def facts(scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Return rows as lines whose columns stand below one another, the first ``left`` of them to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for line in rows:

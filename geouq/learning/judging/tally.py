@@ -181,6 +181,17 @@ def map_scores(one: Confusion) -> dict[str, float]:
     }
 
 
+def plain(value: Any) -> Any:
+    """Return plain values for JSON: numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if np.isfinite(value) else None
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _thin(x: np.ndarray, y: np.ndarray, most: int = 400) -> list[list[float]]:
     """Return a curve as (x, y) pairs, no more than needed to draw it."""
     index = np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).astype(int))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,7 @@ class FitOptions:
     steps : optimiser steps in all, instead of the recipe's.
     seed : of weights, batches, masks and the split, 0 to 2³² − 1; the same seed, the same model.
     validation : places to hold out, or a share of them; None: as the data say, else as the recipe says.
+    without : places that are neither trained on nor held out: as if the data had them not.
     classes : names in order; the network has as many. None: as many as the labels hold.
     init : a model whose weights the network starts from; an SSN starts with its mean at them.
     resume : go on from the folder's checkpoint, if there is one.
@@ -48,6 +50,7 @@ class FitOptions:
     steps: int | None = None
     seed: int = 0
     validation: tuple[str, ...] | float | None = None
+    without: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     init: str | Path | None = None
     resume: bool = False
@@ -153,7 +156,7 @@ def train_model(
 
 def _chosen(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[Sides, tuple[str, ...], int]:
     """Return the chips of both sides, the classes' names, and how many chips are left out as ill-posed."""
-    chips = [chip for chip in chips if not chip.name.startswith(recipe.leave_out)]
+    chips = [c for c in chips if not c.name.startswith(recipe.leave_out) and c.place not in options.without]
     sides = split_by_place(chips, options.validation, options.seed, recipe.validation)
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
@@ -241,7 +244,7 @@ def _run(
     """Train the model's network in place; ``data``: the chips of both sides, and outlines to paint water by."""
     config, reading, (sides, outlines) = recipe.training, _reading(recipe), data
     positive = model.spec.classes.index(model.spec.positive)
-    draw = training_examples(recipe, reading, sides[0], outlines, positive)
+    draw = cache(lambda: training_examples(recipe, reading, sides[0], outlines, positive))  # not for a finished run
     held = held_out(reading, sides[1])
 
     def batch(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -259,7 +262,7 @@ def _run(
     judge = Judge(lambda network: score(network, judged(), config, positive) if held else {}, show)
     model.network.to(device)
     with ThreadPoolExecutor(1) as background:
-        batches = prepared_ahead(lambda step: batch(draw(step)), config.steps, background)
+        batches = prepared_ahead(lambda step: batch(draw()(step)), config.steps, background)
         on_step = _stepper(config.steps, on_event)
         train(model.network, batches, config, out / "checkpoint.pt", on_step, judge)
 

@@ -1,0 +1,265 @@
+"""Cross-validation by place: a recipe trained once without each fold of places, and judged on what was left out.
+
+Each place is left out once. From the maps of the places left out, by models that never saw them, come temperature and
+strength (place's effect, or an SSN's spread), the cut, the alarm and the risk that the final model, trained on all
+places, is written with. A chip is judged with a temperature and a strength fitted on the other folds.
+
+A folder holds ``fold-1`` … and ``all``, a training run each (geouq.learning.training.records), and beside them the
+final model, ``folds.json`` with every number, a page and a card.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from geouq.errors import InputError, OutputError
+from geouq.files import refuse_own, whole
+from geouq.learning.data.augment import WET
+from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.dataset import data_files, read_dataset
+from geouq.learning.data.examples import take_census
+from geouq.learning.data.splits import balanced_folds, check_folds
+from geouq.learning.judging.calibrate import fit_temperature, pixels_share
+from geouq.learning.judging.decide import found_on, stored
+from geouq.learning.judging.left_out import OnChip, map_chips
+from geouq.learning.judging.strength import Shaken, fit_strength, shake, strength_field, strength_rows
+from geouq.learning.training.fit import Event, FitOptions, train_model
+from geouq.learning.training.recipe import Recipe, find_recipe
+from geouq.learning.training.records import refuse_another
+from geouq.learning.training.settle import class_names, positive_name
+from geouq.networks.model import Model
+from geouq.segmentation.job import Settings
+
+#: the folder of the training on all places, and what is written beside the final model
+ALL, DATA, PAGE = "all", "folds.json", "folds.html"
+#: layers that maps of places left out are made of
+_LAYERS = ("probability", "uncertainty")
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """How places are left out, and how maps of them are made.
+
+    folds : how many, or groups of places; a place in none of the groups is trained on by all, and judged by none.
+    only : train these alone ("1", "2" …, "all"), and judge nothing: for several processes side by side.
+    samples : as many as maps will be made of.
+    """
+
+    folds: int | tuple[tuple[str, ...], ...] = 5
+    only: tuple[str, ...] = ()
+    samples: int = 20
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Event: the training of ``name`` begins, the ``number``-th of ``count``, without these places."""
+
+    name: str
+    number: int
+    count: int
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A training: its folder's name, the places that it goes without, and their chips, which are judged."""
+
+    name: str
+    places: tuple[str, ...] = ()
+    chips: tuple[LabelledChip, ...] = ()
+
+
+def train_folds(
+    data: str | Path,
+    recipe: str | Recipe,
+    out: str | Path,
+    options: FitOptions | None = None,
+    plan: FoldOptions | None = None,
+    on_event: Callable[[Event | Folding], None] = lambda event: None,
+    on_chip: OnChip | None = None,
+) -> dict[str, Any] | None:
+    """Train a recipe without each fold and on everything, judge, and write the model that knows what was found.
+
+    Parameters
+    ----------
+    options : as for ``train_model``, but ``without``. ``init`` may be a folder that this has written, for the same
+        folds: each training then starts from the weights of its own fold.
+
+    Returns
+    -------
+    What ``folds.json`` holds; None if ``plan.only`` left out the judging.
+
+    Raises
+    ------
+    InputError : data, recipe, folds or options cannot be used as given. OutputError : as ``train_model``.
+    """
+    options, plan, out = options or FitOptions(), plan or FoldOptions(), Path(out)
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    chips = read_dataset(data)
+    folds = [*_folds(chips, recipe, options, plan.folds), _Fold(ALL)]
+    chosen = _chosen(folds, plan.only)
+    model = out / f"{recipe.name}.safetensors"
+    _check_output(out, chosen, options.resume, [model, *_beside(model)], data_files(data, chips))
+    for number, fold in enumerate(chosen):
+        on_event(Folding(fold.name, number + 1, len(chosen), fold.places))
+        told = replace(options, without=fold.places, init=_start(options.init, fold, recipe))
+        train_model(data, recipe, out / fold.name, told, on_event)
+    if plan.only:
+        return None
+    trained = {fold.name: Model.load(out / fold.name / model.name) for fold in folds}
+    settings = Settings(plan.samples, options.seed, _LAYERS, device=options.device)
+    fitted, found = judge([(trained[f.name], f.chips) for f in folds[:-1]], settings, on_chip)
+    found = {"data": Path(data).resolve().name, **_told(trained[ALL], settings, folds[:-1]), **found}
+    scores = {**trained[ALL].spec.scores, "left_out": _short(found)}
+    trained[ALL].with_spec(**fitted, **stored(found), scores=scores).save(model)
+    with whole(out / DATA) as made:
+        made.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    return found
+
+
+def judge(
+    groups: Sequence[tuple[Model, Sequence[LabelledChip]]], settings: Settings, on_chip: OnChip | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit strength and temperature on chips left out, and map each chip with those fitted on the other groups.
+
+    Returns
+    -------
+    The fields of the spec fitted on all, and what was found (geouq.learning.judging.decide.found_on).
+    """
+    model, count = groups[0][0], sum(len(chips) for _, chips in groups)
+    field, positive = strength_field(model.spec), model.spec.legend.positive
+    share = pixels_share([chip for _, chips in groups for chip in chips])
+    shaken: list[list[Shaken]] = []
+    for one, chips in groups:
+        shaken.append([s for chip in chips if (s := shake(one, chip, settings, share)) is not None])
+    known = [chip for group in shaken for chip in group]
+    if not known:
+        raise InputError(f"none of the {count} chips has a pixel that is both valid and labelled")
+
+    def fit(chips: Sequence[Shaken]) -> dict[str, float]:
+        strength = fit_strength(chips, field)
+        temperature = fit_temperature([chip.at(strength, positive) for chip in chips], positive, checked=False)
+        return {field: strength, "temperature": round(temperature, 4)}
+
+    by_group = [fit([chip for group in shaken if group is not held for chip in group] or known) for held in shaken]
+    fitted = fit(known)
+    mapped = map_chips(
+        [(one.with_spec(**by), chips) for (one, chips), by in zip(groups, by_group, strict=True)], settings, on_chip
+    )
+    rows = list(strength_rows(known, field))
+    return fitted, {"fitted": fitted, "fitted_by_fold": by_group, "strengths": rows, **found_on(mapped)}
+
+
+# --- folds
+
+
+def _folds(
+    chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions, wanted: int | Sequence[Sequence[str]]
+) -> list[_Fold]:
+    """Return the folds: of places that are neither for tests nor hold out chips that judge the rounds."""
+    held = options.validation if isinstance(options.validation, tuple) else ()
+    chips = [
+        chip
+        for chip in chips
+        if not (chip.split in ("test", "validation") or chip.place in held or chip.name.startswith(recipe.leave_out))
+    ]
+    if not chips:
+        raise InputError("no chip can be left out: all are for tests or validation")
+    census = take_census(chips, recipe.size)
+    names = class_names(recipe, [int(i) for i in np.flatnonzero(census.counts.sum(0))], options.classes)
+    if len(names) > 2:
+        raise InputError(f"cross-validation by place decides between two classes, and the labels hold {len(names)}")
+    positive = names.index(positive_name(names))
+    shares = {chip.name: census.share(chip, positive) for chip in chips}
+    chips = [chip for chip in chips if recipe.most_positive == 1 or shares[chip.name] <= recipe.most_positive]
+    places = [chip.place for chip in chips]
+    if isinstance(wanted, int):
+        counts = np.array([census.of(chip) for chip in chips])
+        pixels = {p: int(counts[[q == p for q in places]].sum()) for p in places}
+        positives = {p: int(counts[[q == p for q in places], positive].sum()) for p in places}
+        kinds = {p: _kind(positives[p] / max(pixels[p], 1)) for p in places}
+        wanted = balanced_folds(kinds, pixels, wanted, options.seed)
+    check_folds(wanted, places)
+    return [
+        _Fold(f"fold-{number}", tuple(fold), tuple(chip for chip in chips if chip.place in fold))
+        for number, fold in enumerate(wanted, 1)
+    ]
+
+
+def _kind(share: float) -> str:
+    """Return what a place with such a share of the positive class counts as."""
+    return "dry" if share < WET else "wet" if share > 1 - WET else "mixed"
+
+
+def _chosen(folds: Sequence[_Fold], only: Sequence[str]) -> list[_Fold]:
+    """Return the folds named by their numbers, and "all"."""
+    names = {fold.name.removeprefix("fold-"): fold for fold in folds}
+    unknown = [name for name in only if name not in names]
+    if unknown:
+        raise InputError(f"--only {unknown[0]}: there are {', '.join(names)}")
+    return [fold for name, fold in names.items() if not only or name in only]
+
+
+def _start(init: str | Path | None, fold: _Fold, recipe: Recipe) -> str | Path | None:
+    """Return the model whose weights a fold starts from: of a folder of folds its own, which must not have seen it."""
+    if init is None or not Path(init).is_dir():
+        return init
+    folder = Path(init, fold.name)
+    models = sorted(folder.glob("*.safetensors"))
+    try:
+        settings = json.loads((folder / "settings.json").read_bytes())
+        seen = {*settings["training"], *settings["validation"]} & {chip.name for chip in fold.chips}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{folder}: holds no finished training of {fold.name}: train it there first") from None
+    if len(models) != 1:
+        raise InputError(f"{folder}: holds {len(models)} models, and recipe {recipe.name} starts from one")
+    if seen:
+        raise InputError(f"{models[0]}: has seen {sorted(seen)[0]}, which {fold.name} leaves out: train it alike")
+    return models[0]
+
+
+def _check_output(
+    out: Path, folds: Sequence[_Fold], resume: bool, made: Sequence[Path], sources: Sequence[Path]
+) -> None:
+    """Refuse what would be lost, before hours are spent."""
+    for path in made:
+        refuse_own(path, sources, "part of the data")
+        if path.exists() and not resume:
+            raise OutputError(f"{path} exists: give --resume to go on with its folds, or another folder")
+    for fold in folds:
+        refuse_another(out / fold.name, resume)
+
+
+def _beside(model: Path) -> list[Path]:
+    """Return what is written beside the final model."""
+    return [model.parent / DATA, model.parent / PAGE, model.with_suffix(".md")]
+
+
+# --- what is said
+
+
+def _told(model: Model, settings: Settings, folds: Sequence[_Fold]) -> dict[str, Any]:
+    spec = model.spec
+    return {
+        "model": {"name": spec.name, "weights": model.hash, "classes": list(spec.classes), "positive": spec.positive}
+        | {"bands": list(spec.bands), "units": spec.units, "training": spec.training, "licence": spec.licence}
+        | {"description": spec.description},
+        "samples": settings.samples,
+        "seed": settings.seed,
+        "folds": [{"number": n, "places": list(f.places), "chips": len(f.chips)} for n, f in enumerate(folds, 1)],
+    }
+
+
+def _short(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the model file quotes: what its own rule gives on places left out."""
+    row = next(row for row in found["decisions"] if row["decide"] == found["decide"])
+    quoted = {key: row[key] for key in ("iou", "iou_mixed", "false_positive", "worst", "accuracy")}
+    quoted |= {"ece": found["calibration"]["ece"], "areas_held": found["areas"]["all"]["places"]}
+    rounded = {key: value if value is None else round(value, 4) for key, value in quoted.items()}
+    return rounded | {"places": len(found["places"]), "chips": len(found["chips"])}

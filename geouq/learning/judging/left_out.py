@@ -1,0 +1,152 @@
+"""Chips of places that a model has not seen, mapped as ``segment`` maps them: histograms that hold all that is asked.
+
+What a cut does to a chip (geouq.decisions), how much doubt it has (geouq.alarm) and whether its area is held: each
+comes from a :class:`Mapped`, and no pixel is needed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from geouq.decisions import LEVELS, STEPS, Cut, Decision, RankSums, wrong_shares
+from geouq.grid import Tile, pixel_areas
+from geouq.layers import area_interval
+from geouq.learning.data.augment import WET
+from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.loading import open_chip
+from geouq.learning.judging.calibrate import labelled
+from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.networks.model import Model
+from geouq.sampling.engine import predict_tile
+from geouq.sampling.window import Window
+from geouq.segmentation.job import Job, Settings, prepare
+
+#: said before each chip: its name, its number from 0, and how many there are
+OnChip = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A labelled chip as a model maps it that has not seen its place. Areas in m², pixels without a CRS.
+
+    group : number of the model, from 0. scene : of all its classified pixels, by p̄. dry, wet : of those labelled
+    otherwise, and labelled positive. areas : (S,) the positive area of the labelled ones, by each sample.
+    pixels : how many are labelled and classified.
+    """
+
+    name: str
+    dataset: str
+    place: str
+    group: int
+    scene: RankSums
+    dry: RankSums
+    wet: RankSums
+    areas: np.ndarray
+    pixels: int
+
+    @cached_property
+    def truth(self) -> float:
+        """The positive area of the label."""
+        return float(self.wet.area.sum())
+
+    @cached_property
+    def total(self) -> float:
+        """The labelled area."""
+        return float(self.truth + self.dry.area.sum())
+
+    @property
+    def is_wet(self) -> bool:
+        """True if the label is positive on a share of at least ``WET``."""
+        return self.truth >= WET * self.total
+
+    @property
+    def doubt(self) -> float:
+        """Mean uncertainty over the classified area, 0..1: what an alarm goes by."""
+        return float(self.scene.doubt.sum() / self.scene.area.sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 90 % interval of the positive area."""
+        return area_interval(self.areas)
+
+    def cut(self, rule: str) -> float:
+        """Return where the rule cuts this scene."""
+        return Decision(rule).cut(self.scene).at
+
+    def confusion(self, rule: str) -> Confusion:
+        """Return how many labelled pixels are labelled and mapped how, by their areas, rounded."""
+        first, each = math.ceil(self.cut(rule) * STEPS), self.pixels / self.total
+        parts = (self.wet.area[first:], self.dry.area[first:], self.wet.area[:first], self.dry.area[:first])
+        return Confusion(*(round(float(part.sum()) * each) for part in parts))
+
+    def losses(self, rule: str) -> np.ndarray:
+        """Return the share of the labelled area that is decided and wrong at each of ``LEVELS``."""
+        return wrong_shares(self.dry.area, self.wet.area, self.cut(rule), LEVELS)
+
+    def undecided(self, rule: str, level: float) -> float:
+        """Return the share of the labelled area that is undecided at a confidence level."""
+        cut = Cut.at_level(self.cut(rule), level)
+        between = slice(math.ceil(cut.low * STEPS), math.ceil(cut.high * STEPS))
+        return float((self.dry.area[between].sum() + self.wet.area[between].sum()) / self.total)
+
+    def calibration(self, pixels: float) -> Calibration:
+        """Return counts by probability for calibration errors, as of so many pixels."""
+        area, each = self.dry.area + self.wet.area, pixels / self.total
+        return Calibration(area * each, (self.dry.expected + self.wet.expected) * each, self.wet.area * each)
+
+
+def map_chips(
+    groups: Sequence[tuple[Model, Sequence[LabelledChip]]], settings: Settings, on_chip: OnChip | None = None
+) -> list[Mapped]:
+    """Map the chips of each group with its model; those without a pixel that is valid and labelled are left out.
+
+    Raises
+    ------
+    InputError : a label holds a class that the model has not.
+    """
+    count, number, found = sum(len(chips) for _, chips in groups), 0, []
+    for group, (model, chips) in enumerate(groups):
+        for chip in chips:
+            if on_chip:
+                on_chip(chip.name, number, count)
+            number += 1
+            one = map_chip(model, chip, settings, group)
+            found += [one] if one.pixels else []
+    return found
+
+
+def map_chip(model: Model, chip: LabelledChip, settings: Settings, group: int = 0) -> Mapped:
+    """Map one chip of two classes, tile by tile, by the path that ``segment`` takes."""
+    job = prepare(open_chip(chip), model, settings)
+    found = [_map_tile(job, *it) for it in labelled(job, chip, everything=True)]
+    scene, dry, wet = (RankSums.total([tile[part] for tile in found]) for part in range(3))
+    areas, pixels = np.sum([tile[3] for tile in found], axis=0), sum(tile[4] for tile in found)
+    return Mapped(chip.name, chip.dataset, chip.place, group, scene, dry, wet, areas, pixels)
+
+
+def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.ndarray) -> Any:
+    """Return sums of the tile's pixels, of those labelled otherwise and positive, each sample's area, and a count."""
+    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), label.shape).astype(np.float32)
+    counted = np.zeros(tile.whole.shape, np.float32)
+    part = tile.core.within(tile.whole).slices
+    counted[part] = area * keep
+    result = predict_tile(job.sampler_of(tile), job.question, window, counted)
+    p, doubt = (result.layers[name][part] for name in ("probability", "uncertainty"))
+    positive = keep & (label == job.question.positive)
+    chosen = (slice(None), keep & ~positive, positive)
+    sums = [RankSums.of(p[where], area[where].astype(np.float64), doubt[where]) for where in chosen]
+    return *sums, result.areas, int(keep.sum())
+
+
+def pooled_calibration(chips: Iterable[Mapped], by_place: bool = False) -> Calibration:
+    """Return the counts of all pixels together, or such in which every place weighs the same."""
+    chips = list(chips)
+    places = [chip.place for chip in chips]
+    parts = [chip.calibration(1 / places.count(chip.place) if by_place else chip.pixels) for chip in chips]
+    return Calibration(*(sum(getattr(part, name) for part in parts) for name in ("count", "probability", "positives")))

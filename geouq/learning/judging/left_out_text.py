@@ -1,0 +1,77 @@
+"""What was found on places left out, as text: tables for a terminal, and the lines that page and card share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from geouq.learning.judging.decide import DEFAULT
+from geouq.learning.judging.summary import columns, number
+
+HEADS = ("decide", "IoU", "mixed", "pooled", "false %", "worst %", "worst chip", "accuracy")
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return the table of decisions and what is to be known beside it, for a terminal."""
+    table = [HEADS, *decision_rows(found)]
+    return "\n\n".join([heading(found), columns(table), "\n".join(facts(found))])
+
+
+def heading(found: dict[str, Any]) -> str:
+    """Return what was judged on what."""
+    chips, places, folds = len(found["chips"]), len(found["places"]), len(found["folds"])
+    return (
+        f"{found['model']['name']}: {chips} chips of {places} places, each left out once in {folds} folds and mapped "
+        f"by a model that never saw its place, {found['samples']} samples"
+    )
+
+
+def decision_rows(found: dict[str, Any]) -> Iterator[list[str]]:
+    """Yield a row a decision, the one that is stored marked by a star."""
+    for row in found["decisions"]:
+        star = " *" if row["decide"] == found["decide"] else ""
+        ious = (number(row[key]) for key in ("iou", "iou_mixed", "iou_pooled"))
+        false = (percent(row[key]) for key in ("false_positive", "worst"))
+        yield [row["decide"] + star, *ious, *false, row["worst_chip"] or "–", number(row["accuracy"])]
+
+
+def facts(found: dict[str, Any]) -> list[str]:
+    """Return what no table holds, a line each."""
+    positive, calibration, alarm = found["model"]["positive"], found["calibration"], found["alarm"]
+    fitted = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["fitted"].items())
+    lines = [
+        f"IoU: mean over places of their chips with 2 % of {positive} or more; mixed: those with 2 to 98 %. False: "
+        f"share of dry chips called {positive}, mean over places, and the worst chip.",
+        f"* stored: {DEFAULT}",
+        f"fitted on all: {fitted}",
+        f"calibration: ECE {number(calibration['ece'], '.4f')} pooled, {number(calibration['ece_places'], '.4f')} with "
+        "every place weighing the same",
+        *_areas(found),
+        f"alarm: doubt finds the {alarm['bad']} of {alarm['chips']} chips that are wrong on more than a tenth with "
+        f"AUROC {number(alarm['auroc'])}",
+    ]
+    return lines + [_risk(row) for row in found["risk"]]
+
+
+def _areas(found: dict[str, Any]) -> Iterator[str]:
+    for kind, row in found["areas"].items():
+        if row["chips"]:
+            yield (
+                f"areas, {kind} chips: the 90 % interval holds the label's on {row['held']} of {row['chips']} "
+                f"({percent(row['places'])} % with every place weighing the same); its median width is "
+                f"{percent(row['median_width'])} % of the chip"
+            )
+
+
+def _risk(row: dict[str, Any]) -> str:
+    if row["found"] is None:
+        return f"risk {row['promised']:g}: cannot be promised from so few places, or so wrong ones"
+    return (
+        f"risk {row['promised']:g}: of places left out {percent(row['found'])} % was decided and wrong (at worst "
+        f"{percent(row['worst'])} %), {percent(row['undecided'])} % undecided"
+    )
+
+
+def percent(share: float | None) -> str:
+    """Write a share in percent, with two digits where it is small."""
+    return "–" if share is None else f"{100 * share:.2f}" if share < 0.1 else f"{100 * share:.1f}"
