@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from geouq.cli.options import band_numbers, preprocessing, product_options, scaling, scene_options, scene_source
-from geouq.cli.show import say, table
+from geouq.cli.show import say, shortened, table
 
 
 @click.command("info")
@@ -21,7 +21,7 @@ def command(**options: Any) -> None:
     """Say what a scene is: grid, bands, units and why, validity; or what a Sentinel-1 product, a map or a model is."""
     source = scene_source(options["scenes"], options["vv"], options["vh"])
     info = _own(source) or _scene(source, options)
-    say(json.dumps(info) if options["as_json"] else table(info))
+    say(json.dumps(info) if options["as_json"] else table(shortened(info)))
 
 
 def _own(source: Any) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from geouq.cli.show import say, table
+from geouq.cli.show import say, shortened, table
 from geouq.networks.model import read_spec, shipped_models
 
 
@@ -38,7 +38,7 @@ def show(name: str) -> None:
     plan = make_sampler(model, samples=1).plan()
     say(
         table(
-            {k: v for k, v in model.spec.to_dict().items() if k not in hidden}
+            {k: v for k, v in shortened(model.spec.to_dict()).items() if k not in hidden}
             | {
                 "hash": model.hash,
                 "parameters": sum(p.numel() for p in model.network.parameters()),

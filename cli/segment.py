@@ -79,6 +79,12 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option("--layers", default=",".join(DEFAULT_LAYERS), show_default=True, help=LAYERS_HELP)
 @click.option("--sites", help="Dropout sites or groups to sample at. [default: all the model has]")
 @click.option("--threshold", type=float, help="Probability from which a pixel is water. [default: the model's, 0.5]")
+@click.option(
+    "--decide",
+    metavar="RULE",
+    help="Cut the mask by the scene (iou, area), at 0.5 (accuracy) or at a probability. [default: the model's]",
+)
+@click.option("--risk", type=float, metavar="R", help="Leave undecided what is needed for at most a share R wrong.")
 @click.option("--vector", type=FILE, help="Polygons: .gpkg, .fgb, .geojson or .parquet.")
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
 @click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
@@ -153,6 +159,8 @@ def command(**options: Any) -> None:
     if not options["quiet"]:
         for warning in summary["warnings"]:
             say(f"geouq: WARNING: {warning}", err=True)
+        if summary.get("expectation") not in (None, *summary["warnings"]):
+            say(f"geouq: {summary['expectation']}", err=True)
     if options["as_json"]:
         say(json.dumps(summary))
     elif not options["quiet"]:
@@ -180,6 +188,8 @@ def _settings(options: dict[str, Any]) -> Settings:
         sampler=options["sampler"],
         weights=Weights(options["spread"]),
         tolerance=options["tolerance"],
+        decide=options["decide"],
+        risk=options["risk"],
     )
 
 
@@ -233,8 +243,19 @@ def describe(summary: dict[str, Any], pixel: float) -> str:
     return "\n".join(
         [
             area,
+            *_decided(summary, unit, scale),
             f"not classified: {summary['not_classified_percent']:g} %",
             *([f"mean uncertainty: {', '.join(known)}"] if known else []),
             *(f"{verb} {file}" for file in summary["files"]),
         ]
     )
+
+
+def _decided(summary: dict[str, Any], unit: str, scale: float) -> list[str]:
+    """Return lines on where the mask was cut, and what of it is undecided."""
+    lines = [f"cut: {summary['cut']:.4g} (--decide {summary['decide']})"] if "cut" in summary else []
+    if "undecided_area_m2" not in summary or not summary["valid_area_m2"]:
+        return lines
+    area, share = summary["undecided_area_m2"] / scale, summary["undecided_area_m2"] / summary["valid_area_m2"]
+    promise = f"at most {100 * summary['risk']:g} % of the pixels are expected to be decided and wrong"
+    return [*lines, f"undecided: {100 * share:.3g} % ({area:.6g} {unit}), so that {promise}"]

@@ -29,6 +29,17 @@ def table(values: dict[str, Any]) -> str:
     return "\n".join(f"{name.replace('_', ' '):<{width}}  {_text(value)}" for name, value in rows.items())
 
 
+def shortened(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a model's spec with its tables from places left out as what they are of."""
+    told = dict(spec)
+    if spec.get("alarm"):
+        maps, places, rules = spec["alarm"]["place"], set(spec["alarm"]["place"]), ", ".join(spec["alarm"]["wrong"])
+        told["alarm"] = f"from {len(maps)} maps of {len(places)} places left out, with --decide {rules}"
+    if spec.get("risk") and isinstance(spec["risk"], dict):
+        told["risk"] = f"of {spec['risk']['places']} places left out, with --decide {', '.join(spec['risk']['loss'])}"
+    return told
+
+
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())

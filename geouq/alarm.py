@@ -35,7 +35,7 @@ class Expectation:
 
     wrong, low, high : share of wrong pixels, and its interval. places, bad : those of about the same doubt, and how
         many of them were wrong on more than ``TOO_WRONG``. known : all places. unseen : none had so much doubt.
-    rule : that the points were measured with.
+    rule : what the points were measured with, if that is another rule than the one asked for.
     """
 
     wrong: float
@@ -45,7 +45,7 @@ class Expectation:
     bad: int
     known: int
     unseen: bool
-    rule: str
+    rule: str = ""
 
     @property
     def alarm(self) -> bool:
@@ -53,6 +53,9 @@ class Expectation:
         return self.unseen or self.wrong > TOO_WRONG or 2 * self.bad >= self.places
 
     def __str__(self) -> str:
+        return self._words() + (f" (as measured with --decide {self.rule})" if self.rule else "")
+
+    def _words(self) -> str:
         found = f"{self.bad} {'was' if self.bad == 1 else 'were'} wrong on more than a tenth"
         if self.unseen:
             known = f"any of {self.known} places left out"
@@ -77,9 +80,9 @@ def measured_alarm(
 def expect(alarm: Mapping[str, Any], rule: str, doubt: float) -> Expectation:
     """Return what is to be expected of a map that was cut by ``rule`` and has so much doubt.
 
-    Where nothing was measured with the rule, what was measured with the first one is taken.
+    Where nothing was measured with the rule, what was measured with the first one by name is taken.
     """
-    measured = rule if rule in alarm["wrong"] else next(iter(alarm["wrong"]))
+    measured = rule if rule in alarm["wrong"] else min(alarm["wrong"])
     places, doubts = np.array(alarm["place"]), np.array(alarm["doubt"], np.float64)
     wrong = np.array(alarm["wrong"][measured], np.float64)
     curve = expected_wrong(places, doubts, wrong)
@@ -90,7 +93,8 @@ def expect(alarm: Mapping[str, Any], rule: str, doubt: float) -> Expectation:
     means = [wrong[near][places[near] == place].mean() for place in np.unique(places[near])]
     bad, unseen = sum(bool(mean > TOO_WRONG) for mean in means), doubt > doubts.max()
     ends = min(low, share), max(high, share)
-    return Expectation(share, *ends, len(means), bad, len(np.unique(places)), bool(unseen), measured)
+    other = "" if measured == rule else measured
+    return Expectation(share, *ends, len(means), bad, len(np.unique(places)), bool(unseen), other)
 
 
 def expected_wrong(places: np.ndarray, doubt: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

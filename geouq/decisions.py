@@ -90,7 +90,11 @@ class RankSums:
 
 @dataclass(frozen=True)
 class Decision:
-    """How a map of two classes is decided: by a ``rule``, one of ``RULES`` or a probability as text, at a ``level``.
+    """How a map of two classes is decided.
+
+    rule : one of ``RULES`` or a probability as text.
+    level : confidence level from which on a pixel is decided; 0.5: every pixel is.
+    risk : what is promised by that: the share of pixels decided and wrong that is expected at most. None: nothing.
 
     Raises
     ------
@@ -99,6 +103,7 @@ class Decision:
 
     rule: str = "accuracy"
     level: float = 0.5
+    risk: float | None = None
 
     def __post_init__(self) -> None:
         if not is_rule(self.rule):

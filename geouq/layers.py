@@ -3,7 +3,8 @@
 A new layer is one row here and one function of running sums in geouq.sampling.estimators: bands, styles, pictures,
 help, docs/uncertainty.md and checks read the row.
 
-*Mask value*: the index of a class, in binary maps too; 255 is not classified. *Positive*: the one class that
+*Mask value*: the index of a class, in binary maps too; 254 is undecided (classified, but neither class can be said at
+the risk that was asked for: geouq.decisions), 255 is not classified. *Positive*: the one class that
 ``probability``, ``std``, votes, areas and polygons speak of; a model names it, a map's tags give its index, and it may
 stand at any index. *One logit* for two classes is that of class 1, for labels are class indices and the losses of
 training take them as the share of class 1: p(class 1) = sigmoid(logit).
@@ -24,7 +25,7 @@ import numpy as np
 
 from geouq.errors import InputError, SceneError
 
-#: mask values that are no class; 254 is kept free for "undecided"
+#: mask values that are no class: nothing is known of the pixel; neither class can be said of it
 NOT_CLASSIFIED, UNDECIDED = 255, 254
 #: samples that votes can hold: one bit each
 MOST_VOTES = 64
@@ -77,13 +78,13 @@ class Layer:
             return tuple(f"probability_{name}" for name in names)
         return () if self.kind == "votes" else (self.name,)
 
-    def attrs(self, names: Sequence[str]) -> dict[str, Any]:
-        """Return the attributes of its array, given the names of the classes (CF conventions 1.11, 3.1 to 3.5)."""
+    def attrs(self, legend: Legend) -> dict[str, Any]:
+        """Return the attributes of its array, given what mask values mean (CF conventions 1.11, 3.1 to 3.5)."""
         named = {"long_name": self.legend.split(",")[0] or self.formula, "comment": self.reads}
         if self.kind == "class":
-            words = (re.sub(r"[^\w.+@-]+", "_", name) for name in names)  # CF: one word a value
-            flags = {"flag_values": np.arange(len(names), dtype=np.uint8), "flag_meanings": " ".join(words)}
-            return named | {"long_name": "class", "classes": list(names)} | flags
+            values, words = np.array(list(legend.values), np.uint8), map(_word, legend.values.values())
+            flags = {"flag_values": values, "flag_meanings": " ".join(words)}
+            return named | {"long_name": "class", "classes": list(legend.names)} | flags
         return named | {"units": "1"} if self.kind == "percent" else named
 
     @property
@@ -94,12 +95,17 @@ class Layer:
         return np.uint8(NOT_CLASSIFIED) if self.kind == "class" else np.float32(np.nan)
 
 
+def _word(name: str) -> str:
+    """Return a name as one word, as CF conventions want the meaning of a value."""
+    return re.sub(r"[^\w.+@-]+", "_", name)
+
+
 _DEPEWEG = "Depeweg et al. 2018, arXiv 1710.07283"
 _ROWS = (
     Layer(
         "mask",
-        "positive where p̄ of it ≥ threshold (0.5); with more than two classes argmax of p̄",
-        "the class, by its index; 255 = not classified",
+        "positive where p̄ of it ≥ the cut (0.5; docs/decisions.md); with more than two classes argmax of p̄",
+        "the class, by its index; 254 = undecided, where a risk is given; 255 = not classified",
         "class",
     ),
     Layer(
@@ -225,6 +231,8 @@ def check_tolerance(tolerance: float, layers: Sequence[str]) -> None:
 class Legend:
     """What mask values mean: value i is class ``names[i]``, and ``positive`` is the index of the class that counts.
 
+    undecided : the mask may hold 254 too.
+
     Raises
     ------
     InputError : for names that are not 2 to 254 different ones, of letters that can be shown, without a comma; or a
@@ -233,6 +241,7 @@ class Legend:
 
     names: tuple[str, ...] = ("land", "water")
     positive: int = 1
+    undecided: bool = False
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.names) <= UNDECIDED or len(set(self.names)) < len(self.names):
@@ -249,13 +258,20 @@ class Legend:
         try:
             positive = int(tags.get("GEOUQ_POSITIVE_CLASS", 1))
             unnamed = ["land", "water", *(f"class {i}" for i in range(2, min(positive, UNDECIDED) + 1))]
-            return cls(tuple(tags.get("GEOUQ_CLASSES", ",".join(unnamed)).split(",")), positive)
+            names = tuple(tags.get("GEOUQ_CLASSES", ",".join(unnamed)).split(","))
+            return cls(names, positive, "GEOUQ_UNDECIDED" in tags)
         except (InputError, ValueError) as error:
             raise SceneError(f"{path}: its tags on classes cannot be used ({error}): write the map anew") from None
 
     def tags(self) -> dict[str, Any]:
         """Return what ``of_tags`` reads, without the tags' prefix."""
-        return {"positive_class": self.positive, "classes": ",".join(self.names)}
+        undecided = {"undecided": UNDECIDED} if self.undecided else {}
+        return {"positive_class": self.positive, "classes": ",".join(self.names)} | undecided
+
+    @property
+    def values(self) -> dict[int, str]:
+        """What each value of a mask says, but that of not classified."""
+        return dict(enumerate(self.names)) | ({UNDECIDED: "undecided"} if self.undecided else {})
 
     @property
     def positive_name(self) -> str:

@@ -59,7 +59,8 @@ def test_more_doubt_never_means_less_to_expect():
 
 
 def test_what_was_measured_with_another_rule_is_better_than_nothing():
-    assert expect(known("accuracy"), "0.3", 0.05).rule == "accuracy"
+    assert str(expect(known("accuracy"), "0.3", 0.05)).endswith(" %) (as measured with --decide accuracy)")
+    assert "measured" not in str(expect(known("accuracy"), "accuracy", 0.05))
 
 
 def test_what_is_no_alarm():

@@ -129,7 +129,7 @@ def test_classes_take_names_and_colours_from_the_file(tmp_path):
     tags = {"GEOUQ_CLASSES": "field,forest,lake,town", "GEOUQ_POSITIVE_CLASS": "2"}
     scene, path = make(tmp_path, (100, 120), classes=4, tags=tags)
     found = module._read_map(path)
-    assert [name for name, _ in found.classes] == ["field", "forest", "lake", "town"]
+    assert [name for name, _ in found.classes.values()] == ["field", "forest", "lake", "town"]
     assert found.positive == "lake" and found.classes[2][1] == WATER
     preview(scene, path, tmp_path / "p.png")
     assert share(imread(tmp_path / "p.png"), BLUE) > 0.02

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,10 @@ from geouq.polygons.features import check_vector_path
 from geouq.polygons.vectorize import vectorize
 
 _RASTERS = (".tif", ".tiff")
+#: tags of how the map's mask was made, which no sample shares
+_DECIDED = ("decide", "cut", "risk", "confidence_level", "undecided", "undecided_area_m2")
+_EXPECTED = ("expected_wrong", "expected_wrong_p05", "expected_wrong_p95", "expectation")
+_OF_THE_MASK = {f"GEOUQ_{name.upper()}" for name in (*_DECIDED, *_EXPECTED)}
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Samples:
 
     def _mask(self, sample: int, out: Path, replace: bool = False) -> None:
         with Votes(self.path) as votes:
-            tags = {name: value for name, value in votes.tags.items() if name.startswith("GEOUQ_")}
+            told = {name for name in votes.tags if name.startswith("GEOUQ_")} - _OF_THE_MASK
+            tags = {name: value for name, value in votes.tags.items() if name in told}
             legend = _legend(votes)
             tags |= {"GEOUQ_SAMPLE": str(sample)}
             tags |= {f"GEOUQ_{name.upper()}": str(value) for name, value in legend.tags().items()}
@@ -155,8 +160,11 @@ def samples(path: str | os.PathLike[str]) -> Samples:
 
 
 def _legend(votes: Votes) -> Legend:
-    """Return what the values of a sample's mask mean: the map's classes if they are two, else all else and positive."""
-    found = votes.legend
+    """Return what the values of a sample's mask mean: the map's classes if they are two, else all else and positive.
+
+    A sample is one plausible map, in which every pixel has a class.
+    """
+    found = replace(votes.legend, undecided=False)
     return found if len(found.names) == 2 else Legend(("all else", found.positive_name), 1)
 
 

@@ -6,8 +6,8 @@ sample may be added, and quantiles of those sums are the interval of all of them
 
 ``water_area_m2, water_area_m2_p05, water_area_m2_p95``
     mean, 5 % and 95 % quantile over the samples of the area that a sample calls water
-``mask_area_m2``
-    area the map's mask calls water; null without a map
+``mask_area_m2, undecided_area_m2``
+    area the map's mask calls water; null without a map. Area that it leaves undecided, if it leaves any so
 ``valid_area_m2, not_classified, outside``
     area that is classified; share of the place's part on the map that is not; share (of pixels) beyond the map
 ``p_over_X``
@@ -37,15 +37,15 @@ from geouq.answers.places import Measured, Places, measure
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
 from geouq.grid import Roi, area_unit, pixel_areas
-from geouq.layers import area_interval
-from geouq.maps.votes import open_votes, strips, sums
+from geouq.layers import UNDECIDED, area_interval
+from geouq.maps.votes import expectation, open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.frame import as_frame
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-_INSIDE, _GROUND, _VALID, _MASK, _DOUBT, _DOUBTED, _SAMPLES = range(7)
+_INSIDE, _GROUND, _VALID, _MASK, _UNDECIDED, _DOUBT, _DOUBTED, _SAMPLES = range(8)
 _TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
 _BEYOND = 1e-4  # share outside that is worth a note: a border that was projected is not quite the border
 
@@ -55,8 +55,9 @@ class ZonalSummary:
     """What became of the places: their number, how many have an answer, areas of all together (overlaps twice).
 
     ``water_area_m2`` is the mean of the sums in each sample, ``mask_area_m2`` what the map's mask says (None without a
-    map): they differ where the map is in doubt. Areas are in m², without a CRS in ``unit``. ``notes`` counts what was
-    noted, ``renamed`` says which columns had to take another name.
+    map): they differ where the map is in doubt. ``undecided_area_m2`` is what the mask leaves undecided, None if it
+    never does. Areas are in m², without a CRS in ``unit``. ``expectation`` is what the map says of how wrong it is
+    likely to be. ``notes`` counts what was noted, ``renamed`` says which columns had to take another name.
     """
 
     places: int = 0
@@ -68,6 +69,8 @@ class ZonalSummary:
     water_area_m2_p95: float = 0.0
     mask_area_m2: float | None = None
     unit: str = "m²"
+    undecided_area_m2: float | None = None
+    expectation: str | None = None
     notes: dict[str, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
 
@@ -79,9 +82,12 @@ class ZonalSummary:
         )
         if self.mask_area_m2 is not None:
             text += f"; by the map's mask {self.mask_area_m2:.6g} {self.unit}"
+        if self.undecided_area_m2 is not None:
+            text += f", undecided {self.undecided_area_m2:.6g} {self.unit}"
         if self.places and not self.valid_area_m2:
             text = f"{self.places} places, none with an answer: nothing of the map is classified in any of them"
-        return "; ".join([text, *(f"{number} {note}" for note, number in self.notes.items())])
+        notes = [f"{number} {note}" for note, number in self.notes.items()]
+        return "; ".join([text, *notes, *([f"of the whole map: {self.expectation}"] if self.expectation else [])])
 
 
 @overload
@@ -141,17 +147,17 @@ def zonal(
         rasters = stack.enter_context(_Rasters(map_path))
         layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
         _check_inputs(out, where, layer, rasters)
-        names = layer.add_columns(_columns(shares))
+        names = layer.add_columns(_columns(shares, rasters.undecided))
         votes = rasters.votes
         unit = area_unit(votes.crs, votes.geobox.affine.determinant)
-        summary = ZonalSummary(layer.count, samples=votes.samples, unit=unit)
+        summary = ZonalSummary(layer.count, samples=votes.samples, unit=unit, expectation=rasters.expectation)
         summary.renamed = layer.renamed | {name: got for name, got in names.items() if got != name}
         total = np.zeros(votes.samples)
         for first, shapes in layer.batches():
             found = measure(shapes, layer.crs, where.buffer, votes.geobox)
             totals = rasters.sums(found.edges, len(shapes))
             answers = _answers(totals, found, shares)
-            layer.fill(first, {names[name]: values for name, values in answers.items()})
+            layer.fill(first, {names[name]: answers[name] for name in names})
             if with_samples:
                 layer.add_samples(first, totals[:, _SAMPLES:])
             total += totals[:, _SAMPLES:].sum(axis=0)
@@ -185,9 +191,10 @@ def _check_inputs(out: Path, where: Places, layer: LayerCopy, rasters: _Rasters)
         raise InputError(f"{without} has no CRS and {other} has one: say what it is (ogr2ogr or gdal_edit, -a_srs)")
 
 
-def _columns(shares: Sequence[float]) -> dict[str, str]:
+def _columns(shares: Sequence[float], undecided: bool) -> dict[str, str]:
     """Return the columns in their order, with their SQLite types."""
-    areas = ("water_area_m2", "water_area_m2_p05", "water_area_m2_p95", "mask_area_m2", "valid_area_m2")
+    decided = ("mask_area_m2", "undecided_area_m2") if undecided else ("mask_area_m2",)
+    areas = ("water_area_m2", "water_area_m2_p05", "water_area_m2_p95", *decided, "valid_area_m2")
     names = (*areas, "not_classified", "outside", *map(_over, shares), "uncertainty")
     return dict.fromkeys(names, "REAL") | {"samples": "INTEGER", "note": "TEXT"}
 
@@ -201,9 +208,10 @@ def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
     valid = np.asarray(answers["valid_area_m2"])
     summary.answered += int((valid > 0).sum())
     summary.valid_area_m2 += float(valid.sum())
-    mask = np.asarray(answers["mask_area_m2"], float)
-    if np.isfinite(mask).any():
-        summary.mask_area_m2 = (summary.mask_area_m2 or 0.0) + float(np.nansum(mask))
+    for name in ("mask_area_m2", "undecided_area_m2"):
+        area = np.asarray(answers[name], float)
+        if np.isfinite(area).any():
+            setattr(summary, name, (getattr(summary, name) or 0.0) + float(np.nansum(area)))
     for note in "; ".join(text for text in answers["note"] if text).split("; "):
         if note:
             summary.notes[note] = summary.notes.get(note, 0) + 1
@@ -211,7 +219,7 @@ def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
 
 def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> dict[str, Any]:
     """Turn sums (places, …) into columns; NaN = not known."""
-    inside, ground, valid, mask, doubt, doubted = totals[:, :_SAMPLES].T
+    inside, ground, valid, mask, undecided, doubt, doubted = totals[:, :_SAMPLES].T
     areas = np.minimum(totals[:, _SAMPLES:], valid[:, None])  # where all is water, rounding may differ
     none = valid == 0
     low, high = area_interval(areas) if len(areas) else np.empty((2, 0))
@@ -222,6 +230,7 @@ def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> di
         "water_area_m2_p05": np.where(none, np.nan, low),
         "water_area_m2_p95": np.where(none, np.nan, high),
         "mask_area_m2": np.where(none, np.nan, mask),
+        "undecided_area_m2": np.where(none, np.nan, undecided),
         "valid_area_m2": valid,
         "not_classified": np.maximum(1 - _ratio(valid, ground), 0),
         "outside": outside,
@@ -256,6 +265,8 @@ class _Rasters:
         self.votes, self.map = open_votes(path)
         self._mask = self.map.band("mask") if self.map else None
         self._doubt = self.map.band("uncertainty") if self.map else None
+        self.undecided = self.map is not None and self._mask is not None and self.map.legend.undecided
+        self.expectation = expectation(self.map or self.votes)
 
     def __enter__(self) -> _Rasters:
         return self
@@ -266,9 +277,10 @@ class _Rasters:
             self.map.file.close()
 
     def sums(self, found: Edges, count: int) -> np.ndarray:
-        """Sum over the pixels of ``count`` places: (count, 6 + samples), in the order of ``_INSIDE`` … ``_SAMPLES``."""
+        """Sum over the pixels of ``count`` places: (count, 7 + samples), in the order of ``_INSIDE`` … ``_SAMPLES``."""
         out = np.zeros((count, _SAMPLES + self.votes.samples))
         out[:, _MASK] = np.nan if self._mask is None else 0.0
+        out[:, _UNDECIDED] = 0.0 if self.undecided else np.nan
         order = np.argsort(found.y0)
         tops, taken, active = found.y0[order], 0, np.empty(0, np.int64)
         for strip in strips(self.votes.geobox):
@@ -295,13 +307,14 @@ class _Rasters:
         votes, valid = self.votes.votes(roi)
         rows = Roi(roi.y0, roi.y1, 0, self.votes.geobox.shape[1])  # whole: PROJ's rounding goes by where it is asked
         area = np.broadcast_to(pixel_areas(self.votes.geobox, rows), rows.shape)[:, roi.x0 : roi.x1]
-        wet, doubt = np.zeros(roi.shape, bool), None
+        wet, open_, doubt = np.zeros(roi.shape, bool), np.zeros(roi.shape, bool), None
         if self.map is not None and self._mask is not None:
             mask = self.map.read(self._mask, roi)
             wet = (mask.data == self.map.legend.positive) & ~np.ma.getmaskarray(mask)
+            open_ = mask.data == UNDECIDED
         if self.map is not None and self._doubt is not None:
             doubt = self.map.read(self._doubt, roi)
-        return _Strip(roi, area.ravel(), votes.ravel(), valid.ravel(), wet.ravel(), doubt)
+        return _Strip(roi, area.ravel(), votes.ravel(), valid.ravel(), wet.ravel(), open_.ravel(), doubt)
 
     def _measure(self, strip: _Strip, part: Coverage) -> np.ndarray:
         """Sum over the pixels of each of a few places; only the first two count what is not classified."""
@@ -316,6 +329,8 @@ class _Rasters:
         out[:, _VALID] = np.bincount(polygon, weight, count)
         wet = strip.wet[pixel]
         out[:, _MASK] = np.bincount(polygon[wet], weight[wet], count)
+        open_ = strip.undecided[pixel]
+        out[:, _UNDECIDED] = np.bincount(polygon[open_], weight[open_], count)
         if self.map is not None and strip.doubt is not None and self._doubt is not None:
             known = ~np.ma.getmaskarray(strip.doubt).ravel()[pixel]
             values = strip.doubt.data.ravel()[pixel[known]] * self.map.file.scales[self._doubt - 1]
@@ -327,11 +342,12 @@ class _Rasters:
 
 @dataclass(frozen=True)
 class _Strip:
-    """Pixels of ``roi``, one after the other: area, votes, whether valid, whether the mask says water; uncertainty."""
+    """Pixels of ``roi``, one after the other: area, votes, whether valid, what the mask says; uncertainty."""
 
     roi: Roi
     area: np.ndarray
     votes: np.ndarray
     valid: np.ndarray
     wet: np.ndarray
+    undecided: np.ndarray
     doubt: np.ma.MaskedArray | None

@@ -5,7 +5,7 @@ Layers become the bands of a file by their kind:
 ==========  ==========================  =====================  =================  ==========================
 kind        band holds                  data type              not classified     overview of 2x2 pixels
 ==========  ==========================  =====================  =================  ==========================
-``class``   0, 1 … C-1                  uint8 (or float32)     255 (NaN)          geouq.maps.overviews
+``class``   0, 1 … C-1; 254             uint8 (or float32)     255 (NaN)          geouq.maps.overviews
 ``percent`` 0..100, band scale 0.01     uint8                  255                mean of the valid ones
 ``float``   0..1                        float32                NaN                mean of the valid ones
 ``dB``      decibels                    float32                NaN                mean power of the valid ones
@@ -56,7 +56,7 @@ class MapBand:
         """Return the band's metadata: of a mask the class that each value stands for."""
         if self.kind != "class":
             return {}
-        return {f"CLASS_{i}": name for i, name in enumerate(self.legend.names)}
+        return {f"CLASS_{value}": name for value, name in self.legend.values.items()}
 
 
 def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Legend()) -> tuple[MapBand, ...]:  # noqa: B008 (frozen)

@@ -162,7 +162,7 @@ class MapWriter:
         path, (rows, columns) = self._folder / "level0.tif", self.geobox.shape
         with rasterio.open(path) as base:
             blocks = (base.read(window=_window(roi)) for roi in _chunks(rows, columns))
-            found = band_statistics(blocks, len(self.bands))
+            found = band_statistics(blocks, self.bands)
         with rasterio.open(path, "r+") as base:
             for number, tags in enumerate(found, 1):
                 base.update_tags(number, **tags)

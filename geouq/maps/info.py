@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from geouq.maps.votes import MapFile
+from geouq.maps.votes import MapFile, expectation
 
 _TAG = "GEOUQ_"
 
@@ -21,6 +21,8 @@ def map_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         tags = {key.removeprefix(_TAG).lower(): text for key, text in found.tags.items() if key.startswith(_TAG)}
         if "version" not in tags:
             return None
+        if "expectation" in tags:
+            tags["expectation"] = expectation(found) or ""
         return {
             "file": str(found.path),
             "is": f"a map made by geouq {tags.pop('version')}, no scene: its bands are results",

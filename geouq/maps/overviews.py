@@ -4,7 +4,8 @@ The mode of modes, ties going to water, shows 25 % of water at 1:64 where the ma
 judged by all the valid pixels that it covers. With two classes it shows the positive one where that one's share of
 them reaches a cut, and each level's cut is the one by which it shows as much of the positive class as the map has (its
 histogram is matched): narrow rivers last where wide ones do. Of the pixels whose share is at the cut, an even pattern
-shows as many as are due. With more classes a pixel shows the most frequent one, the lowest on a tie.
+shows as many as are due. Where it does not show the positive class, it shows "undecided" if that has the larger part
+of the rest. With more classes a pixel shows the most frequent one, the lowest on a tie.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from geouq.grid import Roi
-from geouq.layers import NOT_CLASSIFIED, Legend, mask_of_two
+from geouq.layers import NOT_CLASSIFIED, UNDECIDED, Legend, mask_of_two
 
 #: pixels a side that are read at a time, at least; steps of a share
 WINDOW, STEPS = 2048, 4096
@@ -89,10 +90,21 @@ def _cuts(read: Read, windows: Sequence[Roi], levels: int, legend: Legend) -> tu
 
 
 def _by_cut(mask: np.ndarray, cuts: Sequence[float], legend: Legend, window: Roi) -> Iterator[np.ndarray]:
+    mostly = _mostly_undecided(mask, len(cuts), legend)
     for level, (steps, cut) in enumerate(zip(_steps(mask, len(cuts), legend.positive), cuts, strict=True), 1):
         corner = window.y0 >> level, window.x0 >> level
         chosen = steps + _pattern(steps.shape, corner) >= cut
-        yield np.where(steps >= 0, mask_of_two(chosen, legend.positive), NOT_CLASSIFIED).astype(np.uint8)
+        shown = np.where(steps >= 0, mask_of_two(chosen, legend.positive), NOT_CLASSIFIED).astype(np.uint8)
+        shown[mostly[level - 1] & ~chosen & (steps >= 0)] = UNDECIDED
+        yield shown
+
+
+def _mostly_undecided(mask: np.ndarray, levels: int, legend: Legend) -> Sequence[np.ndarray | bool]:
+    """Return of each level where more pixels are undecided than of the class that is not positive."""
+    if not legend.undecided:
+        return [False] * levels
+    pairs = zip(_sums(mask == UNDECIDED, levels), _sums(mask == 1 - legend.positive, levels), strict=True)
+    return [open_ > other for open_, other in pairs]
 
 
 def _pattern(shape: tuple[int, ...], corner: tuple[int, int]) -> np.ndarray:

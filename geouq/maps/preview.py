@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from pyproj import CRS
 from rasterio.errors import RasterioError
 
 from geouq.errors import SceneError
-from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend
+from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend
 from geouq.maps.figure import Grid, Panel, area_text, draw, reduction, save
-from geouq.maps.styles import class_colours
+from geouq.maps.styles import value_colours
 from geouq.units import BACKSCATTER, DB, DN, POWER, REFLECTANCE, RGB, convert
 
 _BLOCK = 1024  # pixels a side of the scene in memory at a time, about
@@ -35,7 +35,7 @@ class _Map:
 
     layers: dict[str, np.ndarray]
     grid: Grid
-    classes: tuple[tuple[str, str], ...]  # (name, colour)
+    classes: dict[int, tuple[str, str]]  # value → name, colour
     positive: str
 
 
@@ -122,7 +122,7 @@ def preview(
         out_png : the picture; an existing one is replaced in one step.
     title : default: the name of the map file.
     summary : what ``run`` returns: ``area_m2``, ``area_m2_p05``, ``area_m2_p95``, ``not_classified_percent``,
-        ``samples``; those given are told below the pictures.
+        ``samples``, ``cut``, ``expectation`` …; those given are told below the pictures.
 
     Raises
     ------
@@ -167,22 +167,24 @@ def _read_map(path: Path) -> _Map:
 
 def _classes(
     file: rasterio.io.DatasetReader, names: Sequence[str], layers: Mapping[str, np.ndarray]
-) -> tuple[tuple[tuple[str, str], ...], str]:
-    """Return (name, colour) of each class, from the file's tags and colour table if any, and the positive one."""
+) -> tuple[dict[int, tuple[str, str]], str]:
+    """Return (name, colour) of each value, from the file's tags and colour table if any, and the positive one."""
     legend = Legend.of_tags(file.tags(), file.name)
     if "mask" not in layers:
-        return (), legend.positive_name
-    highest = int(np.nanmax(layers["mask"], initial=0))
+        return {}, legend.positive_name
+    mask = layers["mask"]
+    highest = int(np.nanmax(mask, initial=0, where=mask != UNDECIDED if legend.undecided else True))
     labels = (*legend.names, *(f"class {i}" for i in range(len(legend.names), highest + 1)))
-    colours = class_colours(Legend(labels, legend.positive))
+    legend = replace(legend, names=labels)
+    colours = value_colours(legend)
     try:
         table = file.colormap(names.index("mask") + 1)
     except ValueError:  # the usual case: no colour table
         table = {}
-    for i in range(len(labels)):
+    for i in colours:
         if any(table.get(i, (0, 0, 0))[:3]):  # black is what a transparent colour comes back as from a TIFF
             colours[i] = "#{:02x}{:02x}{:02x}".format(*table[i][:3])
-    return tuple(zip(labels, colours, strict=True)), legend.positive_name
+    return {i: (name, colours[i]) for i, name in legend.values.items()}, legend.positive_name
 
 
 # ---------------------------------------------------------------- panels
@@ -259,7 +261,7 @@ def _map_panels(found: _Map) -> list[Panel]:
 
 def _ramp_panel(found: _Map, name: str) -> Panel:
     layer = LAYERS[name]
-    low, high = layer.limits(max(len(found.classes), 2))
+    low, high = layer.limits(max(len(found.classes.keys() - {UNDECIDED}), 2))
     colours = LinearSegmentedColormap.from_list(name, layer.ramp)
     title = name.replace("_", " ").capitalize()
     values = 100 * found.layers[name]
@@ -267,13 +269,14 @@ def _ramp_panel(found: _Map, name: str) -> Panel:
 
 
 def _mask_panel(found: _Map) -> Panel:
-    mask, patches = found.layers["mask"], list(found.classes)
-    palette = np.array([to_rgb(colour) for _, colour in patches], dtype=np.float32)
+    mask, patches = found.layers["mask"], list(found.classes.values())
+    palette = np.zeros((NOT_CLASSIFIED, 3), np.float32)
+    palette[list(found.classes)] = [to_rgb(colour) for _, colour in patches]
     valid = np.isfinite(mask)
     image = np.dstack([palette[np.where(valid, mask, 0).astype(int)], valid]).astype(np.float32)
     if not valid.all():
         patches.append(("not classified", ""))
-    title = "Mask" if len(found.classes) == 2 else "Classes"
+    title = "Mask" if len(found.classes.keys() - {UNDECIDED}) == 2 else "Classes"
     return Panel(title, image, found.grid.shape, patches=tuple(patches))
 
 
@@ -289,7 +292,11 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
         facts.append(text)
     if summary.get("mean_uncertainty_positive") is not None:
         facts.append(f"mean uncertainty of the {found.positive}: {100 * summary['mean_uncertainty_positive']:.0f} %")
-    facts += [f"WARNING: {text}" for text in summary.get("warnings", [])]
+    facts += _decided(summary)
+    warnings = summary.get("warnings", [])
+    facts += [f"WARNING: {text}" for text in warnings]
+    if summary.get("expectation") not in (None, *warnings):
+        facts.append(summary["expectation"])
     if "not_classified_percent" in summary:
         facts.append(f"not classified: {summary['not_classified_percent']:.1f} %")
     if summary.get("samples"):
@@ -300,4 +307,13 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     crs = found.grid.crs
     authority = crs.to_authority() if crs else None
     facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")
+    return facts
+
+
+def _decided(summary: Mapping[str, Any]) -> list[str]:
+    """Return where the mask was cut, and how much of what is classified is undecided."""
+    facts = [f"cut at {summary['cut']:.2f} ({summary['decide']})"] if "cut" in summary and "decide" in summary else []
+    if summary.get("undecided_area_m2") is not None and summary.get("valid_area_m2"):
+        share = summary["undecided_area_m2"] / summary["valid_area_m2"]
+        facts.append(f"undecided: {100 * share:.1f} % at a risk of {100 * summary['risk']:g} %")
     return facts

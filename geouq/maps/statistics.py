@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from geouq.layers import NOT_CLASSIFIED
+from geouq.layers import NOT_CLASSIFIED, UNDECIDED
+from geouq.maps.bands import MapBand
 
 
 class Moments:
@@ -41,16 +42,18 @@ class Moments:
         return {f"STATISTICS_{name}": f"{value:.14g}" for name, value in zip(names, values, strict=True)}
 
 
-def band_statistics(blocks: Iterable[np.ndarray], bands: int) -> list[dict[str, str]]:
-    """Return the statistics of each band over its valid pixels, in the units stored.
+def band_statistics(blocks: Iterable[np.ndarray], bands: Sequence[MapBand]) -> list[dict[str, str]]:
+    """Return the statistics of each band over its valid pixels, in the units stored; of a mask, over its classes.
 
     Parameters
     ----------
     blocks : (bands, rows, columns) each, uint8 with 255 = not classified, or floats with NaN; together all pixels.
     """
-    found = [Moments() for _ in range(bands)]
+    found = [Moments() for _ in bands]
     for block in blocks:
-        for moments, plane in zip(found, block, strict=True):
+        for moments, plane, band in zip(found, block, bands, strict=True):
+            if band.kind == "class":
+                plane = plane[plane != UNDECIDED]
             if plane.dtype == np.uint8:
                 counts = np.bincount(plane.ravel(), minlength=NOT_CLASSIFIED + 1)[:NOT_CLASSIFIED]
                 values = np.flatnonzero(counts)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
 from geouq.files import whole
-from geouq.layers import DOUBT, LIKELY, Legend, band_layer
+from geouq.layers import DOUBT, LIKELY, UNDECIDED, Legend, band_layer
 
 LAND, WATER = LIKELY[0], LIKELY[-1]
 #: of votes that contradict one another: bright is unsure
 DIFFER = DOUBT[3]
-#: of what is not classified: no class has it
-UNKNOWN = "#c4c4c4"
+#: of what is not classified, and of what is undecided: no class has them
+UNKNOWN, OPEN = "#c4c4c4", DOUBT[3]
 #: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
 OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999", "#56b4e9")
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -29,6 +29,11 @@ def class_colours(legend: Legend) -> list[str]:
     """Return one ``#rrggbb`` a class: the positive one water blue, class 0 (or 1) land, others told apart."""
     rest = iter(LAND if i == 0 else _other(i - 1) for i in range(len(legend.names)))
     return [WATER if i == legend.positive else next(rest) for i in range(len(legend.names))]
+
+
+def value_colours(legend: Legend) -> dict[int, str]:
+    """Return the ``#rrggbb`` of each value of a mask, but that of not classified."""
+    return dict(enumerate(class_colours(legend))) | ({UNDECIDED: OPEN} if legend.undecided else {})
 
 
 def _other(i: int) -> str:
@@ -41,8 +46,8 @@ def _other(i: int) -> str:
 
 def colour_table(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
     """Return the colours of mask values as a TIFF holds them: red, green, blue, opacity."""
-    rgb = [bytes.fromhex(colour[1:]) for colour in class_colours(legend)]
-    return {i: (red, green, blue, 255) for i, (red, green, blue) in enumerate(rgb)}
+    rgb = {value: bytes.fromhex(colour[1:]) for value, colour in value_colours(legend).items()}
+    return {value: (red, green, blue, 255) for value, (red, green, blue) in rgb.items()}
 
 
 def write_qml(
@@ -50,6 +55,7 @@ def write_qml(
     layers: Sequence[str],
     float_values: bool,
     legend: Legend = Legend(),  # noqa: B008 (frozen)
+    notes: str = "",
 ) -> None:
     """Write a QGIS 3 style for a map; what is not classified is grey, so that it does not look like dry land.
 
@@ -60,16 +66,17 @@ def write_qml(
     float_values : the mask is float32 with NaN and not uint8 with 255. Float bands get a ramp of exact values:
         QGIS before 3.18 knows palettes for integers only.
     legend : of the mask's values: the positive class is shown as water, the other of two is transparent.
+    notes : what QGIS is to show of the layer beside its name (layer notes, from 3.20 on).
 
     Raises
     ------
     OutputError : if the file cannot be written.
     """
     if "mask" not in layers:
-        _write(path, lambda pipe: _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED"))
+        _write(path, lambda pipe: _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED"), notes)
         return
     band = str(list(layers).index("mask") + 1)
-    _write(path, lambda pipe: (_exact if float_values else _palette)(pipe, band, _entries(legend)))
+    _write(path, lambda pipe: (_exact if float_values else _palette)(pipe, band, _entries(legend)), notes)
 
 
 def write_votes_qml(path: str | os.PathLike[str], samples: int, legend: Legend = Legend()) -> None:  # noqa: B008 (frozen)
@@ -88,15 +95,18 @@ def write_votes_qml(path: str | os.PathLike[str], samples: int, legend: Legend =
     _write(path, lambda pipe: _ramp(pipe, "1", entries, "DISCRETE"))
 
 
-def _write(path: str | os.PathLike[str], render: Callable[[ElementTree.Element], None]) -> None:
+def _write(path: str | os.PathLike[str], render: Callable[[ElementTree.Element], None], notes: str = "") -> None:
     """Write a style whose renderer ``render`` adds to the pipe."""
-    root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
+    categories = "Symbology|Notes" if notes else "Symbology"
+    root = ElementTree.Element("qgis", version="3.22.0", styleCategories=categories)
     pipe = ElementTree.SubElement(root, "pipe")
     render(pipe)
     ElementTree.SubElement(pipe, "brightnesscontrast", brightness="0", contrast="0", gamma="1")
     ElementTree.SubElement(pipe, "huesaturation", saturation="0", grayscaleMode="0")
     ElementTree.SubElement(pipe, "rasterresampler", maxOversampling="2")
     ElementTree.SubElement(root, "blendMode").text = "0"
+    if notes:
+        ElementTree.SubElement(root, "userNotes", value=notes)
     ElementTree.indent(root)
     text = _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
     with whole(path) as made:
@@ -127,8 +137,8 @@ _Entry = tuple[float, str, str, int]  # value, label, colour, alpha; votes are w
 
 def _entries(legend: Legend) -> list[_Entry]:
     background = 1 - legend.positive if len(legend.names) == 2 else None
-    named = enumerate(zip(legend.names, class_colours(legend), strict=True))
-    return [(i, name, colour, 0 if i == background else 255) for i, (name, colour) in named]
+    colours = value_colours(legend)
+    return [(i, name, colours[i], 0 if i == background else 255) for i, name in legend.values.items()]
 
 
 def _steps(band: str, classes: int) -> list[_Entry]:

@@ -6,6 +6,7 @@ their distribution over the samples is looked at in the end.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -142,6 +143,14 @@ def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, MapFile | None]:
         found.file.close()
         raise
     return votes, found
+
+
+def expectation(found: MapFile) -> str | None:
+    """Return what a map says of how wrong it is likely to be (geouq.alarm), if anything."""
+    try:
+        return str(json.loads(found.tags.get("GEOUQ_EXPECTATION", "null")) or "") or None
+    except ValueError:
+        return None
 
 
 def beside(map_path: Path) -> Path:

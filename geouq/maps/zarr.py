@@ -127,7 +127,7 @@ def _name(band: MapBand) -> str:
 
 def _attrs(band: MapBand) -> dict[str, Any]:
     layer = band_layer(band.name)
-    attrs = {} if layer is None else layer.attrs(band.legend.names)
+    attrs = {} if layer is None else layer.attrs(band.legend)
     if "flag_values" in attrs:  # CF: of the array's own type
         attrs["flag_values"] = attrs["flag_values"].astype(band.dtype)
     return attrs

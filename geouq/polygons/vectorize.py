@@ -11,7 +11,7 @@ last pixel in reading order. Attributes of a polygon:
     quantiles, over the samples, of the area *inside the polygon* that a sample calls water. Water that a sample
     sees outside is not in them, so they never exceed ``area_m2``. Null without a samples file.
 ``probability, uncertainty``
-    plain mean over its pixels. For a binary map with threshold 0.5, ``probability`` is taken from the confidence if
+    plain mean over its pixels. For a binary map cut at 0.5, ``probability`` is taken from the confidence if
     that is all there is: in water the two are the same. Null if the map has no such layer.
 """
 
@@ -29,7 +29,7 @@ import numpy as np
 from geouq.errors import InputError, SceneError
 from geouq.files import refuse_own
 from geouq.grid import Roi, area_unit, pixel_areas
-from geouq.layers import area_interval
+from geouq.layers import UNDECIDED, area_interval
 from geouq.maps.votes import MapFile, Votes, beside, strips, sums
 from geouq.polygons.features import FeatureWriter, check_vector_path
 from geouq.polygons.frame import as_frame
@@ -49,18 +49,25 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class VectorSummary:
-    """What became of a map: polygons written and left out, and their areas, in m² or, without a CRS, in ``unit``."""
+    """What became of a map: polygons written and left out, and their areas, in m² or, without a CRS, in ``unit``.
+
+    ``undecided_area_m2`` is that of what is undecided, in no polygon; None where the map leaves nothing so.
+    """
 
     polygons: int
     dropped: int
     area_m2: float
     dropped_area_m2: float
     unit: str = "m²"
+    undecided_area_m2: float | None = None
 
     def __str__(self) -> str:
         text = f"{self.polygons} polygons, {self.area_m2:.6g} {self.unit}"
-        left = f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} {self.unit}"
-        return text + (left if self.dropped else "")
+        if self.dropped:
+            text += f"; {self.dropped} smaller ones left out, {self.dropped_area_m2:.6g} {self.unit}"
+        if self.undecided_area_m2 is not None:
+            text += f"; undecided {self.undecided_area_m2:.6g} {self.unit}"
+        return text
 
 
 @overload
@@ -140,7 +147,8 @@ def vectorize(
             if on_progress:
                 on_progress(strip.y1, rows)
         writer.finish(overwrite)
-    return VectorSummary(kept, dropped, float(kept_area), float(dropped_area), source.unit)
+    areas = float(kept_area), float(dropped_area)
+    return VectorSummary(kept, dropped, *areas, source.unit, source.undecided_area)
 
 
 def origin(run: str, min_area: float) -> str:
@@ -163,6 +171,7 @@ class _Map:
             self._stack.close()
             raise
         self.strips = list(strips(self.geobox, tile * tile))
+        self.undecided_area = 0.0 if self._map.legend.undecided else None
 
     def __enter__(self) -> _Map:
         return self
@@ -194,6 +203,9 @@ class _Map:
             padded = np.zeros((strip.shape[0] + 2, columns + 2), bool)
             inside = padded[wide.y0 - strip.y0 + 1 : wide.y1 - strip.y0 + 1, 1:-1]
             np.logical_and(values.data == self._map.legend.positive, ~np.ma.getmaskarray(values), out=inside)
+            if self.undecided_area is not None:
+                undecided = values.data[strip.y0 - wide.y0 :][: strip.shape[0]] == UNDECIDED
+                self.undecided_area += float((undecided * pixel_areas(self.geobox, strip)).sum())
             yield strip.y0, padded
 
     def measure(self, row: int, labels: np.ndarray, count: int) -> np.ndarray:
@@ -264,6 +276,6 @@ def _mask_band(found: MapFile) -> int:
 def _layer_bands(found: MapFile) -> tuple[int | None, int | None]:
     """Return the numbers of the bands that mean probability and uncertainty."""
     probability = found.band("probability")
-    if probability is None and found.number("GEOUQ_THRESHOLD", 0) == 0.5:
+    if probability is None and found.number("GEOUQ_CUT", found.number("GEOUQ_THRESHOLD", 0)) == 0.5:
         probability = found.band("confidence")
     return probability, found.band("uncertainty")

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from geouq.decisions import Cut
 from geouq.layers import (
     LAYERS,
     NOT_CLASSIFIED,
+    UNDECIDED,
     by_class,
     mask_of_two,
     needed,
@@ -38,7 +40,9 @@ class Question:
     """What is asked of the samples: ``layers``, the class that counts, where it counts, and how logits are cooled.
 
     classes, positive : how many there are, and the index of the one that counts (geouq.layers).
+    threshold : probability at and above which a sample says the positive class; and the mask, unless there is a cut.
     tolerance : samples need not be drawn that could move no pixel's probability by more than this; 0: draw all.
+    cut : where the mask of two classes is cut, and what of it is undecided. None: at the threshold, nothing.
     """
 
     layers: tuple[str, ...]
@@ -47,6 +51,7 @@ class Question:
     threshold: float
     temperature: float
     tolerance: float = 0.0
+    cut: Cut | None = None
 
 
 class RunningSums:
@@ -191,8 +196,12 @@ class _Means:
 def _mask(means: _Means) -> Tensor:
     if means.question.classes > 2:
         return means.classes.argmax(0).to(torch.uint8)  # (C, h, w) → (h, w)
-    chosen: Tensor = mask_of_two(means.sums._decide(means.mean), means.question.positive)
-    return chosen.to(torch.uint8)
+    cut, positive = means.question.cut, means.question.positive
+    if cut is None:
+        chosen: Tensor = mask_of_two(means.sums._decide(means.mean), positive)
+        return chosen.to(torch.uint8)
+    mask: Tensor = mask_of_two(says_positive(means.mean, positive, cut.at), positive)
+    return mask.to(torch.uint8).masked_fill(cut.undecided(means.sums._positive(means.mean)), UNDECIDED)
 
 
 def _std(means: _Means) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from geouq.decisions import RULES, is_rule
 from geouq.errors import InputError
 from geouq.sampling.deviations import Weights
 
@@ -18,9 +19,9 @@ def check_types(settings: Any) -> None:
         value = getattr(settings, name)
         if not _is(Integral, value) and (value is not None or name == "seed"):
             raise InputError(f"{name}={value!r}: give a whole number")
-    for name in ("samples", "threshold", "tolerance"):
+    for name in ("samples", "threshold", "risk", "tolerance"):
         value = getattr(settings, name)
-        if not _is(Real, value) and (value is not None or name != "threshold"):
+        if not _is(Real, value) and (value is not None or name in ("samples", "tolerance")):
             raise InputError(f"{name}={value!r}: give a number")
     if settings.batch is not None and settings.batch < 1:
         raise InputError(f"batch={settings.batch}: give 1 or more samples to compute at once")
@@ -28,6 +29,17 @@ def check_types(settings: Any) -> None:
         raise InputError("layers=(): no layer is asked for: name one at least, such as 'mask'")
     if not isinstance(settings.weights, Weights):
         raise InputError(f"weights={settings.weights!r}: give geouq.sampling.deviations.Weights(), or leave it out")
+
+
+def rule_of(decide: Any) -> str | None:
+    """Return the rule that a mask is to be cut by as text (geouq.decisions); raise InputError for what is none."""
+    if decide is None:
+        return None
+    named = decide in RULES or not (_is(Real, decide) or is_rule(decide))
+    text = decide if named else repr(float(decide))  # 0.50 is 0.5
+    if not is_rule(text):
+        raise InputError(f"decide {decide!r} is none of {', '.join(RULES)}, nor a probability from 0 to 1")
+    return str(text)
 
 
 def whole_samples(samples: Any) -> float:

@@ -51,7 +51,7 @@ def assemble(
         rasters.append(FileToMake("map", results.made(results.zarr), results.bands))
     on_step(" and ".join(path.name for path in (results.map, results.votes, results.zarr) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
-    _write_styles(job, results)
+    _write_styles(job, results, summary.get("expectation", ""))
     if results.vector is not None:
         from geouq.polygons.vectorize import vectorize  # here, as in geouq.segmentation.results
 
@@ -65,11 +65,11 @@ def assemble(
         preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
 
 
-def _write_styles(job: Job, results: Results) -> None:
-    legend = job.sampler.model.spec.legend
+def _write_styles(job: Job, results: Results, notes: str) -> None:
+    legend = job.legend
     if results.style is not None:
         names = [band.name for band in results.bands]
-        write_qml(results.made(results.style), names, results.float32, legend)
+        write_qml(results.made(results.style), names, results.float32, legend, notes)
     if results.votes_style is not None:
         write_votes_qml(results.made(results.votes_style), results.vote_bands[0].samples, legend)
     for final in (results.style, results.votes_style):

@@ -1,7 +1,8 @@
 """The dask graph of a map: a tile is one task that reads its window, one that samples it, and one a layer.
 
 The names of tasks are what dask's dashboard shows: ``geouq-read``, ``geouq-sample``, ``geouq-layers``. Their keys go by
-scene, model and question, so that equal calls share all work.
+scene, model and question, so that equal calls share all work. A mask that goes by the whole scene
+(geouq.segmentation.deciding) has two more a tile, for ranks and their sums, and one for the scene, ``geouq-cut``.
 
 There are as many tasks as tiles ask for, whatever the scene's chunks. Chunks that are about as many as tiles are
 tasks of their own, each computed once for all windows that meet it. Where there are many more, and each is made of what
@@ -14,8 +15,8 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, product
 from operator import getitem, itemgetter
@@ -27,9 +28,11 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from geouq.grid import Roi, Tile
+from geouq.decisions import Cut, ranks
+from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import LAYERS
 from geouq.rasters.windowed import first_windows
+from geouq.segmentation.deciding import mask_of_ranks, rank_sums, scene_cut
 from geouq.segmentation.job import Job
 from geouq.segmentation.tile import look_first, segment_tile
 
@@ -60,6 +63,10 @@ def layer_arrays(data: da.Array, job: Job, name: str) -> dict[str, da.Array]:
     Parameters
     ----------
     data : the scene, (bands, rows, columns). name : what to call it in messages.
+
+    Returns
+    -------
+    The layers by name; with a mask that goes by the whole scene also ``cut``, where it was cut, without dimensions.
     """
     token, tiles = tokenize("geouq", data, job, name), list(job.tiling)
     scene, shared, first, looked, read, sample = (
@@ -87,7 +94,8 @@ def layer_arrays(data: da.Array, job: Job, name: str) -> dict[str, da.Array]:
         for number, tile in enumerate(tiles)
     }
     _add(graph, sample, sampling, shared, read, resources=True)
-    return {layer: _layer_array(graph, sample, job, layer) for layer in job.question.layers}
+    layers = {layer: _layer_array(graph, sample, job, layer) for layer in job.question.layers}
+    return layers | (_decided(graph, sample, job, len(tiles)) if job.scene_wide and "mask" in layers else {})
 
 
 def _add(graph: HighLevelGraph, name: str, tasks: dict[Any, Any], *needs: str, resources: bool = False) -> None:
@@ -106,8 +114,14 @@ def _look(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:
     return look_first(job, [window[used] for window in windows], name)
 
 
-def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
-    return segment_tile(job, values, tile).layers
+def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, Any]:
+    """Return the layers of a tile; where the mask goes by the whole scene also ranks and their sums."""
+    if not job.scene_wide:
+        return segment_tile(job, values, tile).layers
+    asked = tuple(dict.fromkeys((*job.question.layers, "probability", "uncertainty")))
+    layers = segment_tile(replace(job, question=replace(job.question, layers=asked)), values, tile).layers
+    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), tile.core.shape)
+    return {**layers, "rank": ranks(layers["probability"]), "sums": rank_sums(layers, area)}
 
 
 # --- reading ---------------------------------------------------------------------------------------------
@@ -181,18 +195,45 @@ def _join(pieces: list[list[list[np.ndarray]]]) -> np.ndarray:
 # --- layers ----------------------------------------------------------------------------------------------
 
 
-def _layer_array(graph: HighLevelGraph, sample: str, job: Job, layer: str) -> da.Array:
-    """Return one layer, each chunk of which is taken from what one task that samples gives."""
+def _decided(graph: HighLevelGraph, sample: str, job: Job, tiles: int) -> dict[str, da.Array]:
+    """Return the mask made of the ranks of all tiles, and where it was cut."""
+    token = tokenize(sample)
+    sums, ranked, cut, place = (f"geouq-{what}-{token}" for what in ("sums", "ranks", "cut", "place"))
+    graph = HighLevelGraph(dict(graph.layers), dict(graph.dependencies))
+    for name, what in ((sums, "sums"), (ranked, "rank")):  # of a tile's result no more than is needed is kept
+        _add(graph, name, {(name, number): (itemgetter(what), (sample, number)) for number in range(tiles)}, sample)
+    _add(graph, cut, {cut: (scene_cut, job.decision, [(sums, number) for number in range(tiles)])}, sums)
+    _add(graph, place, {(place,): (_place, cut)}, cut)
+    decide = partial(mask_of_ranks, positive=job.question.positive)
+    mask = _layer_array(graph, ranked, job, "mask", lambda number: (decide, (ranked, number), cut), cut)
+    return {"mask": mask, "cut": da.Array(graph, place, (), meta=np.empty((), np.float64))}
+
+
+def _place(cut: Cut) -> np.ndarray:
+    """Return where a cut is, as an array without dimensions."""
+    return np.array(cut.at)
+
+
+def _layer_array(
+    graph: HighLevelGraph,
+    source: str,
+    job: Job,
+    layer: str,
+    task: Callable[[int], Any] | None = None,
+    *needs: str,
+) -> da.Array:
+    """Return one layer, each chunk of which is taken, or made by a ``task``, from what one task of ``source`` gives."""
     what, size = LAYERS[layer], job.tiling.size
     dtype, lead = what.dtype(job.sampler.samples), (job.question.classes,) if what.each_class else ()
     rows = {tile.core.y0: tile.core.shape[0] for tile in job.tiling}
     columns = {tile.core.x0: tile.core.shape[1] for tile in job.tiling}
     chunks = (*((n,) for n in lead), tuple(rows.values()), tuple(columns.values()))
     places = product(*(range(len(sizes)) for sizes in chunks))
-    name = f"geouq-layers-{tokenize(sample, layer)}"
-    own = {(name, *place): (itemgetter(layer), (sample, number)) for number, place in enumerate(places)}
+    name = f"geouq-layers-{tokenize(source, layer)}"
+    take = task or (lambda number: (itemgetter(layer), (source, number)))
+    own = {(name, *place): take(number) for number, place in enumerate(places)}
     graph = HighLevelGraph(dict(graph.layers), dict(graph.dependencies))
-    _add(graph, name, own, sample)
+    _add(graph, name, own, source, *needs)
     array = da.Array(graph, name, chunks, meta=np.empty((0,) * len(chunks), dtype))
     even: da.Array = array.rechunk(
         (*lead, size, size)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from os import PathLike
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 import xarray as xr
 
 from geouq import units
-from geouq.errors import InputError
+from geouq.decisions import Decision, level_for
+from geouq.errors import InputError, ModelError
 from geouq.grid import GeoBox, Roi, Tile, Tiling
-from geouq.layers import DEFAULT_LAYERS, check_layers, check_tolerance
+from geouq.layers import DEFAULT_LAYERS, Legend, check_layers, check_tolerance
 from geouq.networks.model import Model
 from geouq.rasters.coords import scene_geobox
 from geouq.sampling.cores import windows_at_once
@@ -30,7 +31,7 @@ from geouq.sampling.estimators import Question
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
-from geouq.segmentation.arguments import check_types
+from geouq.segmentation.arguments import check_types, rule_of
 from geouq.segmentation.matching import (
     bounds_roi,
     check_array,
@@ -71,6 +72,8 @@ class Settings:
     sampler: str = "auto"
     weights: Weights = Weights()
     tolerance: float = 0.0
+    decide: str | float | None = None
+    risk: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Job:
     devices : those that tiles go to in turn; the sampler's is the first.
     validity : which values of the scene's bands used can be measurements.
     looked : False if the scene is still to be looked at for fill, when its first pixels are read.
+    decision : how the mask is decided, where settings or model say so. None: positive from the threshold on.
     """
 
     sampler: Sampler
@@ -96,6 +100,18 @@ class Job:
     devices: tuple[str, ...] = ("cpu",)
     validity: Validity = Validity(())
     looked: bool = True
+    decision: Decision | None = None
+
+    @property
+    def scene_wide(self) -> bool:
+        """True if the mask can be made only when all of the scene is known."""
+        return self.decision is not None and self.decision.scene_wide
+
+    @property
+    def legend(self) -> Legend:
+        """What values of the mask mean."""
+        undecided = self.decision is not None and self.decision.risk is not None
+        return replace(self.sampler.model.spec.legend, undecided=undecided)
 
     @property
     def intervals(self) -> bool:
@@ -200,8 +216,10 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     threshold = spec.threshold if settings.threshold is None else settings.threshold
     if not 0 <= threshold <= 1:
         raise InputError(f"threshold {threshold} is not between 0 and 1")
+    decision = _decision(models, settings, threshold)
+    cut = None if decision is None or decision.scene_wide else decision.cut()
     question = Question(
-        settings.layers, len(spec.classes), spec.legend.positive, threshold, spec.temperature, settings.tolerance
+        settings.layers, len(spec.classes), spec.legend.positive, threshold, spec.temperature, settings.tolerance, cut
     )
     unit = scene_units(scene)
     units.check_convertible(unit, spec.units, scene_name(scene))
@@ -224,7 +242,36 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     nodata, exact = scene_nodata(scene), None not in halos
     looked = looked_at(scene) or isinstance(scene.data, np.ndarray)
     validity = _validity(scene, bands, unit, nodata)
-    return Job(sampler, question, tiling, geobox, bands, unit, nodata, exact, devices, validity, looked)
+    return Job(sampler, question, tiling, geobox, bands, unit, nodata, exact, devices, validity, looked, decision)
+
+
+def _decision(models: Sequence[Model], settings: Settings, threshold: float) -> Decision | None:
+    """Return how the mask is decided, if settings or model say so; a threshold that is given cuts the mask too."""
+    spec = models[0].spec
+    rule = rule_of(settings.decide) or (spec.decide if settings.threshold is None else None)
+    if rule is None and settings.risk is None:
+        return None
+    if len(spec.classes) > 2:
+        several = f"model {spec.name!r} has {len(spec.classes)}"
+        raise InputError(f"--decide and --risk are for two classes, and {several}: leave them out")
+    rule = rule or rule_for(threshold)
+    if settings.risk is None:
+        return Decision(rule)
+    return Decision(rule, level_for(_risk(models), rule, settings.risk), settings.risk)
+
+
+def rule_for(threshold: float) -> str:
+    """Return the rule by which a mask is cut at a threshold."""
+    return "accuracy" if threshold == 0.5 else repr(float(threshold))
+
+
+def _risk(models: Sequence[Model]) -> Mapping[str, Any]:
+    """Return what a model knows of its risk; raise ModelError if it knows nothing, as an ensemble does."""
+    spec = models[0].spec
+    if spec.risk is None or len(models) > 1:
+        what = f"model {spec.name!r} has" if len(models) == 1 else "an ensemble has"
+        raise ModelError(f"{what} no risk measured on places left out: leave --risk out, or take a model that has one")
+    return spec.risk
 
 
 def _validity(scene: xr.DataArray, bands: Sequence[int | None], unit: str, nodata: float | None) -> Validity:
@@ -266,10 +313,20 @@ def run_attrs(job: Job) -> dict[str, Any]:
         "seed": sampler.seed,
         "sites": ",".join(sampler.active),
         "threshold": job.question.threshold,
+        **_decided(job.decision),
         "temperature": spec.temperature,
-        **spec.legend.tags(),
+        **job.legend.tags(),
         "tile": job.tiling.size,
         "halo": job.tiling.halo,
         "precision": job.sampler.precision,
         "seams": "exact" if job.exact else f"approximate: {spec.architecture} sees the whole image",
     }
+
+
+def _decided(decision: Decision | None) -> dict[str, Any]:
+    """Return what a map must say of how its mask was decided."""
+    if decision is None:
+        return {}
+    return {"decide": decision.rule} | (
+        {} if decision.risk is None else {"risk": decision.risk, "confidence_level": decision.level}
+    )

@@ -14,7 +14,7 @@ from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
 from geouq.scenes.arrays import scene_array
-from geouq.segmentation.arguments import four_bounds, names_in, whole_samples
+from geouq.segmentation.arguments import four_bounds, names_in, rule_of, whole_samples
 from geouq.segmentation.graph import layer_arrays
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name
@@ -38,6 +38,8 @@ def segment(
     weights: Weights = Weights(),  # noqa: B008 (frozen)
     tolerance: float = 0.0,
     scale: str = "auto",
+    decide: str | float | None = None,
+    risk: float | None = None,
 ) -> xr.Dataset:
     """Segment a scene, lazily: nothing is read or computed until the result is.
 
@@ -56,7 +58,8 @@ def segment(
     seed : the same seed gives the same map; sample 7 of 20 is sample 7 of 50.
     layers : names of geouq.layers.LAYERS: mask, uncertainty, confidence, probability and the others
         (definitions in geouq.layers).
-    threshold : p̄ at and above which a pixel is positive; the model's own (mostly 0.5) by default.
+    threshold : probability at and above which a pixel is positive, in each sample, and in the mask unless ``decide`` is
+        given; the model's own (mostly 0.5) by default.
     tile : core size in pixels; chosen from memory by default. Another size changes nothing but rounding.
     batch : samples computed at once; chosen from memory by default.
     device : "auto", "cpu", "cuda", "cuda:1", … or several, divided by commas, that take tiles in turn.
@@ -70,13 +73,18 @@ def segment(
     weights : how an SSN's samples are made to differ from its own: spread, and factors by class and rank.
     tolerance : a tile may stop sampling when the samples left can move no probability by more than this.
     scale : unit of the values, in place of what the scene says; or auto.
+    decide : how the mask of two classes is cut: "accuracy" (p̄ ≥ 0.5), a probability, or by the whole scene, so that
+        the mask needs all tiles: "iou", where the expected intersection over union is largest, "area", where its area
+        is the expected one (docs/decisions.md). By default what the model says, if ``threshold`` is not given.
+    risk : the share of pixels decided and wrong that is promised as the most to expect; the mask is 254 (undecided)
+        where neither class can be said at that. Only with a model whose risk was measured on places left out.
 
     Returns
     -------
     Dataset with one dask-backed variable a layer, along the scene's further dimensions and on its own grid: float32 in
-    0..1 with NaN where not valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). Attributes and
-    encoding are those of the CF conventions, for ``to_netcdf`` and ``to_zarr``; read back with
-    ``decode_coords="all"``, else the CRS is lost.
+    0..1 with NaN where not valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). A mask that goes by
+    the whole scene comes with the coordinate ``cut``. Attributes and encoding are those of the CF conventions, for
+    ``to_netcdf`` and ``to_zarr``; read back with ``decode_coords="all"``, else the CRS is lost.
 
     Raises
     ------
@@ -96,6 +104,8 @@ def segment(
         sampler=sampler,
         weights=weights,
         tolerance=tolerance,
+        decide=rule_of(decide),
+        risk=risk,
     )
     models, scene = load_models(model), scene_array(scene, scale)
     jobs = []
@@ -126,16 +136,23 @@ def _lazy_dataset(scene: xr.DataArray, jobs: Sequence[Job]) -> xr.Dataset:
         for one, own in zip(_each(scene), jobs, strict=True)
     ]
     variables, names = {}, job.sampler.model.spec.classes
+    if "cut" in maps[0]:
+        coords["cut"] = (others, _stacked([one["cut"] for one in maps], [scene.sizes[dim] for dim in others]))
     for layer in job.question.layers:
         what, arrays = LAYERS[layer], [one[layer] for one in maps]
-        for dim in reversed(others):
-            count = scene.sizes[dim]
-            arrays = [da.stack(arrays[start : start + count]) for start in range(0, len(arrays), count)]
+        array = _stacked(arrays, [scene.sizes[dim] for dim in others])
         dims = (*others, *(("class",) if what.each_class else ()), *scene.dims[-2:])
         labels = {"class": list(names)} if what.each_class else {}
-        variables[layer] = xr.DataArray(arrays[0], dims=dims, coords=coords | labels, attrs=what.attrs(names))
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(job.legend))
         variables[layer].encoding = layer_encoding(what, mapping)
     return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)
+
+
+def _stacked(arrays: Sequence[da.Array], sizes: Sequence[int]) -> da.Array:
+    """Return arrays, one a scene in the order of ``_each``, as one with further dimensions of these sizes."""
+    for count in reversed(sizes):
+        arrays = [da.stack(arrays[start : start + count]) for start in range(0, len(arrays), count)]
+    return arrays[0]
 
 
 def _dask_array(scene: xr.DataArray, size: int) -> da.Array:

@@ -40,6 +40,8 @@ class Receipt:
     """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn.
 
     doubt, water_doubt : sums of uncertainty · pixel area over what is classified, and over the positive class.
+    undecided_area : of what is classified, and of neither class. ranks : where the mask goes by the whole scene, sums
+        by rank of p̄ (geouq.decisions.RankSums), of which its areas and doubt are to be made.
     """
 
     index: int
@@ -52,6 +54,8 @@ class Receipt:
     drawn: int = 0
     doubt: float = 0.0
     water_doubt: float = 0.0
+    undecided_area: float = 0.0
+    ranks: tuple[tuple[float, ...], ...] = ()
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -246,7 +250,8 @@ def _receipt(line: object) -> Receipt | None:
     values = json.loads(text)
     if not _PART.fullmatch(values["part"]):
         return None
-    return Receipt(**values | {"areas": tuple(values["areas"])})
+    ranks = tuple(map(tuple, values.get("ranks", ())))
+    return Receipt(**values | {"areas": tuple(values["areas"]), "ranks": ranks})
 
 
 def _hold(work: Path) -> sqlite3.Connection:

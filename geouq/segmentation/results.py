@@ -96,7 +96,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     """
     asked, path = job.question.layers, outputs.path
     _check_asked(outputs, set(asked))
-    bands = map_bands(_band_names(job), outputs.float32, job.sampler.model.spec.legend)
+    bands = map_bands(_band_names(job), outputs.float32, job.legend)
     for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MOST_VOTES
     keeps_votes = "votes" in asked or for_polygons
     votes = beside(path) if "votes" in asked else None
@@ -111,7 +111,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         zarr=outputs.zarr,
         bands=bands,
         vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
-        layers=tuple(dict.fromkeys((*asked, "mask", "uncertainty", *(["votes"] if keeps_votes else [])))),
+        layers=tuple(dict.fromkeys((*asked, *_needed(job, keeps_votes)))),
         tags=_tags(job) | _companions(outputs),
         min_area=outputs.min_area,
         float32=outputs.float32,
@@ -124,6 +124,11 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         if results.zarr is not None and results.zarr.absolute() in file.absolute().parents:
             raise OutputError(f"{file} lies in {results.zarr}, which is made anew: give it another place")
     return results
+
+
+def _needed(job: Job, votes: bool) -> list[str]:
+    """Return the layers that the summary and outputs beside the map are made of."""
+    return ["mask", "uncertainty", *(["votes"] if votes else []), *(["probability"] if job.scene_wide else [])]
 
 
 def _tags(job: Job) -> dict[str, str]:

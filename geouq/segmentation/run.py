@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -19,13 +19,15 @@ import dask.threaded
 import numpy as np
 import xarray as xr
 
+from geouq.decisions import Cut, RankSums, ranks
 from geouq.errors import OutputError
 from geouq.files import refuse_own_scene
 from geouq.grid import Roi, Tile, pixel_areas
-from geouq.layers import NOT_CLASSIFIED
+from geouq.layers import NOT_CLASSIFIED, UNDECIDED
 from geouq.maps.bands import quantise
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
+from geouq.segmentation.deciding import decided, decided_part, rank_sums, scene_cut
 from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
@@ -82,7 +84,9 @@ def run(
         work = _Work(scene, job, results, squares, on_event)
         receipts = _compute(work, ledger, tiles, todo)
         effort = _effort(tiles, todo, started)
-        found = findings(job, [receipts[tile.index] for tile in tiles])
+        cut = _cut(job, [receipts[tile.index] for tile in tiles])
+        work = replace(work, cut=cut if job.scene_wide else None)
+        found = findings(job, [_decided(job, receipts[tile.index], cut) for tile in tiles], cut)
         summary = summarise(job, results, identity.run, found) | scene_origin(scene)
         told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
         results = replace(results, tags=told)
@@ -93,6 +97,17 @@ def run(
         ledger.close()
     seconds = {"seconds": round(time.perf_counter() - started, 3)}
     return summary | {"already_there": False} | effort | seconds
+
+
+def _cut(job: Job, receipts: list[Receipt]) -> Cut | None:
+    """Return where the mask is cut, if that is decided in any other way than by the threshold."""
+    if job.decision is None or not job.scene_wide:
+        return job.question.cut
+    return scene_cut(job.decision, [RankSums(*map(np.asarray, receipt.ranks)) for receipt in receipts])
+
+
+def _decided(job: Job, receipt: Receipt, cut: Cut | None) -> Receipt:
+    return decided(receipt, cut) if job.scene_wide and cut is not None else receipt
 
 
 def _effort(tiles: list[Tile], computed: list[Tile], started: float) -> dict[str, Any]:
@@ -131,13 +146,14 @@ def _region(scene: xr.DataArray, region: Roi) -> xr.DataArray:
 
 @dataclass(frozen=True)
 class _Work:
-    """What all tile tasks of a run share."""
+    """What all tile tasks of a run share; ``cut``: of a mask that goes by the whole scene, once that is known."""
 
     scene: xr.DataArray
     job: Job
     results: Results
     squares: Squares | None
     on_event: OnEvent
+    cut: Cut | None = None
 
     def finishing(self, step: str) -> None:
         """Tell that all tiles are there, and what is being made of them."""
@@ -167,12 +183,17 @@ class _Work:
             arrays = read_part(self.results.work / receipt.part, receipt.digest, most)
         if arrays is None:
             raise OutputError(f"{self.results.work / receipt.part} cannot be read back: is the disk failing?")
-        return arrays
+        return arrays if self.cut is None else decided_part(arrays, self.results.bands, self.cut, self._positive)
+
+    @property
+    def _positive(self) -> int:
+        return self.job.question.positive
 
     def _receipt(self, tile: Tile, part: str, digest: str, result: TileResult) -> Receipt:
         mask, doubt = result.layers["mask"], result.layers["uncertainty"]
         area = np.broadcast_to(pixel_areas(self.job.geobox, tile.core), mask.shape)
-        water, classified = mask == self.job.question.positive, mask != NOT_CLASSIFIED
+        water, classified = mask == self._positive, mask != NOT_CLASSIFIED
+        ranked = rank_sums(result.layers, area) if self.job.scene_wide else None
         return Receipt(
             index=tile.index,
             part=part,
@@ -184,6 +205,8 @@ class _Work:
             drawn=result.drawn,
             doubt=float((area * doubt)[classified].sum()),
             water_doubt=float((area * doubt)[water].sum()),
+            undecided_area=float(area[mask == UNDECIDED].sum()),
+            ranks=() if ranked is None else tuple(tuple(one.tolist()) for one in astuple(ranked)),
         )
 
     def _arrays(self, layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -191,7 +214,8 @@ class _Work:
         if "probabilities" in layers:
             layers = layers | dict(zip(class_bands(self.job), layers["probabilities"], strict=True))
         files = {"map": self.results.bands, "votes": self.results.vote_bands}
-        return {what: quantise(layers, bands) for what, bands in files.items() if bands}
+        arrays = {what: quantise(layers, bands) for what, bands in files.items() if bands}
+        return arrays | ({"rank": ranks(layers["probability"])} if self.job.scene_wide else {})
 
     def _picture(self, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
         """Return what a picture shows of the scene in a tile, so that the scene is read (or geocoded) only once."""

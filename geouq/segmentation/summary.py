@@ -8,22 +8,29 @@ from typing import Any
 
 import numpy as np
 
+from geouq.alarm import Expectation, expect
+from geouq.decisions import Cut
 from geouq.layers import area_interval
-from geouq.segmentation.job import Job, run_attrs
+from geouq.segmentation.job import Job, rule_for, run_attrs
 from geouq.segmentation.ledger import Receipt
 from geouq.segmentation.results import Results
 
 #: A map is not to be trusted unseen if its positive class is less certain than this on the mean. Provisional: 0.5 is
 #: the entropy of a probability of 0.89, and no more than ten chips were looked at with it (docs/outputs.md).
 DOUBTFUL = 0.5
+#: findings that not every run has
+_EXPECTED = ("expected_wrong", "expected_wrong_p05", "expected_wrong_p95", "expectation")
+_NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", *_EXPECTED)
 #: ... or if the interval of the area goes from less than this share of it to the whole. Provisional likewise.
 NARROWEST = 0.1
 
 
-def findings(job: Job, receipts: list[Receipt]) -> dict[str, Any]:
+def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None) -> dict[str, Any]:
     """Return what was found; mean uncertainty in 0..1 or None.
 
-    Areas are in m², without a CRS in squared units of the grid.
+    Areas are in m², without a CRS in squared units of the grid. ``cut``, where a decision made one; with a risk,
+    ``undecided_area_m2`` of what is classified; with a model that has an alarm, ``expected_wrong``, the share of wrong
+    pixels, its interval, ``expected_wrong_p05`` and ``_p95``, and the same in words, ``expectation``.
     ``warnings`` are lines for people: why the map says nothing, or should not be trusted unseen.
     """
     rows, columns = job.region.shape
@@ -43,14 +50,34 @@ def findings(job: Job, receipts: list[Receipt]) -> dict[str, Any]:
         "mean_uncertainty_positive": round(water_doubt / area, 4) if area else None,
         **saved,
     }
-    return found | {"warnings": _warnings(job, found)}
+    if cut is not None:
+        found["cut"] = cut.at
+    if job.legend.undecided:
+        found["undecided_area_m2"] = sum(r.undecided_area for r in receipts)
+    if not valid_area:
+        nothing = "nothing was classified: no pixel of the scene is valid in all bands that the model reads"
+        return found | {"warnings": [nothing]}
+    expectation = _expectation(job, doubt / valid_area)
+    if expectation is None:
+        return found | {"warnings": _warnings(job, found)}
+    ends = {"": expectation.wrong, "_p05": expectation.low, "_p95": expectation.high}
+    found |= {f"expected_wrong{end}": round(share, 4) for end, share in ends.items()}
+    found["expectation"] = str(expectation)
+    return found | {"warnings": [str(expectation)] if expectation.alarm else []}
+
+
+def _expectation(job: Job, doubt: float) -> Expectation | None:
+    """Return what is to be expected of a map of so much doubt; None where that was never measured."""
+    models, threshold = job.sampler.models, job.question.threshold
+    alarm = models[0].spec.alarm
+    if alarm is None or len(models) > 1:
+        return None
+    return expect(alarm, rule_for(threshold) if job.decision is None else job.decision.rule, doubt)
 
 
 def _warnings(job: Job, found: Mapping[str, Any]) -> list[str]:
-    """Return why a map says nothing, or should not be trusted unseen."""
+    """Return why a map should not be trusted unseen, where the model has no alarm."""
     positive, low, high = job.sampler.model.spec.positive, found["area_m2_p05"], found["area_m2_p95"]
-    if not found["valid_area_m2"]:
-        return ["nothing was classified: no pixel of the scene is valid in all bands that the model reads"]
     warnings = []
     doubt = found["mean_uncertainty_positive"]
     if doubt is not None and doubt > DOUBTFUL:
@@ -79,7 +106,8 @@ def summarise(job: Job, results: Results, run: str, found: Mapping[str, Any]) ->
 
 def as_tags(found: Mapping[str, Any]) -> dict[str, str]:
     """Return findings as a file's tags, what is None or empty left out."""
-    return {f"GEOUQ_{name.upper()}": json.dumps(value) for name, value in found.items() if value not in (None, [])}
+    told = {f"GEOUQ_{name.upper()}": value for name, value in found.items() if value not in (None, [])}
+    return {tag: json.dumps(value, ensure_ascii=False) for tag, value in told.items()}
 
 
 def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
@@ -88,6 +116,6 @@ def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
     maybe = ("area_m2_p05", "area_m2_p95", "mean_uncertainty", "mean_uncertainty_positive")
     found = {name: json.loads(tags[f"GEOUQ_{name.upper()}"]) for name in names}
     found |= {name: json.loads(tags.get(f"GEOUQ_{name.upper()}", "null")) for name in maybe}
-    if "GEOUQ_SAMPLES_SAVED_PERCENT" in tags:
-        found["samples_saved_percent"] = json.loads(tags["GEOUQ_SAMPLES_SAVED_PERCENT"])
+    told = [name for name in _NOT_ALWAYS if f"GEOUQ_{name.upper()}" in tags]
+    found |= {name: json.loads(tags[f"GEOUQ_{name.upper()}"]) for name in told}
     return found | {"warnings": json.loads(tags.get("GEOUQ_WARNINGS", "[]"))}
