@@ -23,7 +23,6 @@ from geouq.cli.options import (
 )
 from geouq.cli.show import say
 from geouq.files import existing, refuse_own
-from geouq.grid import area_unit
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
 
@@ -228,6 +227,8 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
 
 def describe(summary: dict[str, Any], pixel: float) -> str:
     """Return the summary for people; ``pixel`` is the area of one in squared units of the grid."""
+    from geouq.grid import area_unit  # here: it brings odc-geo, which a refused option does not need
+
     unit, scale = ("km²", 1e6) if summary["crs"] else (area_unit(None, pixel), 1.0)
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
     if not summary["valid_area_m2"]:

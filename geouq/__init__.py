@@ -4,6 +4,7 @@ The public names, each imported when it is first used, so that ``import geouq`` 
 
     scene = geouq.open_scene("scene.tif")
     layers = geouq.segment(scene, model="s1-water", samples=20)     # lazy: an xarray.Dataset
+    layers.geouq.to_cog("water.tif")                                # ``import geouq.xarray`` registers the accessor
 """
 
 from importlib import import_module
@@ -56,6 +57,8 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'geouq' has no attribute {name!r}")
+    if name in ("open_scene", "segment"):
+        import_module("geouq.xarray")  # what these give has an accessor
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value

@@ -25,6 +25,7 @@ RUNGS = [
     ["sampling"],
     ["segmentation"],
     ["learning"],
+    ["xarray"],
 ]
 TORCH_FREE = tuple(first for row in RUNGS[: RUNGS.index(["networks"])] for first in row)
 

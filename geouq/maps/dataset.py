@@ -1,0 +1,111 @@
+"""A Dataset of layers, as ``geouq.segment`` gives it, computed and written as a map's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+
+import dask
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+
+from geouq.errors import OutputError, SceneError
+from geouq.files import check_free
+from geouq.grid import Roi
+from geouq.layers import LAYERS, Legend
+from geouq.maps.bands import map_bands, quantise, vote_bands
+from geouq.maps.cog import MapWriter
+from geouq.maps.styles import write_qml, write_votes_qml
+from geouq.maps.votes import beside
+from geouq.rasters.coords import scene_geobox
+
+#: rows of a map that is in memory to be written at once
+_ROWS = 1024
+
+
+def write_map(
+    layers: xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    float32: bool = False,
+    overwrite: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> Path:
+    """Compute layers and write them as ``geouq segment`` does: a COG and its style, votes in files of their own.
+
+    They are computed by whatever scheduler dask has, a row of chunks at a time, which is what memory depends on. The
+    tags are those of a run but for what it knows of the scene's file; the run's id goes by the layers' tasks or values.
+
+    Parameters
+    ----------
+    layers : of one map. path : ``.tif``; votes go to ``<stem>_samples.tif``. float32 : floats 0..1, not percent.
+    overwrite : replace files that exist. options : creation options of GDAL's COG driver.
+
+    Raises
+    ------
+    SceneError : these are no layers of one map. OutputError : a file exists, or cannot be written.
+    """
+    path, legend, names = Path(path), _legend(layers), _band_names(layers)
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        raise OutputError(f"{path}: maps are written as .tif: give it that suffix")
+    votes, style = beside(path), path.with_suffix(".qml")
+    with_votes = "votes" in layers
+    for file in (path, style, *((votes, votes.with_suffix(".qml")) if with_votes else ())):
+        check_free(file, overwrite)
+    grid, tags = scene_geobox(layers["mask"]), _tags(layers)
+    files = {path: map_bands(names, float32, legend)}
+    if with_votes:
+        files[votes] = vote_bands(int(layers.attrs["samples"]))
+    with ExitStack() as stack:
+        writers = [stack.enter_context(MapWriter(file, grid, bands, tags, options)) for file, bands in files.items()]
+        for roi, values in _strips(layers, legend):
+            for writer in writers:
+                writer.write(roi, quantise(values, writer.bands))
+        for writer in reversed(writers):  # the map last: when it is there, all is
+            writer.finish(overwrite)
+    write_qml(style, names, float32, legend)
+    if with_votes:
+        write_votes_qml(votes.with_suffix(".qml"), int(layers.attrs["samples"]), legend)
+    return path
+
+
+def _legend(layers: xr.Dataset) -> Legend:
+    """Return what mask values mean; raise SceneError for what is no Dataset of one map's layers."""
+    if "mask" not in layers or "model_hash" not in layers.attrs:
+        raise SceneError("these are no layers that geouq.segment gave with the mask among them (layers=('mask', …))")
+    others = layers["mask"].dims[:-2]
+    if others:
+        first = ", ".join(f"{dim}=0" for dim in others)
+        raise SceneError(f"these are several maps, along {', '.join(map(str, others))}: give one, .isel({first})")
+    return Legend.of_tags(_tags(layers), "the Dataset")
+
+
+def _band_names(layers: xr.Dataset) -> list[str]:
+    classes = _legend(layers).names
+    return [band for name in layers.data_vars if name in LAYERS for band in LAYERS[str(name)].bands(classes)]
+
+
+def _tags(layers: xr.Dataset) -> dict[str, str]:
+    told = {name: value for name, value in layers.attrs.items() if name != "Conventions"}
+    told |= {"version": version("geouq"), "run": tokenize(layers)[:16]}
+    return {f"GEOUQ_{name.upper()}": str(value) for name, value in told.items()}
+
+
+def _strips(layers: xr.Dataset, legend: Legend) -> Iterator[tuple[Roi, dict[str, np.ndarray]]]:
+    """Yield the layers by the names of their bands, a row of chunks at a time."""
+    mask = layers["mask"]
+    rows, columns = mask.shape
+    heights = mask.chunks[0] if mask.chunks else [min(_ROWS, rows - start) for start in range(0, rows, _ROWS)]
+    for stop, height in zip(accumulate(heights), heights, strict=True):
+        strip = layers.isel({mask.dims[0]: slice(stop - height, stop)})
+        (computed,) = dask.compute(strip)
+        values = {str(name): computed[name].values for name in computed.data_vars if name in LAYERS}
+        if "probabilities" in values:
+            bands = LAYERS["probabilities"].bands(legend.names)
+            values |= dict(zip(bands, values.pop("probabilities"), strict=True))
+        yield Roi(stop - height, stop, 0, columns), values
