@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import rasterio
 import rioxarray  # noqa: F401  (registers .rio)
+import shapely
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
@@ -33,7 +34,8 @@ def test_attributes_say_what_values_mean_and_encoding_what_files_must_hold():
     mask = out["mask"]
     assert mask.attrs["flag_meanings"] == "land water" and mask.attrs["flag_values"].dtype == np.uint8
     np.testing.assert_array_equal(mask.attrs["flag_values"], [0, 1])
-    assert mask.encoding["_FillValue"] == 255 and mask.encoding["_FillValue"].dtype == np.uint8
+    for told in (mask.encoding["missing_value"], mask.attrs["nodata"], mask.rio.nodata):
+        assert told == 255 and told.dtype == np.uint8
     for layer in LAYERS:
         assert "_FillValue" not in out[layer].attrs and out[layer].attrs["long_name"]
         assert out[layer].encoding["grid_mapping"] == "spatial_ref"
@@ -95,6 +97,32 @@ def test_dates_are_appended_to_a_zarr(tmp_path):
     np.testing.assert_array_equal(again.time, dates)
     for layer in layers:
         np.testing.assert_array_equal(again[layer], xr.concat([one[layer], other[layer]], "time"), err_msg=layer)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_mask_is_warped_and_cut_as_bytes(tmp_path, written):
+    out = segment(scene()).compute()
+    if written:
+        pytest.importorskip("netCDF4")
+        out.to_netcdf(tmp_path / "map.nc", engine="netcdf4")
+        out = xr.load_dataset(tmp_path / "map.nc", decode_coords="all", mask_and_scale=False, engine="netcdf4")
+    mask, around = out["mask"], shapely.Point(500_200, 4_999_700).buffer(150)
+    warped = {
+        "rioxarray": mask.rio.reproject("EPSG:32634"),
+        "rioxarray, all": out.rio.reproject("EPSG:32634")["mask"],
+        "odc": mask.odc.reproject("EPSG:32634"),
+        "cut": mask.rio.clip([around]),
+    }
+    for way, found in warped.items():
+        assert found.dtype == np.uint8 and set(np.unique(found)) == {0, 1, 255}, way
+        found.to_netcdf(tmp_path / "again.nc", mode="w")
+        if way != "odc":
+            assert found.rio.nodata == 255
+    box = mask.rio.clip_box(*BOUNDS)
+    assert box.dtype == np.uint8
+    np.testing.assert_array_equal(box, segment(scene(), bounds=BOUNDS)["mask"])
+    box.to_zarr(tmp_path / "box.zarr", zarr_format=2)
+    assert xr.open_zarr(tmp_path / "box.zarr")["mask"].isnull().sum() == (box == 255).sum() > 0
 
 
 @pytest.mark.parametrize("bounds", [None, BOUNDS, (500_150, 4_999_000, 500_500, 4_999_850)])

@@ -3,25 +3,35 @@
 CF conventions 1.11 (https://cfconventions.org): what a value means (3.3 long_name, 3.5 flags), which is none (2.5.1
 _FillValue), and where it lies (4 coordinates, 5.6 grid mapping). What belongs to a file rather than to the array
 (_FillValue, grid_mapping) is in ``encoding``, where rioxarray and odc-geo keep it and xarray's writers look for it.
+Of whole numbers it is ``missing_value`` there: a _FillValue in the encoding of an array says to rioxarray that it is
+decoded, so that NaN stands where it says nothing, which no whole number is; and in ``attrs`` it would stand in the way
+of ``to_zarr(append_dim=…)``. The attribute ``nodata`` tells rioxarray and odc-geo.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from pyproj import CRS
 
 from geouq.grid import GeoBox, Roi, geobox_roi
-from geouq.layers import Layer
+from geouq.layers import Layer, Legend
 from geouq.rasters.coords import grid_coords
 
 CONVENTIONS = {"Conventions": "CF-1.11"}
 
 
+def layer_attrs(layer: Layer, legend: Legend) -> dict[str, Any]:
+    """Return what a layer's array says of itself, given what a mask's values mean."""
+    return layer.attrs(legend) | ({"nodata": layer.fill} if isinstance(layer.fill, np.integer) else {})
+
+
 def layer_encoding(layer: Layer, mapping: str) -> dict[str, Any]:
-    """Return what a file must hold beside a layer's attributes (geouq.layers)."""
-    return {"grid_mapping": mapping} | ({} if layer.fill is None else {"_FillValue": layer.fill})
+    """Return what a file must hold beside a layer's attributes."""
+    none = "missing_value" if isinstance(layer.fill, np.integer) else "_FillValue"
+    return {"grid_mapping": mapping} | ({} if layer.fill is None else {none: layer.fill})
 
 
 def map_coords(scene: xr.DataArray, geobox: GeoBox, region: Roi) -> tuple[dict[Any, Any], str]:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from geouq.forks import in_child
 from geouq.layers import DEFAULT_LAYERS, LAYERS
-from geouq.maps.cf import CONVENTIONS, layer_encoding, map_coords
+from geouq.maps.cf import CONVENTIONS, layer_attrs, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
 from geouq.scenes.arrays import scene_array
 from geouq.segmentation.arguments import four_bounds, names_in, rule_of, whole_samples
@@ -143,7 +143,7 @@ def _lazy_dataset(scene: xr.DataArray, jobs: Sequence[Job]) -> xr.Dataset:
         array = _stacked(arrays, [scene.sizes[dim] for dim in others])
         dims = (*others, *(("class",) if what.each_class else ()), *scene.dims[-2:])
         labels = {"class": list(names)} if what.each_class else {}
-        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=what.attrs(job.legend))
+        variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=layer_attrs(what, job.legend))
         variables[layer].encoding = layer_encoding(what, mapping)
     return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)
 
