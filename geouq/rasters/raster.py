@@ -193,35 +193,46 @@ class Pixels(Windowed):
         return read_window(self.raster, self.raster.bands[bands], rows, columns)
 
 
-def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
+def overview_factors(raster: Raster) -> list[int]:
+    """Return how many times smaller than the image its overviews are, ascending; those that all bands have."""
+    numbers = [band.index for band in raster.bands]
+    found = read(raster.key, lambda dataset: [set(dataset.overviews(number)) for number in numbers])
+    return sorted(set.intersection(*found))
+
+
+def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice, *, factor: int = 1) -> np.ndarray:
     """Return bands of a window, (band, y, x) float32: scale and offset applied, NaN where not valid.
+
+    ``factor`` is one of ``overview_factors``: the window comes from that overview then, so many times smaller.
 
     Raises
     ------
     SceneError : if the file cannot be read there.
     """
     if not raster.shared_fill:
-        return _read_bands(raster, bands, rows, columns)
+        return _read_bands(raster, bands, rows, columns, factor)
     whole = Validity(tuple(band.rule for band in raster.bands), raster.shared_fill)
-    values = whole.blank(_read_bands(raster, raster.bands, rows, columns))
+    values = whole.blank(_read_bands(raster, raster.bands, rows, columns, factor))
     return values[[raster.bands.index(band) for band in bands]]
 
 
-def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
+def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice, factor: int) -> np.ndarray:
     window = Window(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
-    out = np.empty((len(bands), int(window.height), int(window.width)), np.float32)
+    shape = -(-int(window.height) // factor), -(-int(window.width) // factor)
+    asked: dict[str, Any] = {"window": window, "out_shape": shape}
+    out = np.empty((len(bands), *shape), np.float32)
 
     def fill(dataset: rasterio.DatasetReader) -> None:
-        opaque = dataset.read(raster.alpha, window=window) > 0 if raster.alpha else None
+        opaque = dataset.read(raster.alpha, **asked) > 0 if raster.alpha else None
         for layer, band in zip(out, bands, strict=True):
-            values = dataset.read(band.index, window=window)
+            values = dataset.read(band.index, **asked)
             layer[...] = _measured(values, band)
             layer[~np.isfinite(layer)] = np.nan
             layer[_is_nodata(values, band.nodata)] = np.nan
             if raster.zero_missing:
                 layer[values == 0] = np.nan
             if band.masked:
-                layer[dataset.read_masks(band.index, window=window) == 0] = np.nan
+                layer[dataset.read_masks(band.index, **asked) == 0] = np.nan
             if opaque is not None:
                 layer[~opaque] = np.nan
             layer[band.rule.breaks(layer)] = np.nan

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
-from geouq.scenes.bands import look
 from geouq.scenes.beside import sibling
 from geouq.scenes.open import Source, describe_scene
 from geouq.scenes.scene import Scene
+from geouq.scenes.valid import valid_share
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.units import DB, UNKNOWN
 
@@ -36,7 +34,7 @@ def scene_info(
     For a Sentinel-1 product: what it is, the state it comes in, what is done to it on its way to a scene, and the
     grid that it is put on. Parameters are those of ``open_scene``. Where units cannot be told, they are ``unknown`` and
     ``units_reason`` says what to give; nothing else of a scene is harder to describe for it. ``valid_share`` is
-    the share of pixels valid in all bands; of large files about, in a few windows, as ``valid_share_of`` says.
+    the share of pixels valid in all bands; of large files about, as ``valid_share_of`` says, with a range.
 
     Raises
     ------
@@ -65,7 +63,7 @@ def scene_info(
         "units_reason": reason or scene.units_reason,
         "nodata": _common(band.nodata for band in bands),
         "mask": _mask(rasters, bands),
-        **_valid_share([part for part in scene.parts if isinstance(part, Pixels)]),
+        **valid_share([part for part in scene.parts if isinstance(part, Pixels)]),
         **_grid(scene, chunk),
         "placed_by": f"{len(rasters[0].gcps)} ground control points" if rasters[0].gcps else "transform",
         "block": list(rasters[0].block),
@@ -126,18 +124,3 @@ def _mask(rasters: Sequence[Raster], bands: Sequence[Band]) -> str | None:
     if any(raster.alpha for raster in rasters):
         return "alpha band"
     return "mask band" if any(band.masked for band in bands) else None
-
-
-def _valid_share(parts: Sequence[Pixels]) -> dict[str, Any]:
-    """Share of the pixels that are valid in all bands, and of which pixels."""
-    shares = []
-    for windows in zip(*(look(part.raster, edges=False) for part in parts), strict=False):
-        same = [np.isfinite(window).all(axis=0) for window in windows]
-        shares.append(np.logical_and.reduce(same).ravel() if len({v.shape for v in same}) == 1 else same[0].ravel())
-    valid = np.concatenate(shares)
-    rows, columns = parts[0].raster.shape
-    exact = valid.size == rows * columns
-    return {
-        "valid_share": round(float(valid.mean()), 6 if exact else 3),
-        "valid_share_of": "all pixels" if exact else f"about, from {len(shares)} windows: {valid.size} pixels",
-    }
