@@ -10,7 +10,7 @@ a scene from what its files say and from some of its values, or refuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,6 +182,9 @@ _PRODUCTS = (
     (re.compile(r"^(iw|ew|s[1-6])-(vv|vh|hh|hv)\.rtc$"), "Planetary Computer RTC", POWER),
     (re.compile(r"^S1[A-D]_IW_GRDH_1S[A-Z]{2}_\d{8}T\d{6}_\d\d[A-Z]{3}_\d+_\d+_V[VH]$"), "BigEarthNet-S1", DB),
 )
+#: Medians of whole scenes in dB: wider than calm sea to cities. Cross-polarised backscatter is some 5 to 12 dB lower
+#: than co-polarised, where noise does not hide it (Ulaby & Dobson 1989, Handbook of Radar Scattering Statistics).
+_USUAL = {"VV": (-26.0, -2.0), "HH": (-26.0, -2.0), "VH": (-32.0, -9.0), "HV": (-32.0, -9.0)}
 #: Amplitudes below this (-30 dB) lie under the noise floor of any radar in use, so such values are power.
 _AMPLITUDE_FLOOR = 10 ** (-30 / 20)
 
@@ -260,6 +263,34 @@ def check_plausible(unit: str, values: np.ndarray, dtype: str) -> None:
     """Raise UnitsError if valid values (n,) of an array that says it is in ``unit``, of this dtype, cannot be."""
     if values.size and not plausible(unit, values):
         raise UnitsError(f"{_run(values, dtype)}, which cannot be {unit}: set attrs['units'] to what they are")
+
+
+def likelier(unit: str, medians: Mapping[str, float]) -> str:
+    """Say that power may be meant where amplitude is said, or the other way round; empty if the levels do not show it.
+
+    medians : of each band, by name (VV, VH …, or any), in ``unit``.
+    """
+    other = {POWER: AMPLITUDE, AMPLITUDE: POWER}.get(unit, "")
+    levels = {name: value for name, value in medians.items() if value > 0}
+    if not other or not levels:
+        return ""
+    as_power = {name: 10 * float(np.log10(value)) for name, value in levels.items()}
+    as_amplitude = {name: 2 * level for name, level in as_power.items()}
+    said, meant = (as_power, as_amplitude) if unit == POWER else (as_amplitude, as_power)
+    if _usual(said) or not _usual(meant):
+        return ""
+    seen, rather = (", ".join(f"{name} {level:.3g}" for name, level in found.items()) for found in (said, meant))
+    return f"the medians are {seen} dB, read as {unit}, and {rather} dB as {other}, which is likelier: check --scale"
+
+
+def _usual(levels: Mapping[str, float]) -> bool:
+    """True if medians of a scene's bands, in dB, are such as scenes of land or sea have (``_USUAL``)."""
+    for name, level in levels.items():
+        low, high = _USUAL.get(name, (-32.0, -2.0))
+        if not low <= level <= high:
+            return False
+    pairs = ((levels.get(co), levels.get(cross)) for co, cross in (("VV", "VH"), ("HH", "HV")))
+    return all(co is None or cross is None or cross < -15 or co - cross >= 4 for co, cross in pairs)
 
 
 def _seen(clues: Clues) -> str:

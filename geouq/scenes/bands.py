@@ -14,7 +14,7 @@ from geouq.rasters.raster import Band, Raster, read_window
 from geouq.rasters.windowed import first_windows, spread_out
 from geouq.scenes.scene import Request
 from geouq.sentinel1.safe import POLARISATIONS
-from geouq.units import SCALES, Clues, decide_units
+from geouq.units import SCALES, Clues, decide_units, likelier
 from geouq.validity import judge
 
 #: words that may stand beside a polarisation in a band's name without making it something else
@@ -79,19 +79,32 @@ def measured(
     polarised = {name for name in names if name.split("_")[0] in POLARISATIONS and name[2:].strip("_0123456789") == ""}
     chosen = polarised or set(names)
     rest = iter(names)
-    numbers = [[i for i in range(len(raster.bands)) if next(rest) in chosen] for raster in rasters]
+    own = [[next(rest) for _ in raster.bands] for raster in rasters]
+    numbers = [[i for i, name in enumerate(group) if name in chosen] for group in own]
     picked = [
         replace(raster, bands=tuple(raster.bands[i] for i in some))
         for raster, some in zip(rasters, numbers, strict=True)
     ]
     looks = [look(raster) if raster.bands else [] for raster in picked]
     unit, reason = _units([raster for raster in picked if raster.bands], looks, bool(polarised), request.scale)
-    ruled, notes = list(rasters), list[str]()
+    ruled, notes, medians = list(rasters), list[str](), dict[str, float]()
     for at, (some, windows) in enumerate(zip(numbers, looks, strict=True)):
         if some:
             ruled[at], told = _ruled(rasters[at], some, windows, unit, request)
             notes += told
-    return ruled, unit, reason, notes
+            seen = _medians(ruled[at], windows, some)
+            medians |= {own[at][number]: median for number, median in zip(some, seen, strict=False)}
+    return ruled, unit, reason, notes + list(filter(None, [likelier(unit, medians)]))
+
+
+def _medians(raster: Raster, windows: Sequence[np.ndarray], numbers: Sequence[int]) -> list[float]:
+    """Return the median of what can be a measurement of each of some bands, NaN where there is none."""
+    found = []
+    for at, number in enumerate(numbers[: len(windows[0]) if windows else 0]):
+        values = np.concatenate([window[at].ravel() for window in windows])
+        values = values[np.isfinite(values) & ~raster.bands[number].rule.breaks(values)]
+        found.append(float(np.median(values)) if values.size else np.nan)
+    return found
 
 
 def _ruled(

@@ -107,9 +107,10 @@ def open_scene(
     ``x`` of pixel centres (pixel numbers in rotated grids), ``spatial_ref``. Grids are the file's own, also rotated or
     south-up; a raster placed by ground control points alone comes warped through all of them onto a north-up grid. A
     product comes calibrated, on a map, in dB.
-    attrs: ``units``, ``units_reason``, ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside
-    the paths), ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and
-    ``notes`` if anything was unusual.
+    attrs: ``units``, ``units_reason``, ``judged_in`` (the units in which it was looked for what cannot be; set others,
+    and it is looked anew), ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside the paths),
+    ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and ``notes`` if
+    anything was unusual.
 
     Raises
     ------
@@ -134,6 +135,7 @@ def open_scene(
     from geouq.rasters.coords import grid_coords
 
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
+    attrs["judged_in"] = scene.units
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
     attrs["read_as"] = _read_as(scale, nodata, bidx, (factor, offset), preprocessing)

@@ -42,6 +42,7 @@ from geouq.segmentation.matching import (
     scene_units,
     scene_validity,
     scene_windows,
+    used_names,
 )
 from geouq.validity import Validity, possible
 
@@ -278,7 +279,7 @@ def _validity(scene: xr.DataArray, bands: Sequence[int | None], unit: str, nodat
     """Return which values can be measurements, as far as that can be known without reading a lazy scene."""
     if looked_at(scene) or not isinstance(scene.data, np.ndarray):
         return possible(sum(index is not None for index in bands), unit)
-    validity = scene_validity(scene_windows(scene, bands), unit, nodata, scene_name(scene))
+    validity = scene_validity(scene_windows(scene, bands), unit, nodata, scene_name(scene), used_names(scene, bands))
     for note in validity.notes:
         warnings.warn(f"{scene_name(scene)}: {note}", stacklevel=4)
     return validity

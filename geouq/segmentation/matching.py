@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,14 @@ def scene_nodata(scene: xr.DataArray) -> float | None:
 
 
 def looked_at(scene: xr.DataArray) -> bool:
-    """Return whether ``open_scene``, which says why units are what they are, has looked for fill already."""
-    return "units_reason" in scene.attrs
+    """Return whether ``open_scene`` has looked already at what these values can be, in the units that they now say."""
+    return "judged_in" in scene.attrs and scene.attrs["judged_in"] == scene_units(scene)
+
+
+def used_names(scene: xr.DataArray, bands: Sequence[int | None]) -> list[str]:
+    """Return the names of the bands used."""
+    names = _band_names(scene)
+    return [names[index].upper() for index in bands if index is not None]
 
 
 def scene_windows(scene: xr.DataArray, bands: Sequence[int | None]) -> list[Any]:
@@ -129,8 +136,10 @@ def scene_windows(scene: xr.DataArray, bands: Sequence[int | None]) -> list[Any]
     return [scene.data[used][:, rows, columns] for rows, columns in first_windows((scene.shape[1], scene.shape[2]))]
 
 
-def scene_validity(windows: Sequence[np.ndarray], unit: str, nodata: float | None, name: str) -> Validity:
-    """Fix which values of a scene can be measurements, from some windows of the bands used.
+def scene_validity(
+    windows: Sequence[np.ndarray], unit: str, nodata: float | None, name: str, bands: Sequence[str] = ()
+) -> Validity:
+    """Fix which values of a scene can be measurements, from some windows of the bands used; ``bands`` are their names.
 
     Raises
     ------
@@ -139,9 +148,12 @@ def scene_validity(windows: Sequence[np.ndarray], unit: str, nodata: float | Non
     measured = [without_nodata(window, nodata) for window in windows]
     try:
         validity = judge(measured, unit)
-        left = np.concatenate([validity.blank(window).ravel() for window in measured])
-        units.check_plausible(unit, left[np.isfinite(left)], str(windows[0].dtype))
-        return validity
+        left = np.concatenate([validity.blank(window).reshape(len(window), -1) for window in measured], axis=1)
+        known = [values[np.isfinite(values)] for values in left]
+        units.check_plausible(unit, np.concatenate(known), str(windows[0].dtype))
+        medians = {name: float(np.median(values)) for name, values in zip(bands, known, strict=False) if values.size}
+        note = units.likelier(unit, medians)
+        return replace(validity, notes=(*validity.notes, note)) if note else validity
     except UnitsError as error:
         raise UnitsError(f"{name}: {error}") from None
 

@@ -1,0 +1,71 @@
+"""The units that a scene says it is in are believed, unless its levels say otherwise: then it is told or refused."""
+
+import warnings
+
+import numpy as np
+import pytest
+import rasterio
+
+import geouq
+from geouq.errors import UnitsError
+from geouq.scenes.open import open_scene
+from geouq.units import AMPLITUDE, POWER, likelier
+from tests.helpers import as_scene, scene_values, small_model, write_raster
+
+LINEAR = {POWER: 10, AMPLITUDE: 20}
+
+
+def linear(unit, level=0.0):
+    return (10 ** ((scene_values(200, 200, holes=False) + level) / LINEAR[unit])).astype(np.float32)
+
+
+@pytest.mark.parametrize("names", [("VV", "VH"), ("HH", "HV"), ("", "")])
+@pytest.mark.parametrize("unit", [POWER, AMPLITUDE])
+@pytest.mark.parametrize("said", [POWER, AMPLITUDE])
+def test_power_and_amplitude_mixed_up_are_told(tmp_path, names, unit, said):
+    path = write_raster(tmp_path / "s.tif", linear(unit, 3.0))
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = names
+    notes = open_scene(path, scale=said).attrs.get("notes", "")
+    mixed = said != unit and (names[0] != "" or unit == POWER)  # without names, -5 and -8 dB may be two of VV
+    assert (f"dB as {unit}, which is likelier" in notes) == mixed and "\n" not in notes
+
+
+@pytest.mark.parametrize("unit", [POWER, AMPLITUDE])
+def test_in_memory_it_is_a_warning(unit):
+    other = AMPLITUDE if unit == POWER else POWER
+    with pytest.warns(UserWarning, match=f"dB as {unit}, which is likelier"):
+        geouq.segment(as_scene(linear(unit, 3.0), units=other), small_model(), samples=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        geouq.segment(as_scene(linear(unit, 3.0), units=unit), small_model(), samples=0)
+
+
+@pytest.mark.parametrize(
+    ("vv", "vh"), [(-8, -14), (-10, -17), (-20, -26), (-23, -27), (-4, -10), (-7, -12.5), (-3, -9), (-14, -28)]
+)
+def test_levels_that_are_met_are_not_doubted(vv, vh):
+    for unit, factor in LINEAR.items():
+        assert likelier(unit, {"VV": 10 ** (vv / factor), "VH": 10 ** (vh / factor)}) == ""
+
+
+def test_units_that_are_set_on_an_open_scene_are_the_truth(tmp_path):
+    decibels = scene_values(200, 200, holes=False)
+    path = write_raster(tmp_path / "s.tif", decibels)
+    scene = open_scene(path, scale="dn")
+    scene.attrs["units"] = "power"
+    with pytest.raises(UnitsError, match="are no power"):
+        geouq.segment(scene, small_model(), samples=0, layers=["mask"], tile=64).mask.values  # noqa: B018
+    scene.attrs["units"] = "dB"
+    given = geouq.segment(scene, small_model(), samples=0, layers=["mask"], tile=64).mask
+    right = geouq.segment(open_scene(path, scale="db"), small_model(), samples=0, layers=["mask"], tile=64).mask
+    np.testing.assert_array_equal(given, right)
+
+
+def test_fill_is_looked_for_in_the_units_that_are_set(tmp_path):
+    decibels = scene_values(200, 200, holes=False)
+    decibels[:, :48] = -9999
+    scene = open_scene(write_raster(tmp_path / "s.tif", decibels), scale="dn")
+    scene.attrs["units"] = "dB"
+    mask = geouq.segment(scene, small_model(), samples=0, layers=["mask"], tile=64).mask.values
+    assert (mask[:48] == 255).all() and (mask[48:] != 255).all()
