@@ -1,4 +1,4 @@
-"""``geouq calibrate``: the temperature at which a model's probabilities mean what they say."""
+"""``geouq calibrate``: what is fitted to a model on places that it was not trained on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from geouq.cli.show import say
 from geouq.files import check_free, existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
+from geouq.learning.judging.decide import FEWEST
+from geouq.learning.judging.left_out_text import decisions
 from geouq.networks.model import Model
 
 
@@ -30,7 +32,7 @@ from geouq.networks.model import Model
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but the result.")
 def command(model: str, data: Path, **options: Any) -> None:
-    """Fit the temperature of MODEL on DATA, places it was not trained on, and write the model that has it.
+    """Fit MODEL to DATA, places it was not trained on: temperature, cut, alarm and risk; write the model that has them.
 
     DATA is a folder with images/ and labels/, or a manifest (docs/calibration.md). Chips of the split validation are
     taken if there are any, else all but those of the split train.
@@ -47,15 +49,28 @@ def command(model: str, data: Path, **options: Any) -> None:
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)
     calibrated.save(output, replace=options["overwrite"])
     if options["as_json"]:
-        say(json.dumps(asdict(fit) | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})))
+        found = {key: value for key, value in fit.left_out.items() if key not in ("levels", "places", "chips")}
+        told: dict[str, Any] = (
+            asdict(fit) | {"left_out": found} | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})
+        )
+        say(json.dumps(told))
         return
     if options["laplace"] and calibrated.spec.laplace:
-        told = calibrated.spec.laplace
+        fitted = calibrated.spec.laplace
         say(
-            f"posterior of the last layer ({told['layer']}): {told['pixels']} pixels, prior precision "
-            f"{told['prior_precision']:.4g}"
+            f"posterior of the last layer ({fitted['layer']}): {fitted['pixels']} pixels, prior precision "
+            f"{fitted['prior_precision']:.4g}"
         )
-    say(f"{describe(fit)}\nwrote {output}")
+    say(f"{describe(fit)}{_decided(fit, loaded.spec.positive)}\nwrote {output}")
+
+
+def _decided(fit: Fit, positive: str) -> str:
+    """Return what was decided on these places, for people."""
+    if not fit.left_out:
+        return ""
+    if fit.places < FEWEST:
+        return f"\na cut, an alarm and a risk need {FEWEST} places or more: the model gets none"
+    return f"\n\n{decisions(fit.left_out, positive)}"
 
 
 def describe(fit: Fit) -> str:

@@ -22,7 +22,10 @@ VERBS = {
     "vectorize": ("geouq.cli.vectorize", "Turn a map into polygons with area intervals."),
     "zonal": ("geouq.cli.zonal", "Say how much of each polygon is water, and how sure that is."),
     "samples": ("geouq.cli.samples", "List, export and draw the samples of a map: each one a plausible map."),
-    "calibrate": ("geouq.cli.calibrate", "Fit the temperature at which a model's probabilities mean what they say."),
+    "calibrate": (
+        "geouq.cli.calibrate",
+        "Fit temperature, cut, alarm and risk of a model on places it was not trained on.",
+    ),
     "evaluate": ("geouq.cli.evaluate", "Score a model on labelled data: its maps, and how well it knows."),
     "info": ("geouq.cli.info", "Say what a scene or a model is, and what segment would do with it."),
     "models": ("geouq.cli.models", "List the models that come with geouq."),

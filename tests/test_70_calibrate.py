@@ -10,7 +10,8 @@ import pytest
 from geouq.cli.calibrate import describe
 from geouq.errors import InputError
 from geouq.learning.data.dataset import read_dataset
-from geouq.learning.judging.calibrate import Fit, Part, calibrate, fit_places, fit_temperature, mean_probabilities
+from geouq.learning.judging.calibrate import Fit, calibrate, fit_places
+from geouq.learning.judging.temperature import Part, fit_temperature, mean_probabilities
 from geouq.networks.model import Model
 from geouq.segmentation.lazy import segment
 from tests.helpers import as_scene, pairs, scene_values, small_model, write_raster

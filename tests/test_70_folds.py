@@ -1,6 +1,7 @@
 """Cross-validation by place: places stay whole, each is judged once and unseen, and the model stores what was found."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,19 @@ from click.testing import CliRunner
 
 from geouq.cli.main import geouq
 from geouq.decisions import LEVELS
+from geouq.errors import InputError, OutputError
 from geouq.grid import Roi
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.splits import balanced_folds
+from geouq.learning.judging.calibrate import calibrate
+from geouq.learning.judging.decide import FEWEST, best
+from geouq.learning.judging.left_out import LAYERS, map_chip
+from geouq.learning.judging.strength import STRENGTHS, shake, strength_field
 from geouq.networks.model import Model
+from geouq.segmentation.job import Settings
+from geouq.segmentation.lazy import segment
 from geouq.simulation.simulate import random_landscape, simulate_window
-from tests.helpers import write_raster
+from tests.helpers import as_scene, pairs, scene_values, small_model, small_ssn, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -106,3 +116,138 @@ def test_the_model_stores_what_folds_json_says(made):
         assert spec.risk["loss"][rule] == pytest.approx(loss, rel=1e-5)
         by_chip = [np.mean([c["wrong"][rule] for c in found["chips"] if c["place"] == p]) for p in PLACES]
         assert loss[0] == pytest.approx(np.mean(by_chip), abs=1e-5)
+
+
+def test_the_same_command_leaves_the_same_bytes(data, made, tmp_path):
+    out, _ = made
+    common = (data / "data", "--recipe", data / "tiny.toml", "--device", "cpu", "--samples", 6, "--folds", 3, "-q")
+    assert json.loads(run(*common, "-o", tmp_path / "again", "--json").output)["decide"]
+    for name in ("folds.json", "tiny.safetensors"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+    before = (out / "tiny.safetensors").read_bytes()
+    refused = run(*common, "-o", out).exception
+    assert isinstance(refused, OutputError) and "--resume" in str(refused)
+    assert (out / "tiny.safetensors").read_bytes() == before
+
+
+def test_a_fold_starts_from_weights_that_have_not_seen_its_places(data, made, tmp_path):
+    out, _ = made
+    common = (data / "data", "--recipe", data / "tiny.toml", "--device", "cpu", "--init", out, "-q", "--steps", 2)
+    assert run(*common, "--folds", 3, "--only", 1, "-o", tmp_path / "on").exit_code == 0
+    refused = run(*common, "--folds", "e,f;a,b", "--only", 1, "-o", tmp_path / "other").exception
+    assert isinstance(refused, InputError) and "has seen" in str(refused)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (("--folds", 1), "8 places cannot be split in 1 folds"),
+        (("--folds", 9), "8 places cannot be split in 9 folds"),
+        (("--folds", "a,b"), "two groups"),
+        (("--folds", "a,b;b,c"), "'b' is in two folds"),
+        (("--folds", "a;Atlantis"), "'Atlantis'"),
+        (("--folds", 3, "--only", "4"), "there are 1, 2, 3, all"),
+        (("--folds", 3, "--val", "a,b,c,d,e,f,g,h"), "no chip can be left out"),
+    ],
+)
+def test_folds_that_are_none_are_refused(data, tmp_path, more, expected):
+    error = run(data / "data", "--recipe", data / "tiny.toml", "-o", tmp_path / "out", *more).exception
+    assert isinstance(error, InputError) and expected in str(error) and "\n" not in str(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_folds_are_balanced_and_the_seeds_own():
+    kinds = {f"p{i:02}": "dry" if i < 13 else "wet" for i in range(20)}
+    pixels = {place: 10 + 3 * int(place[1:]) for place in kinds}
+    folds = balanced_folds(kinds, pixels, 5, 1)
+    assert sorted(sum(folds, [])) == sorted(kinds) and folds == balanced_folds(kinds, pixels, 5, 1)
+    for kind, most in (("dry", 3), ("wet", 2)):
+        assert {sum(kinds[p] == kind for p in fold) for fold in folds} <= {most, most - 1}
+    sizes = [sum(pixels[p] for p in fold) for fold in folds]
+    assert max(sizes) < 1.4 * min(sizes)
+    even = {place: 10 for place in kinds}
+    assert balanced_folds(kinds, even, 5, 1) != balanced_folds(kinds, even, 5, 2)
+
+
+def one_chip(folder, label_seed=0):
+    chips = read_dataset(pairs(folder, ["a_1"], size=40))
+    return chips[0], scene_values(40, 40, seed=label_seed)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "ssn", "two logits", "positive first", "no dropout"])
+def test_one_drawing_says_what_every_strength_would_give(kind, tmp_path):
+    model = {
+        "ssn": small_ssn,
+        "two logits": lambda: small_model(classes=2),
+        "no dropout": lambda: small_model(dropout={}),
+    }.get(kind, small_model)()
+    if kind == "positive first":
+        model = model.with_spec(positive="land")
+    (chip, _), field = one_chip(tmp_path), strength_field(model.spec)
+    settings = Settings(6, 3, LAYERS, device="cpu")
+    shaken = shake(model, chip, settings, 1.0)
+    for k in (1, 5):
+        strength = STRENGTHS[field][k]
+        other = shake(model.with_spec(**{field: strength}), chip, settings, 1.0)
+        assert np.array_equal(other.areas, shaken.areas)  # whatever strength the model had before
+        mapped = map_chip(model.with_spec(**{field: strength}), chip, settings)
+        assert shaken.areas[k] == pytest.approx(mapped.areas, abs=2) and shaken.total == mapped.total
+        p = 1 / (1 + np.exp(-_log_odds(shaken.at(strength, model.spec.legend.positive), model)))
+        assert p.mean(0).mean() == pytest.approx(
+            (mapped.dry.expected.sum() + mapped.wet.expected.sum()) / mapped.total, abs=1e-4
+        )
+
+
+def _log_odds(part, model):
+    positive, logits = model.spec.legend.positive, part.logits.astype(np.float64)
+    if logits.shape[1] == 2:
+        return logits[:, positive] - logits[:, 1 - positive]
+    return logits[:, 0] if positive else -logits[:, 0]
+
+
+def test_a_chip_left_out_is_mapped_as_segment_maps_it(tmp_path):
+    model = small_model().with_spec(temperature=1.3, place_effect=0.5)
+    chip, values = one_chip(tmp_path)
+    mapped = map_chip(model, chip, Settings(5, 0, LAYERS, device="cpu"))
+    layers = ("mask", "probability", "uncertainty", "votes")
+    found = segment(as_scene(values, crs=None), model, samples=5, layers=layers).compute()
+    p, label = found.probability.values, _label(chip)
+    known = np.isfinite(p)
+    assert mapped.doubt == pytest.approx(found.uncertainty.values[known].mean(), abs=1e-5)
+    assert mapped.pixels == (known & (label >= 0)).sum()
+    for rule, at in (("accuracy", 0.5), ("0.25", 0.25)):
+        tp, fp = (((p >= at) & known & (label == value)).sum() for value in (1, 0))
+        counts = mapped.confusion(rule)
+        assert (counts.tp, counts.fp) == (tp, fp) and counts.tp + counts.fn == (known & (label == 1)).sum()
+        wrong = (fp + counts.fn) / mapped.pixels
+        assert mapped.losses(rule)[0] == pytest.approx(wrong)
+
+
+def _label(chip):
+    from geouq.learning.data.loading import load_label
+
+    return load_label(chip, Roi(0, 40, 0, 40))
+
+
+def test_the_best_decision_finds_water_and_leaves_dry_ground_alone():
+    def row(rule, iou, false):
+        return {"decide": rule, "iou": iou, "false_positive": false}
+
+    usual = row("accuracy", 0.7, 0.001)
+    assert best([usual, row("iou", 0.8, 0.004), row("0.2", 0.9, 0.006)]) == "iou"
+    assert best([row("accuracy", 0.7, 0.02), row("0.2", 0.9, 0.021), row("0.4", 0.8, 0.02)]) == "0.4"
+    assert best([usual, row("iou", 0.7, 0.0)]) == "accuracy"  # as good: the first
+    assert best([row("accuracy", float("nan"), 0.0), row("iou", float("nan"), 0.0)]) == "accuracy"  # nothing wet
+    assert best([row("accuracy", 0.7, None), row("iou", 0.8, None)]) == "iou"  # nothing dry
+
+
+def test_calibrate_stores_what_its_places_decide(data, made):
+    chips = read_dataset(data / "data")
+    model, fit = calibrate(Model.load(made[0] / "all" / "tiny.safetensors"), chips, samples=4, device="cpu")
+    found = fit.left_out
+    assert model.spec.decide == found["decide"] and len(found["places"]) == len(PLACES) >= FEWEST
+    assert model.spec.alarm["doubt"] == [c["doubt"] for c in found["chips"]] and model.spec.risk["places"] == 8
+    few = [replace(c, place=c.place if c.place in "ab" else "c") for c in chips]
+    model, fit = calibrate(model, few, samples=4, device="cpu")
+    assert model.spec.alarm is None and model.spec.risk is None and fit.left_out["decisions"]

@@ -25,10 +25,11 @@ from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.data.examples import take_census
 from geouq.learning.data.splits import balanced_folds, check_folds
-from geouq.learning.judging.calibrate import fit_temperature, pixels_share
 from geouq.learning.judging.decide import found_on, stored
-from geouq.learning.judging.left_out import OnChip, map_chips
+from geouq.learning.judging.labelled import pixels_share
+from geouq.learning.judging.left_out import LAYERS, OnChip, map_chips
 from geouq.learning.judging.strength import Shaken, fit_strength, shake, strength_field, strength_rows
+from geouq.learning.judging.temperature import fit_temperature
 from geouq.learning.training.fit import Event, FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import refuse_another
@@ -38,8 +39,6 @@ from geouq.segmentation.job import Settings
 
 #: the folder of the training on all places, and what is written beside the final model
 ALL, DATA, PAGE = "all", "folds.json", "folds.html"
-#: layers that maps of places left out are made of
-_LAYERS = ("probability", "uncertainty")
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def train_folds(
     if plan.only:
         return None
     trained = {fold.name: Model.load(out / fold.name / model.name) for fold in folds}
-    settings = Settings(plan.samples, options.seed, _LAYERS, device=options.device)
+    settings = Settings(plan.samples, options.seed, LAYERS, device=options.device)
     fitted, found = judge([(trained[f.name], f.chips) for f in folds[:-1]], settings, on_chip)
     found = {"data": Path(data).resolve().name, **_told(trained[ALL], settings, folds[:-1]), **found}
     scores = {**trained[ALL].spec.scores, "left_out": _short(found)}

@@ -1,47 +1,34 @@
-"""One temperature for the mean of the samples, fitted on places the model was not trained on.
+"""A finished model fitted to places that it was not trained on: temperature, cut, alarm and risk.
 
-Dividing logits by a temperature T before the softmax makes a model less sure (T > 1) or surer (T < 1) without a say in
-which class is the likeliest (Guo et al. 2017, arXiv 1706.04599). Here what is calibrated is what geouq reports: p̄, the
-mean over samples of the tempered probabilities. That mean is no function of any sum over pixels, so the
-logits of all samples are kept for a random, bounded part of the pixels.
+Each place is judged with a temperature fitted on the others (geouq.learning.judging.temperature), and what is decided
+comes from the maps made so (geouq.learning.judging.decide).
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.optimize import minimize_scalar
 
-from geouq import noise
 from geouq.errors import InputError
-from geouq.grid import Roi, Tile, pixel_areas
-from geouq.layers import area_interval, by_class, says_positive
 from geouq.learning.data.chip import LabelledChip
-from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
+from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import of_split
+from geouq.learning.judging.decide import found_on, stored
+from geouq.learning.judging.labelled import MOST_PIXELS, labelled, lottery, pixels_share
+from geouq.learning.judging.left_out import LAYERS, OnChip, map_chips
 from geouq.learning.judging.metrics import Calibration, ProperScores
+from geouq.learning.judging.temperature import Part, collect, fit_temperature, mean_probabilities
 from geouq.networks.model import Model
-from geouq.sampling.devices import must_fit
-from geouq.sampling.estimators import Question, tempered
 from geouq.sampling.laplace import Curvature
-from geouq.sampling.window import Window
-from geouq.segmentation.job import Job, Settings, prepare
-from geouq.segmentation.tile import tile_values, tile_window
+from geouq.segmentation.job import Settings, prepare
 
-#: temperatures that are considered; a best one at either end is a sign that model and labels do not fit
-BOUNDS = (0.2, 5.0)
-#: about how many pixels' logits are kept
-MOST_PIXELS = 200_000
 #: parts that the places are split in: each is judged with a temperature fitted on the others
 FOLDS = 5
 #: about how many pixels a posterior is fitted on: some dozens of chips hold no more that are independent
 LAPLACE_PIXELS = 1_000
-_PURPOSE = 0x63616C69  # keeps the choice of pixels apart from other random numbers
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,7 @@ class Fit:
     kept : True where no temperature did better on held-out places, so that the old one stays.
     pixels, chips, places : what it was fitted on.
     areas_covered : on how many chips the 90 % interval of the samples' areas covers the label's.
+    left_out : of a model of two classes, what its maps decide on these places (geouq.learning.judging.decide.found_on).
     """
 
     temperature: float
@@ -68,16 +56,7 @@ class Fit:
     chips: int
     places: int
     areas_covered: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """One chip: logits (S, C or 1, n) and class indices (n,) of the pixels kept, and whether its area is covered."""
-
-    place: str
-    logits: np.ndarray
-    label: np.ndarray
-    covered: bool = False
+    left_out: dict[str, Any] = field(default_factory=dict)
 
 
 def calibrate(
@@ -88,9 +67,11 @@ def calibrate(
     seed: int = 0,
     device: str = "auto",
     most_pixels: int = MOST_PIXELS,
-    on_chip: Callable[[str, int, int], None] | None = None,
+    on_chip: OnChip | None = None,
 ) -> tuple[Model, Fit]:
     """Fit the temperature of a model, and return the model that has it, and what was found.
+
+    Of two classes, and on ``decide.FEWEST`` places or more, it also gets the cut, the alarm and the risk of these maps.
 
     Chips of the split "validation" are taken if there are any, else all that are not of the split "train".
 
@@ -105,18 +86,30 @@ def calibrate(
     InputError : no pixel can be used, or the best temperature lies at a bound.
     """
     chips = of_split(chips, "validation")
-    share = pixels_share(chips, most_pixels)
+    share, settings = pixels_share(chips, most_pixels), Settings(samples, seed, LAYERS, device=device)
     parts = []
     for number, chip in enumerate(chips):
         if on_chip:
             on_chip(chip.name, number, len(chips))
-        parts.append(_collect(model, chip, Settings(samples, seed, ("mask",), device=device), share))
+        parts.append(collect(model, chip, replace(settings, layers=("mask",)), share))
     parts = [part for part in parts if part.label.size]
     if not parts:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
     fit = fit_places(parts, model, seed)
+    decided = {}
+    if model.binary:
+        folds = _folds({part.place for part in parts}, seed)
+        fit = replace(fit, left_out=_decided(model, [[c for c in chips if c.place in f] for f in folds], fit, settings))
+        decided = stored(fit.left_out)
     scores = {**model.spec.scores, "calibration": {"before": fit.scores_before, "after": fit.scores_after}}
-    return model.with_spec(temperature=fit.temperature, scores=scores), fit
+    return model.with_spec(temperature=fit.temperature, scores=scores, **decided), fit
+
+
+def _decided(model: Model, folds: Sequence[Sequence[LabelledChip]], fit: Fit, settings: Settings) -> dict[str, Any]:
+    """Return what is found on the chips, each mapped with the temperature fitted on the other folds."""
+    temperatures = (fit.before,) * len(folds) if fit.kept else fit.fold_temperatures
+    groups = [(model.with_spec(temperature=t), chips) for t, chips in zip(temperatures, folds, strict=True)]
+    return found_on(map_chips(groups, settings))
 
 
 def fit_laplace(
@@ -126,7 +119,7 @@ def fit_laplace(
     seed: int = 0,
     device: str = "auto",
     most_pixels: int = LAPLACE_PIXELS,
-    on_chip: Callable[[str, int, int], None] | None = None,
+    on_chip: OnChip | None = None,
 ) -> Model:
     """Return the model with a posterior of its last layer (geouq.sampling.laplace), drawn from by default.
 
@@ -157,16 +150,11 @@ def fit_laplace(
     return curvature.posterior()
 
 
-def pixels_share(chips: Sequence[LabelledChip], most: int = MOST_PIXELS) -> float:
-    """Return which share of all pixels of some chips is about ``most``."""
-    return most / max(1, sum(int(np.prod(open_chip(chip).shape[1:])) for chip in chips))
-
-
 def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
     """Fit one temperature on all parts, and judge it place by place with those fitted on the other places."""
     positive, before = model.spec.legend.positive, model.spec.temperature
-    places = sorted({part.place for part in parts})
-    folds = [set(places[i] for i in fold) for fold in _folds(len(places), seed)]
+    places = {part.place for part in parts}
+    folds = _folds(places, seed)
     pairs = [([p for p in parts if p.place not in held], [p for p in parts if p.place in held]) for held in folds]
     pairs = pairs if len(places) > 1 else [(list(parts), list(parts))]
     temperatures = tuple(fit_temperature(known, positive, checked=False) for known, _ in pairs)
@@ -189,100 +177,9 @@ def fit_places(parts: Sequence[Part], model: Model, seed: int = 0) -> Fit:
     )
 
 
-def fit_temperature(parts: Sequence[Part], positive: int = 1, checked: bool = True) -> float:
-    """Return the temperature in ``BOUNDS`` with the least negative log-likelihood of the samples' mean.
-
-    ``positive`` : the index of the positive class.
-
-    Raises
-    ------
-    InputError : ``checked``, and it lies at a bound.
-    """
-
-    def loss(log_temperature: float) -> float:
-        proper = ProperScores()
-        for part in parts:
-            proper.add(mean_probabilities(part.logits, float(np.exp(log_temperature)), positive), part.label)
-        return proper.nll
-
-    grid = np.linspace(np.log(BOUNDS[0]), np.log(BOUNDS[1]), 17)
-    best = int(np.argmin([loss(x) for x in grid]))
-    if checked and best in (0, len(grid) - 1):
-        raise InputError(
-            f"no temperature between {BOUNDS[0]:g} and {BOUNDS[1]:g} fits, the best lies at the end: the labels hold "
-            "one class only, or do not go with the model (geouq evaluate shows them)"
-        )
-    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    return float(np.exp(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-3}).x))
-
-
-def mean_probabilities(logits: np.ndarray, temperature: float, positive: int = 1) -> np.ndarray:
-    """Return p̄, (C, n): the mean over samples of the probabilities of tempered logits (S, C or 1, n)."""
-    question = Question((), max(logits.shape[1], 2), positive, 0.5, temperature)
-    total: Any = 0.0
-    for sample in torch.from_numpy(logits):
-        total = total + tempered(sample, question)
-    mean = (total / len(logits)).numpy()
-    return np.stack(by_class(mean[0], positive)) if len(mean) == 1 else mean
-
-
-def _collect(model: Model, chip: LabelledChip, settings: Settings, share: float) -> Part:
-    """Run a chip as ``segment`` would, and keep the logits of a random share of its valid, labelled pixels."""
-    job = prepare(open_chip(chip), model, settings)
-    logits: list[list[np.ndarray]] = [[] for _ in job.sampler.numbers]
-    labels, truth, areas = [], 0.0, np.zeros(len(logits))
-    positive = model.spec.legend.positive
-    for tile, window, label, keep in labelled(job, chip):
-        chosen = keep & (lottery(chip.name, tile.core, settings.seed) < share)
-        labels.append(label[chosen])
-        area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep]
-        truth += float(area[label[keep] == positive].sum())
-        with torch.inference_mode(), must_fit(window.shape, job.sampler.device):
-            for s, drawn in job.sampler.draw(window):
-                sample = drawn.cpu().numpy()
-                logits[s].append(sample[:, chosen])
-                areas[s] += area[_says_positive(sample[:, keep], job.question)].sum()
-    if not labels:
-        return Part(chip.place, np.zeros((1, 1, 0), np.float32), np.zeros(0, np.int16))
-    low, high = area_interval(areas)
-    stacked = np.stack([np.concatenate(sample, axis=1) for sample in logits])
-    return Part(chip.place, stacked, np.concatenate(labels), bool(low <= truth <= high))
-
-
-def labelled(
-    job: Job, chip: LabelledChip, everything: bool = False
-) -> Iterator[tuple[Tile, Window, np.ndarray, np.ndarray]]:
-    """Yield each tile with its window, the label of its core, and where that is both valid and labelled.
-
-    ``everything`` : tiles without such a pixel, too.
-    """
-    for tile in job.tiling:
-        label = load_label(chip, tile.core)
-        classes = len(job.sampler.model.spec.classes)
-        if label.max(initial=0) >= classes:
-            raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
-        window = tile_window(job, np.asarray(tile_values(open_chip(chip), tile)), tile)
-        keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
-        if everything or keep.any():
-            yield tile, window, label, keep
-
-
-def lottery(name: str, core: Roi, seed: int) -> np.ndarray:
-    """Return a number from 0 to 1 for each pixel, by the chip's name and the pixel's position alone."""
-    rows, columns = core.slices
-    y, x = np.arange(rows.start, rows.stop)[:, None], np.arange(columns.start, columns.stop)
-    return noise.uniform(seed, _PURPOSE, zlib.crc32(name.encode()), y, x)
-
-
-def _says_positive(logits: np.ndarray, question: Question) -> np.ndarray:
-    """Return where one sample's map has the positive class, (n,) bool, from its logits (C or 1, n)."""
-    chosen = says_positive(tempered(torch.from_numpy(logits), question), question.positive, question.threshold)
-    return np.asarray(chosen)
-
-
-def _folds(count: int, seed: int) -> list[np.ndarray]:
-    order = np.random.default_rng(seed).permutation(count)
-    return [order[i::FOLDS] for i in range(min(FOLDS, count))]
+def _folds(places: set[str], seed: int) -> list[set[str]]:
+    shuffled = [sorted(places)[i] for i in np.random.default_rng(seed).permutation(len(places))]
+    return [set(shuffled[i::FOLDS]) for i in range(min(FOLDS, len(places)))]
 
 
 def _scores(judged: Sequence[tuple[Part, float]], positive: int) -> dict[str, float]:

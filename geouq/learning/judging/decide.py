@@ -67,10 +67,10 @@ def found_on(chips: Sequence[Mapped]) -> dict[str, Any]:
 
 
 def stored(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a model's spec that are made from what was found; none on too few places."""
+    """Return the fields of a model's spec that are made from what was found: no alarm and no risk of too few places."""
     chips, places, rule = found["chips"], found["places"], found["decide"]
     if len(places) < FEWEST:
-        return {}
+        return {"alarm": None, "risk": None}
     rules = tuple(dict.fromkeys((rule, *RULES)))
     wrong = {name: [row["wrong"][name] for row in chips] for name in rules}
     alarm = measured_alarm([row["place"] for row in chips], [row["doubt"] for row in chips], wrong)

@@ -20,13 +20,15 @@ from geouq.layers import area_interval
 from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import open_chip
-from geouq.learning.judging.calibrate import labelled
+from geouq.learning.judging.labelled import labelled
 from geouq.learning.judging.metrics import Calibration, Confusion
 from geouq.networks.model import Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job, Settings, prepare
 
+#: layers that maps of chips left out are made of
+LAYERS = ("probability", "uncertainty")
 #: said before each chip: its name, its number from 0, and how many there are
 OnChip = Callable[[str, int, int], None]
 

@@ -13,8 +13,13 @@ HEADS = ("decide", "IoU", "mixed", "pooled", "false %", "worst %", "worst chip",
 
 def summary(found: dict[str, Any]) -> str:
     """Return the table of decisions and what is to be known beside it, for a terminal."""
-    table = [HEADS, *decision_rows(found)]
-    return "\n\n".join([heading(found), columns(table), "\n".join(facts(found))])
+    fitted = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["fitted"].items())
+    return f"{heading(found)}\n\n{decisions(found, found['model']['positive'])}\nfitted on all: {fitted}"
+
+
+def decisions(found: dict[str, Any], positive: str) -> str:
+    """Return the table of decisions and what is to be known beside it; ``positive``: the class's name."""
+    return "\n".join([columns([HEADS, *decision_rows(found)]), "", *facts(found, positive)])
 
 
 def heading(found: dict[str, Any]) -> str:
@@ -35,15 +40,13 @@ def decision_rows(found: dict[str, Any]) -> Iterator[list[str]]:
         yield [row["decide"] + star, *ious, *false, row["worst_chip"] or "–", number(row["accuracy"])]
 
 
-def facts(found: dict[str, Any]) -> list[str]:
+def facts(found: dict[str, Any], positive: str) -> list[str]:
     """Return what no table holds, a line each."""
-    positive, calibration, alarm = found["model"]["positive"], found["calibration"], found["alarm"]
-    fitted = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["fitted"].items())
+    calibration, alarm = found["calibration"], found["alarm"]
     lines = [
         f"IoU: mean over places of their chips with 2 % of {positive} or more; mixed: those with 2 to 98 %. False: "
         f"share of dry chips called {positive}, mean over places, and the worst chip.",
         f"* stored: {DEFAULT}",
-        f"fitted on all: {fitted}",
         f"calibration: ECE {number(calibration['ece'], '.4f')} pooled, {number(calibration['ece_places'], '.4f')} with "
         "every place weighing the same",
         *_areas(found),

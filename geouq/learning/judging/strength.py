@@ -19,8 +19,9 @@ from geouq.layers import area_interval, positive_logit
 from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import open_chip
-from geouq.learning.judging.calibrate import Part, labelled, lottery
+from geouq.learning.judging.labelled import labelled, lottery
 from geouq.learning.judging.metrics import place_means
+from geouq.learning.judging.temperature import Part
 from geouq.networks.model import Model, ModelSpec
 from geouq.sampling.devices import must_fit
 from geouq.sampling.draws import place_effects
