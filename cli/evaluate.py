@@ -25,6 +25,7 @@ from geouq.sampling.names import AUTO, CHOICES, HELP
 @click.option("--also", multiple=True, metavar="MODEL", help="A further member of an ensemble; may be repeated.")
 @click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
 @click.option("--sampler", type=click.Choice(CHOICES), default=AUTO, show_default=True, help=HELP)
+@click.option("--decide", metavar="RULE", help="Cut the mask as segment does: iou, area, accuracy or a probability.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option("--overwrite", is_flag=True, help="Replace the report if there is one.")
@@ -58,6 +59,7 @@ def command(model: str, data: Path, **options: Any) -> None:
         seed=options["seed"],
         device=options["device"],
         sampler=options["sampler"],
+        decide=options["decide"],
         most_pictures=48 if options["output"] else 0,
         on_chip=each_chip(options["quiet"]),
     )

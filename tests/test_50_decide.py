@@ -14,6 +14,8 @@ from geouq.decisions import LEVELS, STEPS, Cut, measured_risk
 from geouq.errors import InputError, ModelError, TileError
 from geouq.grid import pixel_areas
 from geouq.layers import UNDECIDED
+from geouq.maps import preview
+from geouq.maps.styles import OPEN
 from geouq.segmentation.events import TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
@@ -237,3 +239,35 @@ def test_each_date_is_cut_by_its_own_scene():
         np.testing.assert_array_equal(both["mask"][time], alone["mask"])
         assert float(both["cut"][time]) == float(alone["cut"])
     assert both["cut"].dims == ("time",) and float(both["cut"][0]) != float(both["cut"][1])
+
+
+def test_a_mask_with_undecided_pixels_is_shown_and_stored_as_what_it_is(tmp_path):
+    model = MODEL.with_spec(risk=RISK)
+    outputs = Outputs(tmp_path / "map.tif", preview=tmp_path / "map.png", zarr=tmp_path / "map.zarr")
+    found = map_scene(tmp_path / "map.tif", model, outputs=outputs, decide="iou", risk=0.1, layers=("mask",))
+    mask = bands(tmp_path / "map.tif")[0][0]
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert file.colormap(1)[UNDECIDED][:3] == (252, 137, 97)
+    stored = xr.open_zarr(tmp_path / "map.zarr", mask_and_scale=False)["mask"]
+    np.testing.assert_array_equal(stored, mask)
+    assert stored.attrs["flag_meanings"] == "land water undecided" and stored.attrs["flag_values"][2] == UNDECIDED
+    shown = preview._read_map(tmp_path / "map.tif")
+    assert shown.classes[UNDECIDED][0] == "undecided" and (shown.layers["mask"] == UNDECIDED).any()
+    facts = "; ".join(preview._facts(shown, found))
+    assert f"cut at {found['cut']:.2f} (iou)" in facts and "% at a risk of 10 %" in facts
+    style = (tmp_path / "map.qml").read_text()
+    assert f'value="{UNDECIDED}" label="undecided" color="{OPEN}" alpha="255"' in style
+
+
+def test_floats_keep_what_is_undecided(tmp_path):
+    outputs = Outputs(tmp_path / "map.tif", float32=True)
+    map_scene(tmp_path / "map.tif", MODEL.with_spec(risk=RISK), outputs=outputs, decide="iou", risk=0.1)
+    mask = bands(tmp_path / "map.tif")[0][0]
+    assert set(np.unique(mask[np.isfinite(mask)])) == {0, 1, UNDECIDED}
+
+
+def test_fewer_samples_by_tolerance_and_one_pass_are_decided_too():
+    for settings in ({"samples": 0}, {"samples": 6, "tolerance": 0.1}):
+        found = lazily(layers=("mask", "probability"), decide="area", **settings).compute()
+        water, expected = float((found["mask"] == 1).sum()), float(np.nansum(found["probability"]))
+        assert water == pytest.approx(expected, rel=0.01)

@@ -94,3 +94,18 @@ def test_a_file_shows_the_same_share_at_every_level(tmp_path, float32):
         assert float(np.ma.mean(shown)) == pytest.approx(truth, abs=0.001)
         expected = levels_of(mask, 3, Legend())[level]
         np.testing.assert_array_equal(shown.filled(255).astype(np.uint8), expected)
+
+
+def test_undecided_pixels_are_shown_where_they_are_more_than_the_other_class():
+    field = gaussian_filter(np.random.default_rng(2).normal(0, 1, (700, 900)), 4)
+    mask = np.where(field > 0.06, 1, np.where(field > 0.02, 254, 0)).astype(np.uint8)
+    mask[:100, :100] = 255
+    truth = [(mask == value).sum() / (mask != 255).sum() for value in (1, 254)]
+    for level, plane in enumerate(levels_of(mask, 4, Legend(undecided=True)), 1):
+        valid = plane != 255
+        assert (plane == 1).sum() / valid.sum() == pytest.approx(truth[0], abs=0.002), level
+        for y, x, pixels in blocks(mask, level):
+            if valid[y, x] and plane[y, x] != 1:
+                assert (plane[y, x] == 254) == ((pixels == 254).sum() > (pixels == 0).sum())
+        if level < 3:
+            assert (plane == 254).sum() / valid.sum() == pytest.approx(truth[1], abs=0.03)

@@ -15,7 +15,7 @@ from geouq.cli.evaluate import command as evaluate_command
 from geouq.errors import GeouqError, InputError, OutputError
 from geouq.layers import Legend
 from geouq.learning.data.dataset import read_dataset
-from geouq.learning.data.loading import load
+from geouq.learning.data.loading import load, load_label, open_chip
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.judging.classical import BOXCARS, ThresholdCounts, maps
 from geouq.learning.judging.evaluate import Evaluation, chessboard, corrupt, evaluate
@@ -251,6 +251,22 @@ def test_a_picture_of_a_large_scene_is_every_so_many_pixels_whatever_the_tiles()
     np.testing.assert_array_equal(picture.scene, values[:, ::4, ::4])
     np.testing.assert_array_equal(picture.label, label[::4, ::4])
     np.testing.assert_array_equal(picture.mask, label[::4, ::4] % 7)
+
+
+def test_chips_are_cut_as_segment_cuts_scenes(data, model):
+    chips = read_dataset(data)
+    found = evaluate(model, chips, samples=5, seed=2, decide="iou")
+    assert found.scores["model"]["decide"] == "iou" and "--decide iou" in summary(found.scores)
+    for chip, row in zip(chips, found.scores["chips"], strict=True):
+        mask = segment(open_chip(chip), model, samples=5, seed=2, layers=("mask",), decide="iou").mask.values
+        label = load_label(chip, ROI(0, SIZE, 0, SIZE))
+        keep = (label >= 0) & (mask != 255)
+        both = ((mask == 1) & (label == 1))[keep].sum()
+        assert row["iou"] == pytest.approx(both / ((mask == 1) | (label == 1))[keep].sum())
+    plain = evaluate(model, chips, samples=5, seed=2)
+    given = evaluate(model.with_spec(decide="iou"), chips, samples=5, seed=2)
+    assert [r["iou"] for r in given.scores["chips"]] == [r["iou"] for r in found.scores["chips"]]
+    assert [r["iou"] for r in plain.scores["chips"]] != [r["iou"] for r in found.scores["chips"]]
 
 
 def test_without_samples_there_is_one_pass_and_no_interval(data, model):

@@ -6,15 +6,49 @@ tiles give the cut; ranks and cut give the mask, and a tile's sums and the cut i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from geouq.decisions import NO_RANK, STEPS, Cut, Decision, RankSums
+from geouq.decisions import NO_RANK, STEPS, Cut, Decision, RankSums, ranks
+from geouq.grid import Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED, mask_of_two
 from geouq.maps.bands import MapBand, quantise
+from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Receipt
+from geouq.segmentation.tile import segment_tile
+
+
+def tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, Any]:
+    """Return the layers of a tile; where the mask goes by the whole scene also its ``rank`` (h, w) and their ``sums``.
+
+    That mask is of no account: the decided one is made of the ranks.
+    """
+    if not job.scene_wide:
+        return segment_tile(job, values, tile).layers
+    asked = tuple(dict.fromkeys((*job.question.layers, "probability", "uncertainty")))
+    layers = segment_tile(replace(job, question=replace(job.question, layers=asked)), values, tile).layers
+    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), tile.core.shape)
+    return {**layers, "rank": ranks(layers["probability"]), "sums": rank_sums(layers, area)}
+
+
+def decided_tiles(
+    job: Job, tiles: Iterable[tuple[Tile, np.ndarray]]
+) -> Iterator[tuple[Tile, np.ndarray, dict[str, Any]]]:
+    """Yield all tiles of a small scene with their values and layers.
+
+    Where the mask goes by the whole scene, all are held in memory until the last of them is there.
+    """
+    found = ((tile, values, tile_layers(job, values, tile)) for tile, values in tiles)
+    if job.decision is None or not job.scene_wide:
+        yield from found
+        return
+    held = list(found)
+    cut = scene_cut(job.decision, [layers["sums"] for _, _, layers in held])
+    for tile, values, layers in held:
+        yield tile, values, layers | {"mask": mask_of_ranks(layers["rank"], cut, job.question.positive)}
 
 
 def rank_sums(layers: Mapping[str, np.ndarray], area: np.ndarray) -> RankSums:

@@ -16,7 +16,7 @@ import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, product
 from operator import getitem, itemgetter
@@ -28,13 +28,13 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
-from geouq.decisions import Cut, ranks
-from geouq.grid import Roi, Tile, pixel_areas
+from geouq.decisions import Cut
+from geouq.grid import Roi
 from geouq.layers import LAYERS
 from geouq.rasters.windowed import first_windows
-from geouq.segmentation.deciding import mask_of_ranks, rank_sums, scene_cut
+from geouq.segmentation.deciding import mask_of_ranks, scene_cut, tile_layers
 from geouq.segmentation.job import Job
-from geouq.segmentation.tile import look_first, segment_tile
+from geouq.segmentation.tile import look_first
 
 #: more chunks than this for each tile are not worth a task each
 _MANY = 8
@@ -90,8 +90,7 @@ def layer_arrays(data: da.Array, job: Job, name: str) -> dict[str, da.Array]:
         shared = looked
     _add(graph, read, reading(read, windows), source)
     sampling = {
-        (sample, number): (partial(_tile_layers, tile=tile), shared, (read, number))
-        for number, tile in enumerate(tiles)
+        (sample, number): (partial(tile_layers, tile=tile), shared, (read, number)) for number, tile in enumerate(tiles)
     }
     _add(graph, sample, sampling, shared, read, resources=True)
     layers = {layer: _layer_array(graph, sample, job, layer) for layer in job.question.layers}
@@ -112,16 +111,6 @@ def _annotations(resources: bool = False) -> dict[str, Any] | None:
 def _look(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:
     used = [index for index in job.bands if index is not None]
     return look_first(job, [window[used] for window in windows], name)
-
-
-def _tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, Any]:
-    """Return the layers of a tile; where the mask goes by the whole scene also ranks and their sums."""
-    if not job.scene_wide:
-        return segment_tile(job, values, tile).layers
-    asked = tuple(dict.fromkeys((*job.question.layers, "probability", "uncertainty")))
-    layers = segment_tile(replace(job, question=replace(job.question, layers=asked)), values, tile).layers
-    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), tile.core.shape)
-    return {**layers, "rank": ranks(layers["probability"]), "sums": rank_sums(layers, area)}
 
 
 # --- reading ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from geouq import noise
+from geouq.decisions import Decision
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, by_class, says
@@ -26,6 +27,7 @@ from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
 from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
+from geouq.segmentation.deciding import decided_tiles
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values
 from geouq.units import BACKSCATTER, DB, POWER
@@ -56,6 +58,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     sampler: str = "auto",
+    decide: str | float | None = None,
     most_pictures: int = 48,
     on_chip: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
@@ -65,7 +68,8 @@ def evaluate(
 
     Parameters
     ----------
-    model, samples, seed, device, sampler : as for ``segment``; at most 64 samples.
+    model, samples, seed, device, sampler, decide : as for ``segment``; at most 64 samples. Each chip is a scene of
+        its own: a cut by the whole scene is that of the chip.
     most_pictures : of how many chips, evenly spread, pictures are kept.
     on_chip : called before each chip with its name, its number from 0, and how many there are.
 
@@ -82,7 +86,8 @@ def evaluate(
     """
     chips = sorted(of_split(chips, "test"), key=lambda c: (c.dataset, c.place, c.name))
     models = [model] if isinstance(model, Model) else list(model)
-    work = _Work(models, Settings(samples, seed, _layers(models[0], samples), device=device, sampler=sampler))
+    settings = Settings(samples, seed, _layers(models[0], samples), device=device, sampler=sampler, decide=decide)
+    work = _Work(models, settings)
     shown = {c.name for c in chips[:: -(-len(chips) // max(most_pictures, 1))]} if most_pictures else set()
     pictures, number = [], 0
     for (dataset, place), group in groupby(chips, key=lambda c: (c.dataset, c.place)):
@@ -145,6 +150,7 @@ class _Work:
         self.noisy, self.quiet = RiskCoverage(), RiskCoverage()
         self.yardsticks: dict[tuple[str, ...], Yardsticks] = {}
         self.sampler = ""
+        self.decision: Decision | None = None
 
     def new_tally(self) -> Tally:
         """Return empty sums."""
@@ -154,14 +160,14 @@ class _Work:
         """Score a chip; None, and nothing counted, where no pixel of it is valid and labelled."""
         scene, settings = open_chip(chip), self.settings
         job = prepare(scene, self.models, settings)
-        self.sampler = job.sampler.name
+        self.sampler, self.decision = job.sampler.name, job.decision
         single_pass = replace(settings, samples=0, layers=_layers(self.model, 0), tile=job.tiling.size)
         once = prepare(scene, self.models, single_pass)
         own, areas, picture = self.new_tally(), Areas(len(job.sampler.numbers)), Canvas(scene)
         agreement = Agreement(len(job.sampler.numbers), 1 + len(chip.raters))
-        for tile in job.tiling:
-            values = np.asarray(tile_values(scene, tile))
-            layers = segment_tile(job, values, tile).layers
+        singles = decided_tiles(once, _read(scene, once)) if settings.samples else None
+        for tile, values, layers in decided_tiles(job, _read(scene, job)):
+            single = next(singles)[2] if singles is not None else dict(layers)
             raters = np.stack([load_label(one, tile.core) for one in chip.by_rater()])
             self._check(chip, raters)
             label = raters[0]
@@ -171,7 +177,6 @@ class _Work:
                 continue
             for tally in (own, *tallies):
                 tally.add(self._pixels(layers, label, keep))
-            single = segment_tile(once, values, tile).layers if settings.samples else dict(layers)
             single["uncertainty"] = (1 - single["confidence"]) * self.pooled.classes / (self.pooled.classes - 1)
             self.once.add(self._pixels(single, label, keep))
             self._disturb(job, values, tile, layers["uncertainty"], keep)
@@ -241,6 +246,7 @@ class _Work:
         spec = self.model.spec
         told = ("name", "classes", "positive", "bands", "units", "temperature", "threshold", "training")
         model = {"hash": self.model.hash} | {key: getattr(spec, key) for key in told}
+        model |= {"decide": self.decision.rule} if self.decision is not None else {}
         return {
             "model": model,
             "samples": self.settings.samples,
@@ -284,6 +290,11 @@ def _mean_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = ("ged", "ged_unbiased", "diversity", "dice_raters")
     values = {name: [row[name] for row in rows if np.isfinite(row[name])] for name in names}
     return {name: float(np.mean(v)) if v else float("nan") for name, v in values.items()}
+
+
+def _read(scene: xr.DataArray, job: Job) -> Iterator[tuple[Tile, np.ndarray]]:
+    """Yield each tile with the scene's values in its window."""
+    return ((tile, np.asarray(tile_values(scene, tile))) for tile in job.tiling)
 
 
 def _core(tile: Tile) -> tuple[slice, slice]:

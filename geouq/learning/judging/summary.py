@@ -46,6 +46,7 @@ def heading(scores: dict[str, Any]) -> str:
         f"{model['name']} ({model['hash']}) on {len(chips)} chips of {places} place{'s' if places > 1 else ''}, "
         f"{scores['pooled']['pixels'] / 1e6:.2f} labelled megapixels, "
         f"{scores['samples']} samples, seed {scores['seed']}"
+        + (f", --decide {model['decide']}" if "decide" in model else "")
     )
 
 
