@@ -16,6 +16,7 @@ from geouq.grid import pixel_areas
 from geouq.layers import UNDECIDED
 from geouq.maps import preview
 from geouq.maps.styles import OPEN
+from geouq.segmentation import graph
 from geouq.segmentation.events import TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
@@ -271,3 +272,20 @@ def test_fewer_samples_by_tolerance_and_one_pass_are_decided_too():
         found = lazily(layers=("mask", "probability"), decide="area", **settings).compute()
         water, expected = float((found["mask"] == 1).sum()), float(np.nansum(found["probability"]))
         assert water == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.parametrize("rule", ["iou", "0.3"])
+def test_a_dataset_is_written_as_it_was_decided(tmp_path, monkeypatch, rule):
+    model = MODEL.with_spec(risk=RISK | {"loss": RISK["loss"] | {"0.3": RISK["loss"]["iou"]}})
+    found = map_scene(tmp_path / "run.tif", model, decide=rule, risk=0.1)
+    sampled, tile_layers = [], graph.tile_layers
+    monkeypatch.setattr(graph, "tile_layers", lambda *given, tile: sampled.append(tile) or tile_layers(*given, tile))
+    lazy = lazily(model, decide=rule, risk=0.1)
+    lazy.geouq.to_cog(tmp_path / "lazy.tif")
+    assert len(sampled) == len({tile.index for tile in sampled}) == 16  # each tile once, not once a strip
+    for name in ("run", "lazy"):
+        mask, tags = bands(tmp_path / f"{name}.tif")
+        assert float(tags["GEOUQ_CUT"]) == found["cut"] and tags["GEOUQ_DECIDE"] == rule
+        assert (mask[0] == bands(tmp_path / "run.tif")[0][0]).all()
+    frame = geouq.vectorize(tmp_path / "lazy.tif")
+    assert frame.attrs["undecided_area_m2"] == pytest.approx(found["undecided_area_m2"], rel=1e-6)

@@ -38,8 +38,9 @@ def write_map(
 ) -> Path:
     """Compute layers and write them as ``geouq segment`` does: a COG and its style, votes in files of their own.
 
-    They are computed by whatever scheduler dask has, a row of chunks at a time, which is what memory depends on. The
-    tags are those of a run but for what it knows of the scene's file; the run's id goes by the layers' tasks or values.
+    They are computed by whatever scheduler dask has, a row of chunks at a time, which is what memory depends on; all at
+    once where the mask goes by the whole scene (``cut`` is a coordinate). The tags are those of a run but for what it
+    knows of the scene's file; the run's id goes by the layers' tasks or values.
 
     Parameters
     ----------
@@ -57,10 +58,13 @@ def write_map(
     with_votes = "votes" in layers
     for file in (path, style, *((votes, votes.with_suffix(".qml")) if with_votes else ())):
         check_free(file, overwrite)
-    grid, tags = scene_geobox(layers["mask"]), _tags(layers)
+    grid = scene_geobox(layers["mask"])
     files = {path: map_bands(names, float32, legend)}
     if with_votes:
         files[votes] = vote_bands(int(layers.attrs["samples"]))
+    if "cut" in layers.coords:
+        layers = layers.compute()  # the mask goes by all tiles, which would be sampled anew for each strip
+    tags = _tags(layers)
     with ExitStack() as stack:
         writers = [stack.enter_context(MapWriter(file, grid, bands, tags, options)) for file, bands in files.items()]
         for roi, values in _strips(layers, legend):
@@ -92,6 +96,7 @@ def _band_names(layers: xr.Dataset) -> list[str]:
 
 def _tags(layers: xr.Dataset) -> dict[str, str]:
     told = {name: value for name, value in layers.attrs.items() if name != "Conventions"}
+    told |= {"cut": float(layers["cut"])} if "cut" in layers.coords and layers["cut"].chunks is None else {}
     told |= {"version": version("geouq"), "run": tokenize(layers)[:16]}
     return {f"GEOUQ_{name.upper()}": str(value) for name, value in told.items()}
 

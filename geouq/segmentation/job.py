@@ -314,7 +314,7 @@ def run_attrs(job: Job) -> dict[str, Any]:
         "seed": sampler.seed,
         "sites": ",".join(sampler.active),
         "threshold": job.question.threshold,
-        **_decided(job.decision),
+        **_decided(job),
         "temperature": spec.temperature,
         **job.legend.tags(),
         "tile": job.tiling.size,
@@ -324,10 +324,10 @@ def run_attrs(job: Job) -> dict[str, Any]:
     }
 
 
-def _decided(decision: Decision | None) -> dict[str, Any]:
-    """Return what a map must say of how its mask was decided."""
+def _decided(job: Job) -> dict[str, Any]:
+    """Return what a map must say of how its mask was decided; a cut by the whole scene is not known before it is."""
+    decision, cut = job.decision, job.question.cut
     if decision is None:
         return {}
-    return {"decide": decision.rule} | (
-        {} if decision.risk is None else {"risk": decision.risk, "confidence_level": decision.level}
-    )
+    promised = {} if decision.risk is None else {"risk": decision.risk, "confidence_level": decision.level}
+    return {"decide": decision.rule} | ({} if cut is None else {"cut": cut.at}) | promised
