@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from geouq.cli.batch import is_batch, map_batch
 from geouq.cli.options import (
     FILE,
     band_numbers,
@@ -50,7 +51,9 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.command("segment")
 @scene_options
 @product_options
-@click.option("-o", "--output", type=FILE, help="The map, a COG. [default: <scene>_<class>.tif here]")
+@click.option(
+    "-o", "--output", type=click.Path(), help="The map, a COG; or a folder. [default: <scene>_<class>.tif here]"
+)
 @click.option(
     "--model",
     multiple=True,
@@ -110,8 +113,24 @@ def command(**options: Any) -> None:
     SCENE is any raster GDAL reads, with VV and VH in one file, or two files (--vv, --vh), or a Sentinel-1 GRD
     product as ESA delivers it (.SAFE or .zip). An interrupted run goes on where it stopped when the same command is
     given again.
+
+    With a folder as output (-o maps/) many scenes are mapped, one after the other: files, folders of them, lists
+    (.txt, a name a line) or STAC items (.json). One that fails does not stop the others; --vector, --preview and --zarr
+    name folders then.
     """
+    if is_batch(options["scenes"], options["output"]):
+        map_batch(options, map_scene)
+        return
     source = scene_source(options["scenes"], options["vv"], options["vh"])
+    summary, pixel = map_scene(source, options)
+    if options["as_json"]:
+        say(json.dumps(summary))
+    elif not options["quiet"]:
+        say(describe(summary, pixel))
+
+
+def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], float]:
+    """Map one scene as the options say; return the summary, and a pixel's area in squared units of the grid."""
     from geouq.scenes.open import open_scene
 
     scene = open_scene(
@@ -132,7 +151,7 @@ def command(**options: Any) -> None:
     model = models[0]
     job = prepare(scene, models, _settings(options))
     outputs = Outputs(
-        path=options["output"] or Path(f"{_stem(source)}_{model.spec.positive}.tif"),
+        path=Path(options["output"] or f"{_stem(source)}_{model.spec.positive}.tif"),
         vector=options["vector"],
         preview=options["preview"],
         zarr=options["zarr"],
@@ -160,10 +179,7 @@ def command(**options: Any) -> None:
             say(f"geouq: WARNING: {warning}", err=True)
         if summary.get("expectation") not in (None, *summary["warnings"]):
             say(f"geouq: {summary['expectation']}", err=True)
-    if options["as_json"]:
-        say(json.dumps(summary))
-    elif not options["quiet"]:
-        say(describe(summary, abs(job.geobox.affine.determinant)))
+    return summary, abs(job.geobox.affine.determinant)
 
 
 def _settings(options: dict[str, Any]) -> Settings:

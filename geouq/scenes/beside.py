@@ -12,14 +12,14 @@ from geouq.sentinel1.safe import zip_members
 _OTHER = {"VV": "VH", "VH": "VV", "HH": "HV", "HV": "HH"}
 #: how the files end that analysis-ready products have their masks in: ASF HyP3's and OPERA's
 _MASKS = ("ls_map", "mask")
-_POLARISATION = re.compile(r"(?<![A-Za-z])(VV|VH|HH|HV)(?![A-Za-z])", re.IGNORECASE)
+POLARISATION = re.compile(r"(?<![A-Za-z])(VV|VH|HH|HV)(?![A-Za-z])", re.IGNORECASE)
 _DATE = re.compile(r"(?<![0-9])((?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]))(?![0-9])")
 
 
 def sibling(raster: Raster) -> str | None:
     """Return the file beside this one whose name differs by the polarisation alone; None without one."""
     folder, name = os.path.split(raster.path)
-    for match in _POLARISATION.finditer(name):
+    for match in POLARISATION.finditer(name):
         other = _OTHER[match[0].upper()]
         other = other.lower() if match[0].islower() else other
         path = os.path.join(folder, name[: match.start()] + other + name[match.end() :])
@@ -33,7 +33,7 @@ def masks(raster: Raster) -> list[str]:
     folder, name = os.path.split(raster.path)
     return [
         path
-        for match in _POLARISATION.finditer(name)
+        for match in POLARISATION.finditer(name)
         for mask in _MASKS
         if _exists(path := os.path.join(folder, name[: match.start()] + mask + name[match.end() :]))
     ]

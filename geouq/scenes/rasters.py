@@ -79,7 +79,9 @@ def _told(rasters: Sequence[Raster], names: Sequence[str], keys: Sequence[str]) 
     own = [[_without_number(next(rest)) for _ in raster.bands] for raster in rasters]
     why = "" if all(keys) else several(rasters, own)
     if why:
-        raise SceneError(f"{why}, so they are several scenes: give one scene at a time, its bands by --vv and --vh")
+        raise SceneError(
+            f"{why}, so they are several scenes: give one, its bands by --vv and --vh, or -o FOLDER/ for a map each"
+        )
     for bands in own:
         for name in {name for name in bands if bands.count(name) > 1 and name in POLARISATIONS}:
             notes.append(f"{bands.count(name)} bands are called {name}, and the first is taken: choose with --bidx")

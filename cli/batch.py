@@ -1,0 +1,114 @@
+"""Many scenes, one after the other: each is a run of its own, and one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geouq.cli.show import say
+from geouq.errors import GeouqError, InputError
+
+if TYPE_CHECKING:
+    from geouq.scenes.batch import OneOfMany
+
+#: from what open_scene takes, and options: a summary, and the area of a pixel
+MapScene = Callable[[Any, dict[str, Any]], tuple[dict[str, Any], float]]
+#: outputs beside the map, which a batch puts into folders, and how the files in them end
+_BESIDE = {"vector": ".gpkg", "preview": ".png", "zarr": ".zarr"}
+_LISTS = (".txt", ".json")
+
+
+def is_batch(scenes: tuple[str, ...], output: str | None) -> bool:
+    """True if maps go into a folder, or scenes are listed in a file."""
+    listed = any(name.lower().endswith(_LISTS) and os.path.isfile(name) for name in scenes)
+    return bool(scenes) and (listed or (output is not None and _is_folder(output)))
+
+
+def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
+    """Map all scenes that are named, and print a table of what became of them.
+
+    Raises
+    ------
+    InputError : what is asked of all of them cannot be done.
+    GeouqError : a scene has no map.
+    """
+    if options["vv"] or options["vh"]:
+        raise InputError("--vv and --vh are of one scene: give a folder of many by SCENE")
+    from geouq.scenes.batch import scenes_named
+
+    found, notes = scenes_named(options["scenes"])
+    folders = {name: _folder(options[name]) for name in ("output", *_BESIDE) if options[name] is not None}
+    folders.setdefault("output", Path("."))
+    from geouq.segmentation.job import load_models
+
+    positive = load_models(options["model"])[0].spec.positive  # one that cannot be loaded stops all
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    if not options["quiet"]:
+        for line in (
+            f"{len(found)} scene{'s' * (len(found) > 1)}",
+            *(f"{one.name}: {one.what}" for one in found),
+            *notes,
+        ):
+            say(f"geouq: {line}", err=True)
+    told: list[dict[str, Any]] = []
+    for number, one in enumerate(found, 1):
+        if not options["quiet"]:
+            say(f"geouq: [{number}/{len(found)}] {one.name}", err=True)
+        told.append({"scene": one.name} | _mapped(one, options, folders, positive, map_scene))
+    failed = [row["scene"] for row in told if "error" in row]
+    if options["as_json"]:
+        say(json.dumps({"scenes": told, "failed": len(failed)}))
+    elif not options["quiet"]:
+        say(_table(told))
+    if failed:
+        raise GeouqError(f"{len(failed)} of {len(told)} scenes have no map; the same command tries these alone again")
+
+
+def _is_folder(path: str) -> bool:
+    return path.endswith(("/", os.sep)) or os.path.isdir(path)
+
+
+def _folder(path: Path | str) -> Path:
+    """Return a folder for maps, which may be missing itself."""
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: of several scenes, name a folder")
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder}: its folder {folder.parent} does not exist: make it first")
+    return folder
+
+
+def _mapped(
+    one: OneOfMany, options: dict[str, Any], folders: Mapping[str, Path], positive: str, map_scene: MapScene
+) -> dict[str, Any]:
+    """Map a scene; return its summary, or the error that it ended in."""
+    name = f"{one.name}_{positive}"
+    own = {what: folders[what] / f"{name}{end}" for what, end in _BESIDE.items() if what in folders}
+    try:
+        return map_scene(one.source, options | own | {"output": folders["output"] / f"{name}.tif"})[0]
+    except GeouqError as error:
+        text = " ".join(str(error).split())
+        say(f"geouq: {one.name} has no map: {text}", err=True)
+        return {"error": text, "exit_code": error.exit_code}
+
+
+def _table(told: list[dict[str, Any]]) -> str:
+    """Return a line a scene: the area and its interval, what is not classified, what became of it."""
+    rows = [("scene", "km²", "5–95 %", "not classified", "")]
+    for row in told:
+        if "error" in row:
+            rows.append((row["scene"], "", "", "", f"no map: {row['error']}"))
+            continue
+        low, high = row["area_m2_p05"], row["area_m2_p95"]
+        interval = "" if low is None else f"{low / 1e6:.6g}–{high / 1e6:.6g}"
+        missing, state = f"{row['not_classified_percent']:g} %", "already there" if row["already_there"] else "mapped"
+        state += " (see the warning)" if row["warnings"] else ""
+        rows.append((row["scene"], f"{row['area_m2'] / 1e6:.6g}", interval, missing, state))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join([*(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows
+    )
