@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from geouq.alarm import expect, measured_alarm
 from geouq.cli.main import geouq
 from geouq.decisions import LEVELS
 from geouq.errors import InputError, OutputError
@@ -90,9 +91,23 @@ def test_places_are_whole_and_left_out_once(made):
         settings = json.loads((out / f"fold-{fold['number']}" / "settings.json").read_text())
         seen = {name[0] for name in settings["training"] + settings["validation"]}
         assert seen == set(PLACES) - set(fold["places"])
-        assert {c["place"] for c in found["chips"] if c["group"] == fold["number"]} == set(fold["places"])
+        assert {c["place"] for c in found["chips"] if c["fold"] == fold["number"]} == set(fold["places"])
     assert sorted(c["name"] for c in found["chips"]) == sorted(f"{p}_{k}" for p in PLACES for k in (0, 1))
     assert "decide" in said and "worst chip" in said
+
+
+def test_the_alarm_of_a_chip_is_made_from_the_other_places(made):
+    found = json.loads((made[0] / "folds.json").read_text())
+    rule, chips = found["decide"], found["chips"]
+    for chip in chips[::5]:
+        others = [c for c in chips if c["place"] != chip["place"]]
+        alarm = measured_alarm(
+            [c["place"] for c in others], [c["doubt"] for c in others], {rule: [c["wrong"][rule] for c in others]}
+        )
+        told = expect(alarm, rule, chip["doubt"])
+        assert chip["alarm"] == told.alarm and chip["alarm_line"] == str(told)
+    bad = [c for c in chips if c["wrong"][rule] > 0.1]
+    assert found["alarm"]["bad"] == len(bad) and found["alarm"]["announced"] == sum(c["alarm"] for c in bad)
 
 
 def test_the_model_stores_what_folds_json_says(made):
@@ -101,10 +116,10 @@ def test_the_model_stores_what_folds_json_says(made):
     decisions = {row["decide"]: row for row in found["decisions"]}
     for rule, row in decisions.items():
         wet = [p["iou"][rule] for p in found["places"] if p["iou"][rule] is not None]
-        dry = [p["false_positive"][rule] for p in found["places"] if p["false_positive"][rule] is not None]
-        assert row["iou"] == pytest.approx(np.mean(wet)) and row["false_positive"] == pytest.approx(np.mean(dry))
-    most = max(0.005, decisions["accuracy"]["false_positive"])
-    allowed = {rule: row["iou"] for rule, row in decisions.items() if row["false_positive"] <= most}
+        dry = [p["false_positive_rate"][rule] for p in found["places"] if p["false_positive_rate"][rule] is not None]
+        assert row["iou"] == pytest.approx(np.mean(wet)) and row["false_positive_rate"] == pytest.approx(np.mean(dry))
+    most = max(0.005, decisions["accuracy"]["false_positive_rate"])
+    allowed = {rule: row["iou"] for rule, row in decisions.items() if row["false_positive_rate"] <= most}
     assert spec.decide == found["decide"] and allowed[spec.decide] == max(allowed.values())
     assert spec.temperature == found["fitted"]["temperature"] and spec.place_effect == found["fitted"]["place_effect"]
     assert spec.alarm["place"] == [c["place"] for c in found["chips"]]
@@ -232,7 +247,7 @@ def _label(chip):
 
 def test_the_best_decision_finds_water_and_leaves_dry_ground_alone():
     def row(rule, iou, false):
-        return {"decide": rule, "iou": iou, "false_positive": false}
+        return {"decide": rule, "iou": iou, "false_positive_rate": false}
 
     usual = row("accuracy", 0.7, 0.001)
     assert best([usual, row("iou", 0.8, 0.004), row("0.2", 0.9, 0.006)]) == "iou"

@@ -258,7 +258,7 @@ def _told(model: Model, settings: Settings, folds: Sequence[_Fold]) -> dict[str,
 def _short(found: dict[str, Any]) -> dict[str, Any]:
     """Return what the model file quotes: what its own rule gives on places left out."""
     row = next(row for row in found["decisions"] if row["decide"] == found["decide"])
-    quoted = {key: row[key] for key in ("iou", "iou_mixed", "false_positive", "worst", "accuracy")}
-    quoted |= {"ece": found["calibration"]["ece"], "areas_held": found["areas"]["all"]["places"]}
+    quoted = {key: row[key] for key in ("iou", "iou_mixed", "false_positive_rate", "worst", "accuracy")}
+    quoted |= {"ece": found["calibration"]["ece"], "areas_covered": found["areas"]["all"]["places"]}
     rounded = {key: value if value is None else round(value, 4) for key, value in quoted.items()}
     return rounded | {"places": len(found["places"]), "chips": len(found["chips"])}

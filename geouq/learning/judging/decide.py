@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from geouq.alarm import TOO_WRONG, measured_alarm
+from geouq.alarm import TOO_WRONG, expect, measured_alarm
 from geouq.decisions import LEVELS, RULES, level_for, measured_risk
 from geouq.errors import InputError
 from geouq.learning.data.augment import WET
@@ -47,6 +47,7 @@ def found_on(chips: Sequence[Mapped]) -> dict[str, Any]:
     losses = {rule: _by_place(chips, [chip.losses(rule) for chip in chips]) for rule in TRIED}
     decisions = [_decision(rule, chips, rows) for rule in TRIED]
     rule = best(decisions)
+    _expect(rows, rule)
     places = list(dict.fromkeys(chip.place for chip in chips))
     of_place = {place: [row for row in rows if row["place"] == place] for place in places}
     loss = {place: {name: by_place[place] for name, by_place in losses.items()} for place in places}
@@ -72,17 +73,15 @@ def stored(found: Mapping[str, Any]) -> dict[str, Any]:
     if len(places) < FEWEST:
         return {"alarm": None, "risk": None}
     rules = tuple(dict.fromkeys((rule, *RULES)))
-    wrong = {name: [row["wrong"][name] for row in chips] for name in rules}
-    alarm = measured_alarm([row["place"] for row in chips], [row["doubt"] for row in chips], wrong)
     risk = measured_risk({name: np.array([row["loss"][name] for row in places]) for name in rules})
-    return {"decide": rule, "alarm": alarm, "risk": risk}
+    return {"decide": rule, "alarm": points(chips, rules), "risk": risk}
 
 
 def best(decisions: Sequence[Row]) -> str:
     """Return the rule that does best: ``DEFAULT``."""
     usual = next(row for row in decisions if row["decide"] == "accuracy")
-    most = max(FALSE, usual["false_positive"] or 0.0)
-    allowed = [row for row in decisions if (row["false_positive"] or 0.0) <= most and np.isfinite(row["iou"])]
+    most = max(FALSE, usual["false_positive_rate"] or 0.0)
+    allowed = [row for row in decisions if (row["false_positive_rate"] or 0.0) <= most and np.isfinite(row["iou"])]
     return str(max(allowed, key=lambda row: row["iou"], default=usual)["decide"])
 
 
@@ -97,7 +96,7 @@ def chip_row(chip: Mapped) -> Row:
         "name": chip.name,
         "dataset": chip.dataset,
         "place": chip.place,
-        "group": chip.group + 1,
+        "fold": chip.fold,
         "pixels": chip.pixels,
         "positive_share": chip.truth / chip.total,
         "wet": chip.is_wet,
@@ -105,12 +104,12 @@ def chip_row(chip: Mapped) -> Row:
         "cut": {rule: chip.cut(rule) for rule in TRIED},
         "iou": {rule: one.iou for rule, one in counts.items()},
         "wrong": {rule: round(float(chip.losses(rule)[0]), 6) for rule in TRIED},
-        "false_positive": {rule: one.false_water for rule, one in counts.items()},
+        "false_positive_rate": {rule: one.false_water for rule, one in counts.items()},
         "area": chip.truth,
         "area_labelled": chip.total,
         "area_low": low,
         "area_high": high,
-        "area_held": bool(low <= chip.truth <= high),
+        "area_covered": bool(low <= chip.truth <= high),
     }
 
 
@@ -121,15 +120,15 @@ def place_row(place: str, rows: Sequence[Row], loss: Mapping[str, np.ndarray]) -
     return {
         "place": place,
         "dataset": rows[0]["dataset"],
-        "group": rows[0]["group"],
+        "fold": rows[0]["fold"],
         "chips": len(rows),
         "pixels": sum(pixels),
         "positive_share": float(np.average([row["positive_share"] for row in rows], weights=pixels)),
         "doubt": float(np.mean([row["doubt"] for row in rows])),
         "iou": {rule: _mean([row["iou"][rule] for row in wet]) for rule in TRIED},
-        "false_positive": {rule: _mean([row["false_positive"][rule] for row in dry]) for rule in TRIED},
+        "false_positive_rate": {rule: _mean([row["false_positive_rate"][rule] for row in dry]) for rule in TRIED},
         "wrong": {rule: _mean([row["wrong"][rule] for row in rows]) for rule in TRIED},
-        "held": sum(row["area_held"] for row in rows),
+        "covered": sum(row["area_covered"] for row in rows),
         "loss": {rule: [float(f"{v:.6g}") for v in values] for rule, values in loss.items()},
     }
 
@@ -138,14 +137,14 @@ def _decision(rule: str, chips: Sequence[Mapped], rows: Sequence[Row]) -> Row:
     """Return what cutting by a rule does: means over places, the pooled IoU, and the worst dry chip."""
     wet, dry = ([row for row in rows if row["wet"] is kind] for kind in (True, False))
     mixed = [row for row in wet if row["positive_share"] < 1 - WET]
-    worst = max(dry, key=lambda row: row["false_positive"][rule], default=None)
+    worst = max(dry, key=lambda row: row["false_positive_rate"][rule], default=None)
     return {
         "decide": rule,
         "iou": _over_places(wet, "iou", rule),
         "iou_mixed": _over_places(mixed, "iou", rule),
         "iou_pooled": sum((chip.confusion(rule) for chip in chips), Confusion()).iou,
-        "false_positive": _over_places(dry, "false_positive", rule),
-        "worst": worst and worst["false_positive"][rule],
+        "false_positive_rate": _over_places(dry, "false_positive_rate", rule),
+        "worst": worst and worst["false_positive_rate"][rule],
         "worst_chip": worst and worst["name"],
         "accuracy": 1 - _over_places(rows, "wrong", rule),
     }
@@ -168,20 +167,50 @@ def _kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _areas(rows: Sequence[Row]) -> Row:
     """Return on how many chips the interval holds the label's area, on how many places' chips, and its width."""
     if not rows:
-        return {"chips": 0, "held": 0, "places": None, "median_width": None}
+        return {"chips": 0, "covered": 0, "places": None, "median_width": None}
     width = [(row["area_high"] - row["area_low"]) / row["area_labelled"] for row in rows]
-    held = [row["area_held"] for row in rows]
-    share = float(place_means([row["place"] for row in rows], np.array(held)))
-    return {"chips": len(rows), "held": sum(held), "places": share, "median_width": float(np.median(width))}
+    covered = [row["area_covered"] for row in rows]
+    share = float(place_means([row["place"] for row in rows], np.array(covered)))
+    return {"chips": len(rows), "covered": sum(covered), "places": share, "median_width": float(np.median(width))}
+
+
+def points(rows: Sequence[Row], rules: Sequence[str]) -> dict[str, Any]:
+    """Return what an alarm is made from (geouq.alarm.measured_alarm): a point a chip."""
+    wrong = {rule: [row["wrong"][rule] for row in rows] for rule in rules}
+    return measured_alarm([row["place"] for row in rows], [row["doubt"] for row in rows], wrong)
+
+
+def _expect(rows: Sequence[Row], rule: str) -> None:
+    """Add to each chip what the other places make of its doubt: expected share wrong, its interval, and the alarm."""
+    for place in {row["place"] for row in rows}:
+        others = [row for row in rows if row["place"] != place]
+        alarm = points(others, [rule]) if len(others) > 1 else None
+        for row in rows:
+            if row["place"] == place:
+                told = expect(alarm, rule, row["doubt"]) if alarm else None
+                row["expected"] = told and [told.wrong, told.low, told.high]
+                row["alarm"], row["alarm_line"] = (told.alarm, str(told)) if told else (None, None)
 
 
 def _alarm(rows: Sequence[Row], rule: str) -> Row:
-    """Return how well doubt tells the chips that are wrong on more than a tenth: AUROC, ties counted half."""
+    """Return how well doubt tells the chips that are wrong on more than a tenth, and how many are announced.
+
+    ``auroc`` : ties counted half. ``announced`` of ``bad``, and ``false_alarms`` among the others: by an alarm made
+    from the other places. ``within`` : of how many chips the share wrong lies in the interval that is expected.
+    """
     doubt = np.array([row["doubt"] for row in rows])
     bad = np.array([row["wrong"][rule] > TOO_WRONG for row in rows])
     above = doubt[bad][:, None] - doubt[~bad][None]
     auroc = float(((above > 0) + 0.5 * (above == 0)).mean()) if above.size else float("nan")
-    return {"bad": int(bad.sum()), "chips": len(rows), "auroc": auroc}
+    alarm = np.array([bool(row["alarm"]) for row in rows])
+    within = [row["expected"] and row["expected"][1] <= row["wrong"][rule] <= row["expected"][2] for row in rows]
+    counts = {
+        "chips": len(rows),
+        "bad": bad.sum(),
+        "announced": (bad & alarm).sum(),
+        "false_alarms": (~bad & alarm).sum(),
+    }
+    return {name: int(count) for name, count in counts.items()} | {"within": sum(map(bool, within)), "auroc": auroc}
 
 
 def _risk(chips: Sequence[Mapped], losses: Mapping[str, np.ndarray], rule: str, most: float) -> Row:

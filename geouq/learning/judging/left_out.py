@@ -37,7 +37,7 @@ OnChip = Callable[[str, int, int], None]
 class Mapped:
     """A labelled chip as a model maps it that has not seen its place. Areas in m², pixels without a CRS.
 
-    group : number of the model, from 0. scene : of all its classified pixels, by p̄. dry, wet : of those labelled
+    fold : number of the group of chips that it is of, from 1. scene : of all its classified pixels, by p̄. dry, wet : of those labelled
     otherwise, and labelled positive. areas : (S,) the positive area of the labelled ones, by each sample.
     pixels : how many are labelled and classified.
     """
@@ -45,7 +45,7 @@ class Mapped:
     name: str
     dataset: str
     place: str
-    group: int
+    fold: int
     scene: RankSums
     dry: RankSums
     wet: RankSums
@@ -113,23 +113,23 @@ def map_chips(
     InputError : a label holds a class that the model has not.
     """
     count, number, found = sum(len(chips) for _, chips in groups), 0, []
-    for group, (model, chips) in enumerate(groups):
+    for fold, (model, chips) in enumerate(groups, 1):
         for chip in chips:
             if on_chip:
                 on_chip(chip.name, number, count)
             number += 1
-            one = map_chip(model, chip, settings, group)
+            one = map_chip(model, chip, settings, fold)
             found += [one] if one.pixels else []
     return found
 
 
-def map_chip(model: Model, chip: LabelledChip, settings: Settings, group: int = 0) -> Mapped:
+def map_chip(model: Model, chip: LabelledChip, settings: Settings, fold: int = 1) -> Mapped:
     """Map one chip of two classes, tile by tile, by the path that ``segment`` takes."""
     job = prepare(open_chip(chip), model, settings)
     found = [_map_tile(job, *it) for it in labelled(job, chip, everything=True)]
     scene, dry, wet = (RankSums.total([tile[part] for tile in found]) for part in range(3))
     areas, pixels = np.sum([tile[3] for tile in found], axis=0), sum(tile[4] for tile in found)
-    return Mapped(chip.name, chip.dataset, chip.place, group, scene, dry, wet, areas, pixels)
+    return Mapped(chip.name, chip.dataset, chip.place, fold, scene, dry, wet, areas, pixels)
 
 
 def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.ndarray) -> Any:

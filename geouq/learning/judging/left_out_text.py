@@ -36,7 +36,7 @@ def decision_rows(found: dict[str, Any]) -> Iterator[list[str]]:
     for row in found["decisions"]:
         star = " *" if row["decide"] == found["decide"] else ""
         ious = (number(row[key]) for key in ("iou", "iou_mixed", "iou_pooled"))
-        false = (percent(row[key]) for key in ("false_positive", "worst"))
+        false = (percent(row[key]) for key in ("false_positive_rate", "worst"))
         yield [row["decide"] + star, *ious, *false, row["worst_chip"] or "–", number(row["accuracy"])]
 
 
@@ -50,8 +50,9 @@ def facts(found: dict[str, Any], positive: str) -> list[str]:
         f"calibration: ECE {number(calibration['ece'], '.4f')} pooled, {number(calibration['ece_places'], '.4f')} with "
         "every place weighing the same",
         *_areas(found),
-        f"alarm: doubt finds the {alarm['bad']} of {alarm['chips']} chips that are wrong on more than a tenth with "
-        f"AUROC {number(alarm['auroc'])}",
+        f"alarm: {alarm['bad']} of {alarm['chips']} chips are wrong on more than a tenth; doubt ranks them with AUROC "
+        f"{number(alarm['auroc'])}; by the alarm of the other places {alarm['announced']} are announced, and "
+        f"{alarm['false_alarms']} others; the share wrong lies in the expected interval on {alarm['within']}",
     ]
     return lines + [_risk(row) for row in found["risk"]]
 
@@ -60,7 +61,7 @@ def _areas(found: dict[str, Any]) -> Iterator[str]:
     for kind, row in found["areas"].items():
         if row["chips"]:
             yield (
-                f"areas, {kind} chips: the 90 % interval holds the label's on {row['held']} of {row['chips']} "
+                f"areas, {kind} chips: the 90 % interval holds the label's on {row['covered']} of {row['chips']} "
                 f"({percent(row['places'])} % with every place weighing the same); its median width is "
                 f"{percent(row['median_width'])} % of the chip"
             )
