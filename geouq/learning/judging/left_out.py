@@ -37,9 +37,9 @@ OnChip = Callable[[str, int, int], None]
 class Mapped:
     """A labelled chip as a model maps it that has not seen its place. Areas in m², pixels without a CRS.
 
-    fold : number of the group of chips that it is of, from 1. scene : of all its classified pixels, by p̄. dry, wet : of those labelled
-    otherwise, and labelled positive. areas : (S,) the positive area of the labelled ones, by each sample.
-    pixels : how many are labelled and classified.
+    fold : number of the group of chips that it is of, from 1. scene : of all its classified pixels, by p̄.
+    dry, wet : of those labelled otherwise, and labelled positive. pixels : how many are labelled and classified.
+    areas : (S,) the positive area of these, by each sample.
     """
 
     name: str
