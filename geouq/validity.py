@@ -9,12 +9,16 @@ exactly that value, and it stands out from its neighbours among the values: rada
 speckle, so that 4 x 4 equal ones do not happen. A band that was clipped (its lowest or highest value, with others
 just beside it) has real measurements there, and keeps them. Reflectances and colours do have flat areas, in one
 band: there a value is fill only where all bands hold it.
+
+What a few windows have not met is found where it lies: if no value of a band of backscatter repeats itself in any cell
+of those windows (``CELL``), the band is speckle without steps, and what does repeat itself in a cell elsewhere is fill.
+Cells are those of the image, counted from its first pixel, so that no window shows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,13 +37,22 @@ _STANDS_OUT = 20
 _CLIPPED = {DB: 0.25, POWER: 0.25, AMPLITUDE: 0.25, REFLECTANCE: 0.01, RGB: 1.0}
 
 
+#: Side of the cells of an image, in pixels, a divisor of the sides of TIFF's tiles; and how many pixels of a cell hold
+#: a value that repeats itself. Of 256 pixels of speckle not two are equal mostly, in float32.
+CELL, _REPEATED = 16, 8
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What a band's values must be: between ``low`` and ``high``, in the unit, and none of ``fills``."""
+    """What a band's values must be: between ``low`` and ``high``, in the unit, and none of ``fills``.
+
+    ``speckle``: values strictly between these two do not repeat themselves in a cell, or they are fill (``repeated``).
+    """
 
     low: float = -np.inf
     high: float = np.inf
     fills: tuple[float, ...] = ()
+    speckle: tuple[float, float] | None = None
 
     def breaks(self, values: np.ndarray) -> np.ndarray:
         """Return where values (float32, any shape) cannot be measurements; False where they are NaN."""
@@ -130,7 +143,9 @@ def judge(windows: Sequence[np.ndarray], unit: str, find_fill: bool = True, most
     rules, notes = [], []
     for number in range(bands):
         fills = _fill([window[number] for window in inside], unit) if find_fill and apart else ()
-        rules.append(Rule(low, high, (*fills, *floor)))
+        rule = Rule(low, high, (*fills, *floor))
+        speckle = _speckle([window[number] for window in windows], rule) if find_fill and apart else None
+        rules.append(replace(rule, speckle=speckle))
         notes += _told(np.concatenate([window[number].ravel() for window in windows]), rules[-1], shared, unit, most)
     return Validity(tuple(rules), shared, tuple(dict.fromkeys(notes)))
 
@@ -171,6 +186,33 @@ def _number(value: float) -> str:
     return f"{float(value):.8g}"
 
 
+def repeated(values: np.ndarray, between: tuple[float, float]) -> np.ndarray:
+    """Return where the pixels of an image are fill, since their cell holds the same value often.
+
+    Parameters
+    ----------
+    values : (h, w) float32, NaN where not valid; its first pixel is the first of a cell.
+    between : what is not strictly between these two may be where a band was clipped, and is kept.
+    """
+    out = np.zeros(values.shape, bool)
+    alike = values[1:] == values[:-1], values[:, 1:] == values[:, :-1]
+    if sum(map(np.count_nonzero, alike)) < _REPEATED - 1:
+        return out  # almost always, and at once
+    height, width = (-(-n // CELL) for n in values.shape)
+    pairs = np.zeros(height * width, np.int64)
+    for along, same in enumerate(alike):
+        at = np.nonzero(same)
+        inside = (at[along] + 1) % CELL != 0
+        pairs += np.bincount((at[0] // CELL * width + at[1] // CELL)[inside], minlength=len(pairs))
+    for cell in np.flatnonzero(pairs >= _REPEATED - 1):
+        y, x = (int(n) * CELL for n in divmod(cell, width))
+        part = values[y : y + CELL, x : x + CELL]
+        found, which, counts = np.unique(part, return_inverse=True, return_counts=True)
+        often = (counts >= _REPEATED) & (found > between[0]) & (found < between[1])
+        out[y : y + CELL, x : x + CELL] = often[which].reshape(part.shape)
+    return out
+
+
 # --- constant fill ---------------------------------------------------------------------------------------
 
 
@@ -182,6 +224,14 @@ def _fill(windows: Sequence[np.ndarray], unit: str) -> tuple[float, ...]:
     else:
         candidates = [value for value in candidates if value != FLOOR_DB]  # measured, below the noise
     return _outstanding(windows, candidates, unit, zero_clipped=False)
+
+
+def _speckle(windows: Sequence[np.ndarray], rule: Rule) -> tuple[float, float] | None:
+    """Return the least and the largest value of a band's windows (h, w) by a rule, unless others repeat themselves."""
+    known = [np.where(rule.breaks(window), np.float32(np.nan), window) for window in windows]
+    values = np.concatenate([window[np.isfinite(window)] for window in known])
+    between = (float(values.min()), float(values.max())) if values.size else None
+    return None if between is None or any(repeated(window, between).any() for window in known) else between
 
 
 def _whole_blocks_of_floor(windows: Sequence[np.ndarray]) -> bool:

@@ -123,3 +123,55 @@ def test_heights_above_drainage_of_another_place_are_refused(tmp_path):
     )
     with pytest.raises(SceneError, match="does not meet"):
         open_scene(product, preprocessing=Preprocessing(hand=str(hand)))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("name", "ending", "hidden", "clear"),
+    [
+        ("OPERA_L2_RTC-S1_T137-292318-IW1_20211119T015854Z_20250830T120333Z_S1A_30_v1.0", "mask", (1, 2, 3, 255), (0,)),
+        ("S1A_IW_20191203T224518_DVP_RTC10_G_gpuned_54B9", "ls_map", (3, 5, 7, 9, 17, 25, 31), (0, 1)),
+    ],
+)
+def test_what_a_mask_beside_the_bands_marks_is_not_valid(tmp_path, zipped, name, ending, hidden, clear):
+    power, mask = 10 ** (VALUES / 10), np.full((1, 40, 50), clear[-1], np.uint8)
+    mask[0, 5:20] = np.resize(np.array([*hidden, *clear], np.uint8), (15, 50))
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
+    for band, values in zip(("VV", "VH", ending), (power[:1], power[1:], mask), strict=True):
+        write_raster(tmp_path / name / f"{name}_{band}.tif", values, **place)
+    source = tmp_path / name
+    if zipped:
+        source = tmp_path / f"{name}.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for file in (tmp_path / name).iterdir():
+                archive.write(file, f"{name}/{file.name}")
+    scene = open_scene(source)
+    assert f"{name}_{ending}.tif marks layover and shadow: not classified there" in scene.attrs["notes"]
+    assert any(path.endswith(f"{ending}.tif") for path in scene.attrs["source"])
+    expected = np.isin(mask[0], hidden)
+    assert (np.isnan(scene.values) == expected).all() and 0 < expected.sum() < 750
+    assert (geouq.segment(scene, small_model(), samples=0).mask.values == 255).sum() == expected.sum()
+    np.testing.assert_array_equal(np.isnan(scene[1, 7:9, 3:20].values), expected[7:9, 3:20])
+
+
+def test_a_mask_of_unknown_meaning_or_another_grid_is_told_and_not_used(tmp_path):
+    opera = "OPERA_L2_RTC-S1_T137-292318-IW1_20211119T015854Z_20250830T120333Z_S1A_30_v1.0"
+    for name, rows in (("mine", 40), (opera, 39)):
+        path = write_raster(tmp_path / f"{name}_VV.tif", 10 ** (VALUES[:1] / 10))
+        write_raster(tmp_path / f"{name}_mask.tif", np.ones((1, rows, 50), "u1"))
+        scene = open_scene(path, scale="power")
+        assert "mask.tif marks layover and shadow: it is not used" in scene.attrs["notes"]
+        assert np.isfinite(scene.values).all() and len(scene.attrs["source"]) == 1
+
+
+def test_a_run_knows_the_mask_that_it_was_made_with(tmp_path):
+    name = "OPERA_L2_RTC-S1_T137-292318-IW1_20211119T015854Z_20250830T120333Z_S1A_30_v1.0"
+    path = write_raster(tmp_path / f"{name}_VV.tif", 10 ** (VALUES[:1] / 10))
+    mask = write_raster(tmp_path / f"{name}_mask.tif", np.zeros((1, 40, 50), "u1"))
+    before = open_scene(path)
+    with rasterio.open(mask, "r+") as file:
+        file.write(np.ones((1, 40, 50), "u1"))
+    after = open_scene(path)
+    assert before.data.name != after.data.name and np.isnan(after.values).all()
+    with pytest.raises(SceneError, match="has changed"):
+        before.compute()

@@ -25,7 +25,7 @@ from geouq.grid import GeoBox, refuse_geocentric
 from geouq.rasters.acquired import acquired
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
-from geouq.validity import ANY, Rule, Validity
+from geouq.validity import ANY, CELL, Rule, Validity, repeated
 
 #: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
 LARGEST_BLOCK = 2**27
@@ -58,6 +58,7 @@ class Raster:
 
     ``grd``: an uncalibrated Sentinel-1 GRD image, which has 0 where nothing was measured (``zero_missing``).
     ``gcps`` are ground control points (column, row, x, y) in ``gcp_crs``, given only where there is no transform.
+    ``layover``: a mask on the same grid, and the bits of its values where they mark that nothing else is valid.
     ``shared_fill``: values that are not valid where all ``bands`` hold them. ``acquired``: when, see ``acquired``.
     """
 
@@ -76,6 +77,7 @@ class Raster:
     notes: tuple[str, ...]
     shared_fill: tuple[float, ...] = ()
     acquired: str = ""
+    layover: tuple[FileKey, int] | None = None
 
     @property
     def path(self) -> str:
@@ -209,11 +211,25 @@ def read_window(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
     ------
     SceneError : if the file cannot be read there.
     """
+    if factor == 1 and any(band.rule.speckle for band in bands):
+        return _read_cells(raster, bands, rows, columns)
     if not raster.shared_fill:
         return _read_bands(raster, bands, rows, columns, factor)
     whole = Validity(tuple(band.rule for band in raster.bands), raster.shared_fill)
     values = whole.blank(_read_bands(raster, raster.bands, rows, columns, factor))
     return values[[raster.bands.index(band) for band in bands]]
+
+
+def _read_cells(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice) -> np.ndarray:
+    """Read the cells that a window meets, for what repeats itself in one is fill in any window; return the window."""
+    spans = list(zip((rows, columns), raster.shape, strict=True))
+    low = [span.start // CELL * CELL for span, _ in spans]
+    high = [min(-(-span.stop // CELL) * CELL, length) for span, length in spans]
+    values = _read_bands(raster, bands, slice(low[0], high[0]), slice(low[1], high[1]), 1)
+    for layer, band in zip(values, bands, strict=True):
+        if band.rule.speckle:
+            layer[repeated(layer, band.rule.speckle)] = np.nan
+    return values[:, rows.start - low[0] : rows.stop - low[0], columns.start - low[1] : columns.stop - low[1]]
 
 
 def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice, factor: int) -> np.ndarray:
@@ -238,6 +254,9 @@ def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
             layer[band.rule.breaks(layer)] = np.nan
 
     read(raster.key, fill)
+    if raster.layover is not None:
+        mask, bits = raster.layover
+        out[:, read(mask, lambda dataset: dataset.read(1, **asked)) & bits != 0] = np.nan
     return out
 
 

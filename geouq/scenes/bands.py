@@ -115,7 +115,7 @@ def _ruled(
         validity = judge(windows, unit, request.nodata is None, request.most_fill)
     except UnitsError as error:
         raise UnitsError(f"{raster.path}: {error}") from error
-    beyond = replace(validity.rules[0], fills=())
+    beyond = replace(validity.rules[0], fills=(), speckle=None)
     rules = dict.fromkeys(some, beyond) | dict(zip(some, validity.rules, strict=False))
     bands = tuple(replace(band, rule=rules[i]) if i in rules else band for i, band in enumerate(raster.bands))
     whole = len(bands) == len(validity.rules)

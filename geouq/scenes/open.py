@@ -137,7 +137,7 @@ def open_scene(
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
     attrs["judged_in"] = scene.units
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
-    attrs["source"] = [part.path for part in scene.parts] + [path for path in beside if path]
+    attrs["source"] = [part.path for part in scene.parts] + [path for path in (*scene.masks, *beside) if path]
     attrs["read_as"] = _read_as(scale, nodata, bidx, (factor, offset), preprocessing)
     if bidx:
         attrs["bands"] = list(bidx)

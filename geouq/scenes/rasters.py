@@ -14,7 +14,7 @@ from geouq.grid import corners_apart
 from geouq.rasters.geocode import geocode
 from geouq.rasters.raster import Band, Pixels, Raster, inspect_raster
 from geouq.scenes.bands import band_names, measured, polarisation_in
-from geouq.scenes.beside import masks, several, sibling
+from geouq.scenes.beside import masks, several, sibling, with_mask
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import POLARISATIONS, zip_members
@@ -40,6 +40,7 @@ def raster_scene(request: Request) -> Scene:
     if request.rescaled:
         rasters = _rescaled(rasters, request.factor, request.offset)
     names = band_names(rasters, keys)
+    rasters = [with_mask(raster) for raster in rasters]
     rasters, units, reason, fill = measured(rasters, names, request)
     parts = tuple(geocode(raster) if raster.gcps else Pixels(raster) for raster in rasters)
     for part in parts[1:]:
@@ -88,8 +89,10 @@ def _told(rasters: Sequence[Raster], names: Sequence[str], keys: Sequence[str]) 
     other = sibling(rasters[0]) if len(rasters) == 1 and len(own[0]) == 1 and own[0][0] in POLARISATIONS else None
     if other:
         notes.append(f"{rasters[0].path} is {own[0][0]} alone, and {other} lies beside it: give both (--vv, --vh)")
+    used = {raster.layover[0][0] for raster in rasters if raster.layover}
     for mask in dict.fromkeys(mask for raster in rasters for mask in masks(raster)):
-        notes.append(f"{mask} marks layover and shadow, and is not used: what is water there may be shadow")
+        what = "not classified there" if mask in used else "it is not used: what is water there may be shadow"
+        notes.append(f"{mask} marks layover and shadow: {what}")
     return notes
 
 

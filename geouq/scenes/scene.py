@@ -56,3 +56,9 @@ class Scene:
     def geobox(self) -> GeoBox:
         """The grid that all parts share."""
         return self.parts[0].geobox
+
+    @property
+    def masks(self) -> list[str]:
+        """Files of masks that the parts' pixels are read with."""
+        used = [part.raster.layover for part in self.parts if isinstance(part, Pixels)]
+        return list(dict.fromkeys(layover[0][0] for layover in used if layover))
