@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,11 @@ from torch.nn import functional
 from geouq.errors import InputError
 from geouq.learning.data.examples import Example, resize, turned
 
+#: VH, in dB, that open water hardly ever rises above, whatever the wind: the medians of 22 sea crops of OPERA with VV
+#: of -18 to -12 dB are -29.4 to -25.7.
+WINDY_SEA_VH = -25.0
+#: share of land in an example from which water is held against it
+DRY_IN_SIGHT = 0.05
 #: What reads a piece.
 Reader = Callable[[], Example]
 #: share of water from which a piece counts as wet
@@ -36,8 +42,7 @@ class Augmentation:
     zoom, zoom_range : resample, by a factor drawn log-uniformly (2 = pixels twice as large).
     paint : paint water over it. roughen : repaint its own labelled water.
     windy_vh : VH, in dB, that wind raises painted water towards.
-    darken : bring a dry example as a whole to the level of dry grassland or bare ground, -16..-11 dB in VV and
-        -24.5..-19 dB in VH (smooth water lies below both, windy water below the VH of it).
+    darken : bring a dry example as a whole to the level of dry grassland or bare soil.
     dim : darken some fields by up to ``dim_db`` in VV and a little less in VH, as bare smooth soil does; still land.
     speckle : multiply power by gamma noise of ``looks`` looks.
     gain_db : each band's offset is within ± this. wedge : a straight-edged part is not measured.
@@ -73,20 +78,25 @@ class Augmentation:
                 raise InputError(f"{key} is {span}: it must be two numbers from {least} to {most}, the lower first")
 
 
+class Group(NamedTuple):
+    """Pieces of which one is drawn evenly, once the group is drawn in proportion to its weight."""
+
+    pieces: Sequence[Reader]
+    weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class Pool:
-    """Pieces that examples are cut from, each a function that reads it: VV and VH in dB, label 0 or 1.
+    """Groups of pieces that examples are cut from: VV and VH in dB, label 0 or 1.
 
-    Pieces come in groups, one of which is drawn first, so that many pieces of one place count no more than one.
-
-    real : of the data. wet : those of them with ``WET`` water or more. made : simulated.
+    real : of the data. wet : those with water that are drawn every other time. made : simulated.
     """
 
-    real: Sequence[Sequence[Reader]]
-    wet: Sequence[Sequence[Reader]]
-    made: Sequence[Sequence[Reader]] = ()
+    real: Sequence[Group]
+    wet: Sequence[Group]
+    made: Sequence[Group] = ()
 
-    def draw(self, simulated: float, rng: np.random.Generator) -> Sequence[Sequence[Reader]]:
+    def draw(self, simulated: float, rng: np.random.Generator) -> Sequence[Group]:
         """Draw what to cut from: simulated pieces with that probability, else, every other time, the wet ones."""
         pieces = self.wet if self.wet and rng.random() < 0.5 else self.real
         return self.made if self.made and (not self.real or rng.random() < simulated) else pieces
@@ -121,9 +131,14 @@ def draw_example(
     return distort(example, shapes, how, rng)
 
 
-def draw_piece(groups: Sequence[Sequence[Reader]], rng: np.random.Generator) -> Example:
-    """Read a piece of a group, both drawn evenly."""
-    pieces = groups[int(rng.integers(len(groups)))]
+def draw_piece(groups: Sequence[Group], rng: np.random.Generator) -> Example:
+    """Read a piece of a group, which is drawn in proportion to its weight."""
+    weights = np.array([group.weight for group in groups])
+    if (weights == weights[0]).all():
+        number = int(rng.integers(len(groups)))
+    else:
+        number = int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum(), side="right"))
+    pieces = groups[number].pieces
     return pieces[int(rng.integers(len(pieces)))]()
 
 
@@ -157,9 +172,12 @@ def distort(example: Example, shapes: Sequence[np.ndarray], how: Augmentation, r
 
 
 def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shift dry ground, (2, h, w) dB, to the level of dry grassland or bare soil; what it varies by stays."""
-    level = np.nanmedian(pixels, axis=(1, 2))
-    shift = np.array([rng.uniform(-16, -11), rng.uniform(-24.5, -19)]) - level
+    """Shift dry ground, (2, h, w) dB, to the level of dry grassland or bare soil; what it varies by stays.
+
+    VH becomes -24 to -19 dB, VV 5.5 to 10 dB more: over windy water it is 12 or more, over calm water VH is lower.
+    """
+    vh = rng.uniform(-24, -19)
+    shift = np.array([vh + rng.uniform(5.5, 10), vh]) - np.nanmedian(pixels, axis=(1, 2))
     return np.asarray(pixels + np.minimum(shift, 0)[:, None, None], np.float32)
 
 
@@ -168,8 +186,9 @@ def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator,
 
     Calm water: VV −25..−17.5 dB, VH −33..−24 dB. Wind raises VV towards −13..−7 dB and VH, much less, to ``windy_vh``,
     unevenly over the surface. VH stays 3 dB below the land around it, and up to 6 dB where VV is below it too, else
-    no one could tell water from a bare field. Speckle is what the chip itself varies about its 7-pixel mean, so looks
-    and correlation are the sensor's own.
+    no one could tell water from a bare field; with hardly any land in sight it stays below ``WINDY_SEA_VH``, else no
+    one could tell it from dry grassland. Speckle is what the chip itself varies about its 7-pixel mean, so looks and
+    correlation are the sensor's own.
     """
     size = shape.shape[0]
     strength = 0.0 if rng.random() < 0.4 else rng.random()
@@ -178,9 +197,11 @@ def paint_water(pixels: np.ndarray, shape: np.ndarray, rng: np.random.Generator,
     level = np.stack([calm_vv + wind * (rough_vv - calm_vv), calm_vh + 0.9 * wind * (windy_vh - calm_vh)])
     level += rng.uniform(0, 1.5) * smooth_noise(size, rng)
     dry = np.isfinite(pixels).all(0) & ~shape
-    if dry.any() and shape.any():
-        land, water = np.median(pixels[:, dry], axis=1), level[:, shape].mean(axis=1)
-        ceiling = land[1] - 3 - np.clip((land[0] - water[0]) / 2, 0, 3)
+    if shape.any():
+        water, ceiling = level[:, shape].mean(axis=1), WINDY_SEA_VH
+        if dry.sum() > DRY_IN_SIGHT * dry.size:
+            land = np.median(pixels[:, dry], axis=1)
+            ceiling = land[1] - 3 - np.clip((land[0] - water[0]) / 2, 0, 3)
         level[1] -= max(0.0, float(water[1] - ceiling))
     filled = level + _speckle(pixels)
     cover = _soften(shape, rng.uniform(0.4, 1.2))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from geouq.grid import Roi
-from geouq.learning.data.augment import WET, Pool, Reader, draw_example, draw_piece, jitter_backscatter, turn
+from geouq.learning.data.augment import WET, Group, Pool, Reader, draw_example, draw_piece, jitter_backscatter, turn
 from geouq.learning.data.chip import LabelledChip, one_rater
 from geouq.learning.data.examples import (
     Census,
@@ -32,6 +33,16 @@ from geouq.learning.training.train import Batches
 
 #: At most so many windows, evenly spread over the validation chips, judge a round.
 JUDGED = 256
+
+
+class Version(NamedTuple):
+    """A chip by one rater: what reads it, its share of the positive class, and its valid pixels."""
+
+    read: Reader
+    water: float
+    pixels: int
+
+
 #: generator → an example
 Draw = Callable[[np.random.Generator], Example]
 
@@ -100,7 +111,7 @@ def _windows(
         if not painted:
             return _augment(example, recipe, rng)
         example = _positive_as_1(example, positive)
-        alone: list[list[Reader]] = [[lambda: example]]
+        alone = [Group([lambda: example])]
         pool = Pool(alone, alone if _share(example, 1) >= WET else [], made)
         return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
 
@@ -112,15 +123,13 @@ def _crops(
 ) -> Draw:
     """Return what draws squares from anywhere in a chip; with several raters, every other time by the first."""
     pieces = [(chip, versions) for chip in chips if (versions := _versions(chip, recipe, reading, positive))]
-    several = any(len(versions) > 1 for _, versions in pieces)
-    by_place = recipe.balance == "places"
-    groups = [chip.place if by_place else chip.name for chip, _ in pieces]
+    several, by_place = any(len(versions) > 1 for _, versions in pieces), recipe.balance == "places"
     made = _made(recipe)
     shapes = _shapes(recipe, take_census(chips, recipe.size), outlines, positive)
 
     def draw(rng: np.random.Generator) -> Example:
         chosen = [_one_version(v, rng) if several else v[0] for _, v in pieces]
-        pool = _pool(groups, chosen, made)
+        pool = _pool([chip for chip, _ in pieces], by_place, chosen, made)
         if recipe.augment != "water":
             return _augment(_square_of(pool, recipe.size, rng), recipe, rng)
         return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
@@ -128,31 +137,45 @@ def _crops(
     return draw
 
 
-def _pool(groups: Sequence[str], chosen: Sequence[tuple[Reader, float]], made: Sequence[Sequence[Reader]]) -> Pool:
-    """Return the pieces by their groups, in the order of the groups' first pieces."""
-    real: dict[str, list[Reader]] = {}
-    wet: dict[str, list[Reader]] = {}
-    for group, (read, share) in zip(groups, chosen, strict=True):
-        real.setdefault(group, []).append(read)
-        if share >= WET:
-            wet.setdefault(group, []).append(read)
-    return Pool(list(real.values()), list(wet.values()), made)
+def _pool(chips: Sequence[LabelledChip], by_place: bool, chosen: Sequence[Version], made: Sequence[Group]) -> Pool:
+    """Return the pieces, each for itself; or by place, and of these as wet those alone that are dry as well.
+
+    A place weighs the root of its pixels: as one witness it would count as much for 120² pixels as for 1000², in
+    proportion to them a large place would drown the others.
+    """
+    if not by_place:
+        alone = [(Group([piece.read]), piece.water) for piece in chosen]
+        return Pool([group for group, _ in alone], [group for group, water in alone if water >= WET], made)
+    places: dict[str, list[Version]] = {}
+    for chip, piece in zip(chips, chosen, strict=True):
+        places.setdefault(chip.place, []).append(piece)
+    mixed = [[piece for piece in pieces if WET <= piece.water <= 1 - WET] for pieces in places.values()]
+    return Pool([_place(pieces) for pieces in places.values()], [_place(pieces) for pieces in mixed if pieces], made)
 
 
-def _versions(chip: LabelledChip, recipe: Recipe, reading: Reading, positive: int) -> list[tuple[Reader, float]]:
-    """Return what reads a chip once a rater, and its share of the positive class; nothing if it has no valid pixel."""
+def _place(pieces: Sequence[Version]) -> Group:
+    return Group([piece.read for piece in pieces], float(np.sqrt(sum(piece.pixels for piece in pieces))))
+
+
+def _versions(chip: LabelledChip, recipe: Recipe, reading: Reading, positive: int) -> list[Version]:
+    """Return a chip once a rater; nothing if it has no valid pixel."""
     pieces = [partial(read_piece, one, reading.bands, reading.units, reading.black) for one in chip.by_rater()]
     if not pieces[0]().valid.any():
         return []
     if recipe.augment != "water":
-        return [(read, _share(read(), positive)) for read in pieces]
+        return [_version(read, positive) for read in pieces]
     readers: list[Reader] = [lambda read=read: _positive_as_1(read(), positive) for read in pieces]  # type: ignore[misc]
     for label in labels_by_rule(chip, readers[0](), recipe.raters):
         readers.append(lambda label=label: readers[0]()._replace(label=label))  # type: ignore[misc]
-    return [(read, _share(read(), 1)) for read in readers]
+    return [_version(read, 1) for read in readers]
 
 
-def _one_version(versions: list[tuple[Reader, float]], rng: np.random.Generator) -> tuple[Reader, float]:
+def _version(read: Reader, positive: int) -> Version:
+    example = read()
+    return Version(read, _share(example, positive), int(example.valid.sum()))
+
+
+def _one_version(versions: Sequence[Version], rng: np.random.Generator) -> Version:
     return versions[0] if rng.random() < 0.5 else versions[int(rng.integers(len(versions)))]
 
 
@@ -178,11 +201,11 @@ def _share(example: Example, number: int) -> float:
     return float((example.label[example.valid] == number).mean()) if example.valid.any() else 0.0
 
 
-def _made(recipe: Recipe) -> list[list[Reader]]:
+def _made(recipe: Recipe) -> list[Group]:
     """Return what reads each simulated piece that joins the training."""
     if recipe.augment != "water":
         return []
-    return [[lambda s=s: s] for s in simulate_examples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
+    return [Group([lambda s=s: s]) for s in simulate_examples(recipe.simulated, recipe.training.seed)]  # type: ignore[misc]
 
 
 def _shapes(recipe: Recipe, census: Census, outlines: Sequence[np.ndarray], positive: int) -> Sequence[np.ndarray]:

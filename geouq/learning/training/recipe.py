@@ -50,7 +50,7 @@ class Recipe:
         "water": all of geouq.learning.data.augment, as far and as often as ``augmentation`` says.
     outlines : what painted water ("water") is shaped by: "etci2021", the labels in that folder of the data, or where
         there is none, "labels", the training labels'; "none": smooth noise alone.
-    balance : of view "crop": what is drawn evenly, "chips" or "places", whose chips are then drawn evenly.
+    balance : of view "crop": "chips" are drawn evenly; or "places", by the root of their pixels, and then their chips.
     simulated : simulated chips that join the training ("water" only).
     raters : further labels ("water" only), made from the pixels of each chip and used where they come near its own:
         "otsu", "mndwi" (geouq.learning.training.raters).
