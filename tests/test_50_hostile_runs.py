@@ -257,11 +257,11 @@ def test_a_signal_leaves_no_scratch_folder(tmp_path, number):
         transform=Affine(10, 0, 5e5, 0, -10, 5e6),
     ) as file:  # fmt: skip
         file.write(np.random.default_rng(0).integers(0, 2, (1, 6000, 6000)).astype(np.uint8))
-    command = [sys.executable, "-m", "geouq.cli.main", "vectorize", "m.tif", "v.gpkg"]
+    command = ["nice", "-n", "19", sys.executable, "-m", "geouq.cli.main", "vectorize", "m.tif", "v.gpkg"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(tmp_path.glob(".v.*")):
+    while process.poll() is None and not list(tmp_path.glob(".v.*")):  # nice: on a busy machine we come before it ends
         time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + number and "interrupted" in said
     assert [p.name for p in tmp_path.iterdir()] == ["m.tif"]
