@@ -16,7 +16,7 @@ decided at all lower ones, as conformal risk control needs it (Angelopoulos et a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,13 @@ class RankSums:
         sums = (np.bincount(rank, w, STEPS + 1).astype(np.float64) for w in (area, p * area, uncertainty[known] * area))
         return cls(*sums)
 
+    def of_mask(self, cut: Cut) -> tuple[float, float, float]:
+        """Return what a cut makes of them: the area and doubt of what is positive, and the area that is undecided."""
+        low, high = (math.ceil(end * STEPS) for end in (cut.low, cut.high))
+        return float(self.area[high:].sum()), float(self.doubt[high:].sum()), float(self.area[low:high].sum())
+
     @classmethod
-    def total(cls, parts: Sequence[RankSums]) -> RankSums:
+    def total(cls, parts: Iterable[RankSums]) -> RankSums:
         """Return the sum of several, added up in their order."""
         sums = np.zeros((3, STEPS + 1))
         for part in parts:

@@ -1,7 +1,7 @@
 """A mask that goes by the whole scene: what tiles keep for it, and the mask made of that when all of them are there.
 
 Tiles keep the rank of p̄ of every pixel (geouq.decisions), and the sums by rank of areas and doubt. The sums of all
-tiles give the cut; ranks and cut give the mask, and a tile's sums and the cut its areas: no pixel is predicted twice.
+tiles give the cut and the areas of the mask; ranks and cut give the mask itself: no pixel is predicted twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from geouq.grid import Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED, mask_of_two
 from geouq.maps.bands import MapBand, quantise
 from geouq.segmentation.job import Job
-from geouq.segmentation.ledger import Receipt
 from geouq.segmentation.tile import segment_tile
 
 
@@ -30,8 +29,8 @@ def tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, Any]:
         return segment_tile(job, values, tile).layers
     asked = tuple(dict.fromkeys((*job.question.layers, "probability", "uncertainty")))
     layers = segment_tile(replace(job, question=replace(job.question, layers=asked)), values, tile).layers
-    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), tile.core.shape)
-    return {**layers, "rank": ranks(layers["probability"]), "sums": rank_sums(layers, area)}
+    sums = rank_sums(layers, pixel_areas(job.geobox, tile.core))
+    return {**layers, "rank": ranks(layers["probability"]), "sums": sums}
 
 
 def decided_tiles(
@@ -52,8 +51,12 @@ def decided_tiles(
 
 
 def rank_sums(layers: Mapping[str, np.ndarray], area: np.ndarray) -> RankSums:
-    """Return the sums by rank of a tile's layers probability and uncertainty, (h, w); ``area`` of its pixels in m²."""
-    return RankSums.of(layers["probability"], area, layers["uncertainty"])
+    """Return the sums by rank of a tile's layers probability and uncertainty, (h, w).
+
+    ``area`` : of its pixels in m², broadcastable to their shape.
+    """
+    probability = layers["probability"]
+    return RankSums.of(probability, np.broadcast_to(area, probability.shape), layers["uncertainty"])
 
 
 def mask_of_ranks(rank: np.ndarray, cut: Cut, positive: int) -> np.ndarray:
@@ -77,18 +80,6 @@ def decided_part(
     return {**part, "map": stored}
 
 
-def scene_cut(decision: Decision, parts: Sequence[RankSums]) -> Cut:
+def scene_cut(decision: Decision, parts: Iterable[RankSums]) -> Cut:
     """Return the cut of a scene, given the sums of all its tiles in their order."""
     return decision.cut(RankSums.total(parts))
-
-
-def decided(receipt: Receipt, cut: Cut) -> Receipt:
-    """Return the receipt of a tile whose mask is made by ``cut``."""
-    sums = RankSums(*map(np.asarray, receipt.ranks))
-    low, high = (round(end * STEPS) for end in (cut.low, cut.high))  # from high on is positive, between is undecided
-    return replace(
-        receipt,
-        water_area=float(sums.area[high:].sum()),
-        water_doubt=float(sums.doubt[high:].sum()),
-        undecided_area=float(sums.area[low:high].sum()),
-    )

@@ -40,8 +40,8 @@ class Receipt:
     """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn.
 
     doubt, water_doubt : sums of uncertainty · pixel area over what is classified, and over the positive class.
-    undecided_area : of what is classified, and of neither class. ranks : where the mask goes by the whole scene, sums
-        by rank of p̄ (geouq.decisions.RankSums), of which its areas and doubt are to be made.
+    undecided_area : of what is classified, and of neither class. Where the mask goes by the whole scene, areas of the
+        mask and its doubt are of no account: the part holds what they are made of (geouq.segmentation.deciding).
     """
 
     index: int
@@ -55,7 +55,6 @@ class Receipt:
     doubt: float = 0.0
     water_doubt: float = 0.0
     undecided_area: float = 0.0
-    ranks: tuple[tuple[float, ...], ...] = ()
 
 
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
@@ -250,8 +249,7 @@ def _receipt(line: object) -> Receipt | None:
     values = json.loads(text)
     if not _PART.fullmatch(values["part"]):
         return None
-    ranks = tuple(map(tuple, values.get("ranks", ())))
-    return Receipt(**values | {"areas": tuple(values["areas"]), "ranks": ranks})
+    return Receipt(**values | {"areas": tuple(values["areas"])})
 
 
 def _hold(work: Path) -> sqlite3.Connection:

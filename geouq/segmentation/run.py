@@ -27,7 +27,7 @@ from geouq.layers import NOT_CLASSIFIED, UNDECIDED
 from geouq.maps.bands import quantise
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
-from geouq.segmentation.deciding import decided, decided_part, rank_sums, scene_cut
+from geouq.segmentation.deciding import decided_part, rank_sums
 from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
@@ -84,9 +84,8 @@ def run(
         work = _Work(scene, job, results, squares, on_event)
         receipts = _compute(work, ledger, tiles, todo)
         effort = _effort(tiles, todo, started)
-        cut = _cut(job, [receipts[tile.index] for tile in tiles])
-        work = replace(work, cut=cut if job.scene_wide else None)
-        found = findings(job, [_decided(job, receipts[tile.index], cut) for tile in tiles], cut)
+        work = work.decided(receipts, tiles)
+        found = findings(job, [receipts[tile.index] for tile in tiles], work.cut, work.sums)
         summary = summarise(job, results, identity.run, found) | scene_origin(scene)
         told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
         results = replace(results, tags=told)
@@ -97,17 +96,6 @@ def run(
         ledger.close()
     seconds = {"seconds": round(time.perf_counter() - started, 3)}
     return summary | {"already_there": False} | effort | seconds
-
-
-def _cut(job: Job, receipts: list[Receipt]) -> Cut | None:
-    """Return where the mask is cut, if that is decided in any other way than by the threshold."""
-    if job.decision is None or not job.scene_wide:
-        return job.question.cut
-    return scene_cut(job.decision, [RankSums(*map(np.asarray, receipt.ranks)) for receipt in receipts])
-
-
-def _decided(job: Job, receipt: Receipt, cut: Cut | None) -> Receipt:
-    return decided(receipt, cut) if job.scene_wide and cut is not None else receipt
 
 
 def _effort(tiles: list[Tile], computed: list[Tile], started: float) -> dict[str, Any]:
@@ -146,7 +134,9 @@ def _region(scene: xr.DataArray, region: Roi) -> xr.DataArray:
 
 @dataclass(frozen=True)
 class _Work:
-    """What all tile tasks of a run share; ``cut``: of a mask that goes by the whole scene, once that is known."""
+    """What all tile tasks of a run share; where the mask is cut if not at the threshold, and the scene's ``sums`` by
+    rank if it goes by these: both are known when all tiles are there (``decided``).
+    """
 
     scene: xr.DataArray
     job: Job
@@ -154,6 +144,15 @@ class _Work:
     squares: Squares | None
     on_event: OnEvent
     cut: Cut | None = None
+    sums: RankSums | None = None
+
+    def decided(self, receipts: Mapping[int, Receipt], tiles: list[Tile]) -> _Work:
+        """Return the same with the cut of the finished scene."""
+        if self.job.decision is None or not self.job.scene_wide:
+            return replace(self, cut=self.job.question.cut)
+        parts = (self.part(receipts[tile.index], tile) for tile in tiles)
+        sums = RankSums.total(RankSums(*part["sums"]) for part in parts)
+        return replace(self, cut=self.job.decision.cut(sums), sums=sums)
 
     def finishing(self, step: str) -> None:
         """Tell that all tiles are there, and what is being made of them."""
@@ -167,7 +166,8 @@ class _Work:
         values = np.asarray(values)
         result = segment_tile(self.job, values, tile)
         part = self.results.work / f"{tile.index:06d}.part"
-        digest = write_part(part, self._arrays(result.layers) | self._picture(values, tile))
+        arrays = self._arrays(result.layers) | self._ranks(result.layers, tile) | self._picture(values, tile)
+        digest = write_part(part, arrays)
         enter(self.results.work, self._receipt(tile, part.name, digest, result))
         if result.batch < self.job.sampler.batch:
             self.on_event(BatchHalved(result.batch, self.job.sampler.batch))
@@ -183,7 +183,9 @@ class _Work:
             arrays = read_part(self.results.work / receipt.part, receipt.digest, most)
         if arrays is None:
             raise OutputError(f"{self.results.work / receipt.part} cannot be read back: is the disk failing?")
-        return arrays if self.cut is None else decided_part(arrays, self.results.bands, self.cut, self._positive)
+        if self.cut is None or self.sums is None:
+            return arrays
+        return decided_part(arrays, self.results.bands, self.cut, self._positive)
 
     @property
     def _positive(self) -> int:
@@ -193,7 +195,6 @@ class _Work:
         mask, doubt = result.layers["mask"], result.layers["uncertainty"]
         area = np.broadcast_to(pixel_areas(self.job.geobox, tile.core), mask.shape)
         water, classified = mask == self._positive, mask != NOT_CLASSIFIED
-        ranked = rank_sums(result.layers, area) if self.job.scene_wide else None
         return Receipt(
             index=tile.index,
             part=part,
@@ -206,7 +207,6 @@ class _Work:
             doubt=float((area * doubt)[classified].sum()),
             water_doubt=float((area * doubt)[water].sum()),
             undecided_area=float(area[mask == UNDECIDED].sum()),
-            ranks=() if ranked is None else tuple(tuple(one.tolist()) for one in astuple(ranked)),
         )
 
     def _arrays(self, layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -214,8 +214,14 @@ class _Work:
         if "probabilities" in layers:
             layers = layers | dict(zip(class_bands(self.job), layers["probabilities"], strict=True))
         files = {"map": self.results.bands, "votes": self.results.vote_bands}
-        arrays = {what: quantise(layers, bands) for what, bands in files.items() if bands}
-        return arrays | ({"rank": ranks(layers["probability"])} if self.job.scene_wide else {})
+        return {what: quantise(layers, bands) for what, bands in files.items() if bands}
+
+    def _ranks(self, layers: dict[str, np.ndarray], tile: Tile) -> dict[str, np.ndarray]:
+        """Return what a mask that goes by the whole scene is made of."""
+        if not self.job.scene_wide:
+            return {}
+        sums = rank_sums(layers, pixel_areas(self.job.geobox, tile.core))
+        return {"rank": ranks(layers["probability"]), "sums": np.stack(astuple(sums))}
 
     def _picture(self, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
         """Return what a picture shows of the scene in a tile, so that the scene is read (or geocoded) only once."""

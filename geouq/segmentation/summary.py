@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from geouq.alarm import Expectation, expect
-from geouq.decisions import Cut
+from geouq.decisions import Cut, RankSums
 from geouq.layers import area_interval
 from geouq.segmentation.job import Job, rule_for, run_attrs
 from geouq.segmentation.ledger import Receipt
@@ -25,18 +25,20 @@ _NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", *_EXPECTED)
 NARROWEST = 0.1
 
 
-def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None) -> dict[str, Any]:
+def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: RankSums | None = None) -> dict[str, Any]:
     """Return what was found; mean uncertainty in 0..1 or None.
 
-    Areas are in m², without a CRS in squared units of the grid. ``cut``, where a decision made one; with a risk,
-    ``undecided_area_m2`` of what is classified; with a model that has an alarm, ``expected_wrong``, the share of wrong
-    pixels, its interval, ``expected_wrong_p05`` and ``_p95``, and the same in words, ``expectation``.
-    ``warnings`` are lines for people: why the map says nothing, or should not be trusted unseen.
+    cut, sums : where the mask is cut, if by a decision; of the scene by rank, if that goes by the whole of it.
+
+    Areas are in m², without a CRS in squared units of the grid. Only with a decision there is ``cut``, with a risk
+    ``undecided_area_m2`` of what is classified, with a model that has an alarm ``expected_wrong`` (the share of wrong
+    pixels; its interval, ``expected_wrong_p05`` and ``_p95``) and the same in words, ``expectation``. ``warnings`` are
+    lines for people: why the map says nothing, or should not be trusted unseen.
     """
     rows, columns = job.region.shape
     valid = sum(r.valid for r in receipts)
-    valid_area, area = sum(r.valid_area for r in receipts), sum(r.water_area for r in receipts)
-    doubt, water_doubt = sum(r.doubt for r in receipts), sum(r.water_doubt for r in receipts)
+    valid_area, doubt = sum(r.valid_area for r in receipts), sum(r.doubt for r in receipts)
+    area, water_doubt, undecided = _of_mask(receipts) if cut is None or sums is None else sums.of_mask(cut)
     low, high = area_interval(np.sum([r.areas for r in receipts], axis=0)) if job.intervals else (None, None)
     drawn = sum(r.drawn * r.valid for r in receipts) / max(valid * max(len(job.sampler.numbers), 1), 1)
     saved = {"samples_saved_percent": round(100 * (1 - drawn), 2)} if job.question.tolerance and valid else {}
@@ -50,20 +52,31 @@ def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None) -> dict[
         "mean_uncertainty_positive": round(water_doubt / area, 4) if area else None,
         **saved,
     }
-    if cut is not None:
-        found["cut"] = cut.at
-    if job.legend.undecided:
-        found["undecided_area_m2"] = sum(r.undecided_area for r in receipts)
-    if not valid_area:
-        nothing = "nothing was classified: no pixel of the scene is valid in all bands that the model reads"
-        return found | {"warnings": [nothing]}
-    expectation = _expectation(job, doubt / valid_area)
+    found |= ({} if cut is None else {"cut": cut.at}) | (
+        {"undecided_area_m2": undecided} if job.legend.undecided else {}
+    )
+    return found | _trust(job, found, doubt / valid_area if valid_area else None)
+
+
+def _of_mask(receipts: list[Receipt]) -> tuple[float, float, float]:
+    """Return the area and doubt of what is positive, and the area that is undecided."""
+    water, doubt = sum(r.water_area for r in receipts), sum(r.water_doubt for r in receipts)
+    return water, doubt, sum(r.undecided_area for r in receipts)
+
+
+def _trust(job: Job, found: Mapping[str, Any], doubt: float | None) -> dict[str, Any]:
+    """Return what is to be expected of a map of so much doubt, None where nothing is classified, and warnings."""
+    if doubt is None:
+        return {
+            "warnings": ["nothing was classified: no pixel of the scene is valid in all bands that the model reads"]
+        }
+    expectation = _expectation(job, doubt)
     if expectation is None:
-        return found | {"warnings": _warnings(job, found)}
+        return {"warnings": _warnings(job, found)}
     ends = {"": expectation.wrong, "_p05": expectation.low, "_p95": expectation.high}
-    found |= {f"expected_wrong{end}": round(share, 4) for end, share in ends.items()}
-    found["expectation"] = str(expectation)
-    return found | {"warnings": [str(expectation)] if expectation.alarm else []}
+    told: dict[str, Any] = {f"expected_wrong{end}": round(share, 4) for end, share in ends.items()}
+    told["expectation"] = str(expectation)
+    return told | {"warnings": [str(expectation)] if expectation.alarm else []}
 
 
 def _expectation(job: Job, doubt: float) -> Expectation | None:
