@@ -31,6 +31,7 @@ VERBS = {
     "models": ("geouq.cli.models", "List the models that come with geouq."),
     "train": ("geouq.cli.train", "Train a model on labelled data, by recipe."),
     "preprocess": ("geouq.cli.preprocess", "Write a Sentinel-1 product's backscatter, calibrated and on a map."),
+    "doctor": ("geouq.cli.doctor", "Say whether a map can be made here, and if not, what to do."),
     "simulate": ("geouq.cli.simulate", "Make a Sentinel-1-like scene with its true water mask."),
 }
 

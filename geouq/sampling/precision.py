@@ -62,7 +62,7 @@ def choose_precision(sampler: Sampler) -> Choice:
     The cache is ``geouq/precision.json`` in the user's cache folder (XDG Base Directory), by processor, torch, threads,
     device and model.
     """
-    path = _cache()
+    path = cache_file()
     key = "|".join(
         (_processor(sampler.device), torch.__version__, str(torch.get_num_threads()), sampler.model.hash)
         + tuple(sampler.active)
@@ -75,7 +75,7 @@ def choose_precision(sampler: Sampler) -> Choice:
     return known[key]
 
 
-def _cache() -> Path | None:
+def cache_file() -> Path | None:
     """Return the cache's file; None where no folder is the user's (no HOME, and nobody knows the user)."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "geouq" / "precision.json"
