@@ -106,6 +106,7 @@ def _gdal() -> Iterator[Finding]:
 
 def _proj() -> Iterator[Finding]:
     """Both of GDAL's and pyproj's PROJ find their data, and agree."""
+    import rasterio
     from pyproj import Transformer, datadir
     from rasterio._env import PROJDataFinder
     from rasterio.warp import transform
@@ -115,8 +116,9 @@ def _proj() -> Iterator[Finding]:
     set_by = next((name for name in ("PROJ_DATA", "PROJ_LIB") if name in os.environ), "")
     fix = f"unset {set_by}: it names the data of another PROJ" if set_by else "install rasterio and pyproj anew"
     try:
-        check_projections("a map")
-        ours = transform("EPSG:4326", "EPSG:32633", [15.0], [62.0])
+        with rasterio.Env():  # outside GDAL would print what it throws
+            check_projections("a map")
+            ours = transform("EPSG:4326", "EPSG:32633", [15.0], [62.0])
         theirs = Transformer.from_crs(4326, 32633, always_xy=True).transform(15.0, 62.0)
     except Exception as error:  # of three libraries
         yield Finding("proj", PROBLEM, " ".join(str(error).split())[:300], fix)
