@@ -12,8 +12,12 @@ import hashlib
 import os
 import re
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from html import unescape
+from typing import IO
 from urllib.parse import unquote
 
 #: the file that makes a folder a Sentinel-1 product
@@ -39,6 +43,12 @@ _POINTERS = re.compile(
     r"\s*(?:<!\[CDATA\[)?([^<\]]+)"
 )
 _JSON_LINK = re.compile(rb'"crs"\s*:\s*\{[^}]*"href"\s*:\s*"\s*https?:', re.IGNORECASE)
+#: of KML, a link to more of it; icons are links too, which nobody follows
+_KML_LINK = re.compile(
+    rb"<(?:\w+:)?(NetworkLink|NetworkLinkControl)\b(?:(?!</(?:\w+:)?NetworkLink).){0,3000}?<(?:\w+:)?href>"
+    rb"\s*(?:<!\[CDATA\[)?\s*(?:https?|ftp)://",
+    re.IGNORECASE | re.DOTALL,
+)
 #: what programs that show a raster write beside it, and what is empty then: neither changes a pixel
 _SEEN = re.compile(rb'<MDI key="STATISTICS_\w+">[^<]*</MDI>|<Histograms>.*?</Histograms>|<\?xml[^>]*>', re.DOTALL)
 _EMPTY = re.compile(rb"<(Metadata|PAMRasterBand|PAMDataset)\b[^>]*>\s*</\1>")
@@ -178,15 +188,27 @@ def _named_in(name: str) -> list[str]:
 def _service(path: str) -> str:
     """Say what in a file would send GDAL to the network though it names no source; empty if nothing does."""
     with open(path, "rb") as file:
-        head = file.read(4096)
-        if _SERVICES.search(head):
-            return _SERVICE
-        before = head
-        while head.lstrip().startswith(b"{") and before:
-            if _JSON_LINK.search(before):
-                return "a link to its coordinate system"
-            chunk = file.read(_CHUNK)
-            before = before[-4096:] + chunk if chunk else b""
+        found = _leading_out(file)
+    if not found and path.lower().endswith(".kmz"):
+        with suppress(zipfile.BadZipFile, NotImplementedError, RuntimeError), zipfile.ZipFile(path) as archive:
+            for member in (name for name in archive.namelist() if name.lower().endswith(".kml")):
+                with suppress(OSError, EOFError, zlib.error), archive.open(member) as file:
+                    found = found or _leading_out(file)
+    return found
+
+
+def _leading_out(file: IO[bytes]) -> str:
+    """Say what in a stream leads to the network, as ``_service``; of text that may have links anywhere, all is read."""
+    head = file.read(4096)
+    if _SERVICES.search(head):
+        return _SERVICE
+    link = _JSON_LINK if head.lstrip().startswith(b"{") else _KML_LINK if b"<kml" in head else None
+    before = head
+    while link is not None and before:
+        if link.search(before):
+            return "a link to its coordinate system" if link is _JSON_LINK else "a NetworkLink"
+        chunk = file.read(_CHUNK)
+        before = before[-4096:] + chunk if chunk else b""
     return ""
 
 

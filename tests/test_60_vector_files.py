@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import zipfile
 from contextlib import closing
 
 import geopandas
@@ -14,6 +15,7 @@ from affine import Affine
 
 from geouq.answers.layercopy import LayerCopy
 from geouq.errors import InputError, SceneError
+from geouq.gdal import guard
 from geouq.maps.votes import MapFile
 from geouq.polygons.vectorize import vectorize
 from tests.test_20_sources import VRT
@@ -28,6 +30,13 @@ OGR = (
     '<OGRVRTDataSource><OGRVRTLayer name="x"><SrcDataSource>{}/x.geojson</SrcDataSource></OGRVRTLayer>'
     "</OGRVRTDataSource>"
 )
+KML = (
+    '<?xml version="1.0"?><kml xmlns="http://www.opengis.net/kml/2.2"><Document><Style id="s"><IconStyle><Icon>'
+    "<href>http://maps.google.com/a.png</href></Icon></IconStyle></Style>{}<Placemark><name>a</name><Polygon>"
+    "<outerBoundaryIs><LinearRing><coordinates>15,45 15.001,45 15.001,45.001 15,45</coordinates></LinearRing>"
+    "</outerBoundaryIs></Polygon></Placemark></Document></kml>"
+)
+LINK = "<NetworkLink><name>more</name><Link><href>\n<![CDATA[http://127.0.0.1:9/x.kml]]></href></Link></NetworkLink>"
 WFS = "<OGRWFSDataSource><URL>{}/wfs</URL></OGRWFSDataSource>"
 
 
@@ -49,6 +58,24 @@ def test_places_never_lead_to_the_network(tmp_path, name, text):
     with pytest.raises(InputError, match="leads to the network"), LayerCopy(tmp_path / name, None, tmp_path / "o.gpkg"):
         pass
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("far", [False, True])
+def test_links_in_kml_are_refused_and_icons_are_none(tmp_path, zipped, far):
+    filler = f"<!-- {'x' * (1 << 20)} -->" if far else ""  # links may be anywhere
+    for name, link in (("linked", LINK), ("plain", "<NetworkLink><Link><href>other.kml</href></Link></NetworkLink>")):
+        path, text = tmp_path / f"{name}.kml", KML.replace("{}", filler + link)
+        path.write_text(text)
+        if zipped:
+            path = tmp_path / f"{name}.kmz"
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("doc.kml", text)
+        if name == "linked":
+            with pytest.raises(SceneError, match="leads to the network .a NetworkLink"):
+                guard(str(path))
+        else:
+            guard(str(path))
 
 
 def test_maps_never_lead_to_the_network(tmp_path):
