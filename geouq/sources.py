@@ -14,7 +14,7 @@ import re
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from html import unescape
 from typing import IO
@@ -94,6 +94,11 @@ def state(name: str) -> State:
         elif decides(file):
             found.append((file, status.st_size, status.st_mtime_ns, status.st_ino))
     return tuple(entry for entry in found if entry[1:] != (_NOTHING,))
+
+
+def unknown(states: Sequence[State]) -> list[str]:
+    """Return the remote files whose state no server tells: whether they are what they were is not known."""
+    return [str(name) for found in states for name, *told in found if is_remote(str(name)) and not any(told)]
 
 
 def decides(file: str) -> bool:

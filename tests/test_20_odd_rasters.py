@@ -5,8 +5,9 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 
-from geouq.errors import GeouqError
+from geouq.errors import GeouqError, SceneError
 from geouq.rasters.coords import scene_geobox
 from geouq.scenes.open import open_scene
 from tests.shared import SHARED
@@ -110,3 +111,19 @@ EXPECTED = {
 @pytest.mark.parametrize(("name", "unit"), EXPECTED.items(), ids=lambda value: value[-30:])
 def test_units_of_known_products(name, unit):
     assert open_scene(SHARED / name).attrs["units"] == unit
+
+
+@pytest.mark.parametrize(
+    "transform", [(10, 0, 5e5, 0, -10, 1e308), (1e-9, 0, 5e5, 0, -1e-9, 5e6), (10, 10, 5e5, 10, 10, 5e6)]
+)
+def test_coordinates_that_do_not_tell_pixels_apart_are_refused_in_one_line(tmp_path, transform):
+    values = 10 * np.log10(np.random.default_rng(0).gamma(4, 0.02, (2, 30, 20))).astype("f4")
+    path = tmp_path / "s.vrt"
+    with rasterio.open(tmp_path / "s.tif", "w", driver="GTiff", width=20, height=30, count=2, dtype="float32") as file:
+        file.write(values)
+    rasterio.shutil.copy(tmp_path / "s.tif", path, driver="VRT")
+    gdal = ", ".join(repr(float(v)) for v in rasterio.Affine(*transform).to_gdal())
+    path.write_text(path.read_text().replace("<VRTRasterBand", f"<GeoTransform>{gdal}</GeoTransform><VRTRasterBand", 1))
+    with pytest.raises(SceneError, match="its transform tells no pixels apart") as error:
+        open_scene(path, scale="db")
+    assert "\n" not in str(error.value)

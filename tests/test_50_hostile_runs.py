@@ -22,12 +22,14 @@ from pyproj import CRS
 import geouq
 from geouq.errors import InputError, OutputError, SceneError, TileError
 from geouq.files import check_writable, scratch, writing
+from geouq.segmentation import identity
 from geouq.segmentation.events import Finishing, Noted, TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.ledger import read_part
 from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import run
+from geouq.sources import unknown
 from tests.helpers import as_scene, scene_values, small_model
 from tests.maps import write_map, write_places
 
@@ -265,3 +267,28 @@ def test_a_signal_leaves_no_scratch_folder(tmp_path, number):
     _, said = process.communicate(timeout=300)
     assert process.returncode == 128 + number and "interrupted" in said
     assert [p.name for p in tmp_path.iterdir()] == ["m.tif"]
+
+
+def test_a_run_on_a_file_of_which_no_server_tells_the_state_is_never_continued(tmp_path, monkeypatch):
+    """GDAL reads s3:// and the like, and does not tell whether they are what they were."""
+    nowhere = (("/vsis3/bucket/s.tif",),)
+    monkeypatch.setattr(identity, "scene_sources", lambda scene: ["/vsis3/bucket/s.tif"])
+    monkeypatch.setattr(identity, "state", lambda name: nowhere)
+    scene, said = as_scene(scene_values(60, 60)), []
+    job = prepare(scene, small_model(), Settings(samples=2, tile=32))
+
+    def tell(event):
+        said.append(getattr(event, "text", ""))
+        if isinstance(event, Finishing):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(scene, job, Outputs(tmp_path / "m.tif"), on_event=tell)
+    assert any("no server tells in which state /vsis3/bucket/s.tif is" in line for line in said)
+    with pytest.raises(OutputError, match=r"unfinished run with other settings \(scene\).*--overwrite"):
+        run(scene, job, Outputs(tmp_path / "m.tif"))
+    first = run(scene, job, Outputs(tmp_path / "m.tif"), overwrite=True)
+    assert first["tiles_continued"] == 0
+    with pytest.raises(OutputError, match="exists already"):
+        run(scene, job, Outputs(tmp_path / "m.tif"))
+    assert unknown([nowhere, (("http://x/s.tif", "12", "", ""), ("/tmp/s.tif", 1, 2, 3))]) == ["/vsis3/bucket/s.tif"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from affine import Affine
+from affine import Affine, AffineError
 from odc.geo.xr import xr_coords
 
 from geouq.errors import SceneError
@@ -49,7 +49,7 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
     try:
         geobox = scene.odc.geobox
         order = scene.odc.spatial_dims
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, AffineError):
         geobox = order = None
     if order is not None and order != scene.dims[-2:]:
         raise SceneError(

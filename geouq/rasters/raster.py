@@ -21,7 +21,7 @@ from rasterio.windows import Window
 
 from geouq.errors import SceneError
 from geouq.gdal import gdal_errors, open_dataset, read
-from geouq.grid import GeoBox, refuse_geocentric
+from geouq.grid import GeoBox, apply, refuse_geocentric
 from geouq.rasters.acquired import acquired
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
@@ -358,8 +358,8 @@ def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
     """CRS, transform and control points as ``Raster`` keeps them, and notes on what was left out."""
     notes = []
     georeferenced = not dataset.transform.is_identity
-    if georeferenced and dataset.transform.is_degenerate:
-        raise SceneError(f"{name}: has a transform without area: write a right one first (gdal_edit.py -a_ullr)")
+    if georeferenced and not _tells_pixels_apart(dataset.transform, dataset.shape):
+        raise SceneError(f"{name}: its transform tells no pixels apart: write a right one first (gdal_edit.py -a_ullr)")
     gcps, gcp_crs = dataset.gcps if not georeferenced else ([], None)
     crs = dataset.crs
     if not georeferenced and not gcps and dataset.rpcs or georeferenced and not crs and dataset.rpcs:
@@ -381,6 +381,12 @@ def _georeference(name: str, dataset: rasterio.DatasetReader) -> dict[str, Any]:
         "gcp_crs": _crs_text(name, gcp_crs) if gcp_crs else "",
         "notes": tuple(notes),
     }
+
+
+def _tells_pixels_apart(transform: Affine, shape: tuple[int, int]) -> bool:
+    """True if a pixel is some hundreds of times as large as the last digit of coordinates of 53 bits."""
+    corners = [apply(transform, x, y) for x in (0, shape[1]) for y in (0, shape[0])]
+    return float(np.abs(corners).max()) * 2.0**-44 < float(np.sqrt(abs(transform.determinant)))  # not if it is NaN
 
 
 def _crs_text(name: str, crs: rasterio.CRS) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import mmap
 import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,7 +26,7 @@ from geouq.files import metadata_of, scene_files, scene_sources
 from geouq.rasters.windowed import spread_out
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
-from geouq.sources import decides, described, state
+from geouq.sources import decides, described, state, unknown
 
 #: of a scene's file so many stretches of so many bytes are looked at; of a small file, all
 STRETCHES, BYTES = 64, 1 << 18
@@ -33,10 +34,15 @@ STRETCHES, BYTES = 64, 1 << 18
 
 @dataclass(frozen=True)
 class Identity:
-    """run : the id, 16 hexadecimal digits. values : all that parts depend on, by the names people know them by."""
+    """run : the id, 16 hexadecimal digits. values : all that parts depend on, by the names people know them by.
+
+    unknown : remote files of the scene whose state no server tells. A run on them is never continued, nor found to be
+    there already: it may be on others.
+    """
 
     run: str
     values: Mapping[str, Any]
+    unknown: tuple[str, ...] = ()
 
 
 def identify(scene: xr.DataArray, job: Job, results: Results) -> Identity:
@@ -58,13 +64,15 @@ def identify(scene: xr.DataArray, job: Job, results: Results) -> Identity:
         "version": version("geouq"),
     }
     seen = {"content": _content(scene, files), "min_area": results.min_area, "options": dict(results.options)}
+    states = [state(name) for name in scene_sources(scene)]
+    hidden = unknown(states)
     parts = {
-        "scene": [state(name) for name in scene_sources(scene)],
+        "scene": [*states, *([f"state not known, {uuid.uuid4()}"] if hidden else [])],
         "scene as read": dask.base.tokenize(scene.data),  # which bands, what is nodata, files that are not local
         "votes": bool(results.vote_bands),
         "picture": results.preview is not None,
     }
-    return Identity(_digest(asked | seen), json.loads(json.dumps(asked | parts)))
+    return Identity(_digest(asked | seen), json.loads(json.dumps(asked | parts)), tuple(hidden))
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def run(
     grid = grid_of_map(job.geobox, scene_name(scene))
     job = replace(job, geobox=grid, question=replace(job.question, layers=results.layers))
     identity, tiles = identify(scene, job, results), list(job.tiling)
-    before = None if overwrite else found_before(identity.run, scene, results)
+    before = None if overwrite or identity.unknown else found_before(identity.run, scene, results)
     if before is not None:
         tidy(results.work, identity.values)
         summary = summarise(job, results, identity.run, before) | scene_origin(scene)
@@ -76,7 +76,7 @@ def run(
     with Ledger(results.work, identity.values, results.files, overwrite) as ledger:
         done = ledger.receipts()
         todo = [tile for tile in tiles if tile.index not in done]
-        for note in ledger.notes:
+        for note in (*ledger.notes, *map(_not_known, identity.unknown)):
             on_event(Noted(note))
         promise = job.promise(job.at_once + WAITING)
         on_event(Started(len(tiles), len(done), _pixels(tiles), _pixels(tiles) - _pixels(todo), promise))
@@ -96,6 +96,10 @@ def run(
         ledger.close()
     seconds = {"seconds": round(time.perf_counter() - started, 3)}
     return summary | {"already_there": False} | effort | seconds
+
+
+def _not_known(name: str) -> str:
+    return f"no server tells in which state {name} is: if this run is interrupted, it cannot be continued"
 
 
 def _effort(tiles: list[Tile], computed: list[Tile], started: float) -> dict[str, Any]:
