@@ -155,7 +155,9 @@ def test_each_band_says_exactly_what_values_it_holds_and_a_mask_what_they_mean(t
         assert not any(name.startswith("CLASS_") for name in file.tags(2))
 
 
-@pytest.mark.parametrize("samples, under", [(20, 1 << 31), (31, 1 << 31), (32, 0), (40, 0), (64, 0)])
+@pytest.mark.parametrize(
+    "samples, under", [(20, 1 << 31), (31, 1 << 31), (32, 0), (33, 1 << 63), (40, 1 << 63), (63, 1 << 63), (64, 0)]
+)
 def test_votes_that_are_none_do_not_answer_land_in_all_samples(tmp_path, samples, under):
     layers, geobox = layers_of((700, 600), samples), GeoBox((700, 600), UTM, "EPSG:32632")
     missing = layers["mask"] == 255
@@ -216,7 +218,9 @@ def test_votes_keep_every_bit_and_their_mask(tmp_path, samples):
     step = 1
     for level in (None, 0, 1):
         with rasterio.open(path, **({} if level is None else {"overview_level": level})) as file:
-            assert file.dtypes == ("uint32" if samples <= 32 else "uint64",) and file.nodata == bands[0].nodata
+            assert file.dtypes == ("uint32" if samples <= 32 else "uint64",)
+            # of an overview opened by itself GDAL tells no nodata of 64 bits
+            assert file.nodata == (bands[0].nodata if level is None or samples <= 32 else None)
             np.testing.assert_array_equal(file.read_masks(1) > 0, valid[::step, ::step])
             np.testing.assert_array_equal(
                 file.read(1), np.where(valid, layers["votes"], nothing(bands)[0])[::step, ::step]

@@ -10,13 +10,13 @@ kind        band holds                  data type              not classified   
 ``float``   0..1                        float32                NaN                mean of the valid ones
 ``dB``      decibels                    float32                NaN                mean power of the valid ones
 ``bits``    bit s set: sample s says    uint32, uint64 beyond  internal mask,     the upper left pixel
-            the positive class          32 samples             2³¹
+            the positive class          32 samples             2³¹ or 2⁶³
 ==========  ==========================  =====================  =================  ==========================
 
 *Votes* of 32 or 64 samples have every bit pattern as a legal value (all bits 0: land in all samples; all bits 1:
 water in all), so none can be reserved for "not classified": every file of votes has GDAL's internal mask. Under it
-is bit 31 alone, which is nodata too, where fewer samples than 32 leave it free, and 0 beyond: a pixel that is asked
-for its value (QGIS's Identify, gdallocationinfo) then does not answer "land in all samples".
+is the highest bit alone, which is nodata too, where samples leave it free (all numbers but 32 and 64), and 0 else: a
+pixel that is asked for its value (QGIS's Identify, gdallocationinfo) then does not answer "land in all samples".
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class MapBand:
         """The value where it says nothing: of votes the highest bit alone if no sample has it, else None."""
         if self.kind != "bits":
             return NOT_CLASSIFIED if self.dtype == "uint8" else math.nan
-        return 1 << 31 if self.samples < 32 else None  # rasterio writes the nodata of uint64 as a float, cut short
+        bits = 32 if self.dtype == "uint32" else 64
+        return 1 << (bits - 1) if self.samples < bits else None
 
     def tags(self) -> dict[str, str]:
         """Return the band's metadata: of a mask the class that each value stands for."""

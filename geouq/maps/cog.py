@@ -206,6 +206,8 @@ class MapWriter:
         rasterio.shutil.copy(self._folder / "level0.tif", path, driver="VRT")
         tree = ElementTree.parse(path)
         for number, band in enumerate(tree.getroot().findall("VRTRasterBand"), start=1):
+            if self.bands[0].dtype == "uint64" and self.bands[0].nodata is not None:
+                ElementTree.SubElement(band, "NoDataValue").text = str(self.bands[0].nodata)
             for level in overviews:
                 overview = ElementTree.SubElement(band, "Overview")
                 ElementTree.SubElement(overview, "SourceFilename", relativeToVRT="1").text = level.name
@@ -216,7 +218,7 @@ class MapWriter:
     def _check(self, finished: Path) -> None:
         """Raise OSError unless the file has the grid and CRS that were asked for, and, by their sum, all values."""
         rows, columns = self.geobox.shape
-        fill = bit_sum(nothing(self.bands))
+        fill = 0 if self.bands[0].dtype == "uint64" else bit_sum(nothing(self.bands))  # as the base reads unwritten
         expected = self._sum + (rows * columns - self._written) * fill
         # without what GDAL keeps in a file beside, which does not go with the map
         with rasterio.Env(GDAL_PAM_ENABLED="NO"), rasterio.open(finished) as file:
@@ -251,7 +253,7 @@ def _create(
             width=geobox.shape[1],
             count=len(bands),
             dtype=bands[0].dtype,
-            nodata=bands[0].nodata,
+            nodata=None if bands[0].dtype == "uint64" else bands[0].nodata,  # rasterio would cut it short: see `_vrt`
             crs=None if geobox.crs is None else str(geobox.crs),
             transform=geobox.affine,
             **profile,
