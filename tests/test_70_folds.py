@@ -17,6 +17,7 @@ from geouq.learning.data.splits import balanced_folds
 from geouq.learning.judging.calibrate import calibrate
 from geouq.learning.judging.decide import FEWEST, best
 from geouq.learning.judging.left_out import LAYERS, map_chip
+from geouq.learning.judging.left_out_card import card
 from geouq.learning.judging.strength import STRENGTHS, shake, strength_field
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings
@@ -133,11 +134,25 @@ def test_the_model_stores_what_folds_json_says(made):
         assert loss[0] == pytest.approx(np.mean(by_chip), abs=1e-5)
 
 
+def test_page_and_card_say_what_folds_json_says(made):
+    out, _ = made
+    found, shown = json.loads((out / "folds.json").read_text()), (out / "folds.html").read_text()
+    told = (out / "tiny.md").read_text()
+    worst = sorted(found["chips"], key=lambda c: -c["wrong"][found["decide"]])[:5]
+    assert shown.count("<section>") == 5 and all(chip["name"] in shown for chip in worst)
+    for row in found["decisions"]:
+        assert f"{row['iou']:.3f}" in shown and f"{row['iou']:.3f}" in told
+    for place in PLACES:
+        assert f"| {place} |" in told
+    assert told == card(found) and card(found, f"before{told}after") == f"before{told}after"
+    assert card(found | {"samples": 7}, f"mine\n{told}").startswith("mine\n# tiny")
+
+
 def test_the_same_command_leaves_the_same_bytes(data, made, tmp_path):
     out, _ = made
     common = (data / "data", "--recipe", data / "tiny.toml", "--device", "cpu", "--samples", 6, "--folds", 3, "-q")
     assert json.loads(run(*common, "-o", tmp_path / "again", "--json").output)["decide"]
-    for name in ("folds.json", "tiny.safetensors"):
+    for name in ("folds.json", "folds.html", "tiny.md", "tiny.safetensors"):
         assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
     before = (out / "tiny.safetensors").read_bytes()
     refused = run(*common, "-o", out).exception

@@ -27,8 +27,11 @@ from geouq.learning.data.examples import take_census
 from geouq.learning.data.splits import balanced_folds, check_folds
 from geouq.learning.judging.decide import found_on, stored
 from geouq.learning.judging.labelled import pixels_share
-from geouq.learning.judging.left_out import LAYERS, OnChip, map_chips
+from geouq.learning.judging.left_out import LAYERS, OnChip, draw_picture, map_chips
+from geouq.learning.judging.left_out_card import card
+from geouq.learning.judging.left_out_page import page
 from geouq.learning.judging.strength import Shaken, fit_strength, shake, strength_field, strength_rows
+from geouq.learning.judging.tally import Picture
 from geouq.learning.judging.temperature import fit_temperature
 from geouq.learning.training.fit import Event, FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe
@@ -39,6 +42,8 @@ from geouq.segmentation.job import Settings
 
 #: the folder of the training on all places, and what is written beside the final model
 ALL, DATA, PAGE = "all", "folds.json", "folds.html"
+#: chips that the page has pictures of
+WORST = 5
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,12 @@ def train_folds(
         return None
     trained = {fold.name: Model.load(out / fold.name / model.name) for fold in folds}
     settings = Settings(plan.samples, options.seed, LAYERS, device=options.device)
-    fitted, found = judge([(trained[f.name], f.chips) for f in folds[:-1]], settings, on_chip)
-    found = {"data": Path(data).resolve().name, **_told(trained[ALL], settings, folds[:-1]), **found}
+    groups = [(trained[fold.name], fold.chips) for fold in folds[:-1]]
+    fitted, found = judge(groups, settings, on_chip)
+    found = {**_told(trained[ALL], settings, folds[:-1]), **found}
     scores = {**trained[ALL].spec.scores, "left_out": _short(found)}
+    _write(model, found, _worst(groups, found, settings))
     trained[ALL].with_spec(**fitted, **stored(found), scores=scores).save(model)
-    with whole(out / DATA) as made:
-        made.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     return found
 
 
@@ -241,6 +246,30 @@ def _beside(model: Path) -> list[Path]:
 
 
 # --- what is said
+
+
+def _write(model: Path, found: dict[str, Any], pictures: Sequence[Picture]) -> None:
+    """Write numbers, page and card beside the final model; of a card, what people wrote around the scores stays."""
+    numbers, shown, told = _beside(model)
+    before = told.read_text("utf-8") if told.exists() else ""
+    texts = {numbers: json.dumps(found, indent=1) + "\n", shown: page(found, pictures), told: card(found, before)}
+    for path, text in texts.items():
+        with whole(path) as made:
+            made.write_text(text, "utf-8")
+
+
+def _worst(
+    groups: Sequence[tuple[Model, Sequence[LabelledChip]]], found: dict[str, Any], settings: Settings
+) -> list[Picture]:
+    """Return pictures of the chips that are most wrong, each as it was judged, by the decision that is stored."""
+    rule, chips = found["decide"], {chip.name: (model, chip) for model, several in groups for chip in several}
+    rows = sorted(found["chips"], key=lambda row: -row["wrong"][rule])[:WORST]
+    pictures = []
+    for row in rows:
+        model, chip = chips[row["name"]]
+        fitted = model.with_spec(**found["fitted_by_fold"][row["fold"] - 1])
+        pictures.append(draw_picture(fitted, chip, settings, row["cut"][rule]))
+    return pictures
 
 
 def _told(model: Model, settings: Settings, folds: Sequence[_Fold]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def reliability(curves: dict[str, Any], event: str) -> str:
         lower.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
         lower.set(ylabel="pixels", xlabel=f"predicted probability of {event}")
 
-    return _svg("reliability", draw)
+    return svg("reliability", draw)
 
 
 def risk_coverage(curves: dict[str, Any], error_rate: float) -> str:
@@ -71,7 +71,7 @@ def risk_coverage(curves: dict[str, Any], error_rate: float) -> str:
         axes.set_ylabel("risk: share of them that is wrong")
         axes.legend(loc="best")
 
-    return _svg("risk", draw)
+    return svg("risk", draw)
 
 
 def error_detection(curves: dict[str, Any], error_rate: float) -> str:
@@ -87,7 +87,7 @@ def error_detection(curves: dict[str, Any], error_rate: float) -> str:
         )
         axes.legend(loc="upper right")
 
-    return _svg("errors", draw)
+    return svg("errors", draw)
 
 
 def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
@@ -106,7 +106,7 @@ def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
         axes.grid(axis="x", lw=0.4, color="#dddddd")
         axes.set_axisbelow(True)
 
-    return _svg("areas", draw, (7.2, 0.8 + 0.22 * max(len(rows), 3)))
+    return svg("areas", draw, (7.2, 0.8 + 0.22 * max(len(rows), 3)))
 
 
 def panels(picture: Picture, legend: Legend) -> list[tuple[str, str]]:
@@ -176,7 +176,8 @@ def _uri(image: np.ndarray, kind: str) -> str:
     return f"data:image/{kind};base64,{b64encode(file.getvalue()).decode()}"
 
 
-def _svg(name: str, draw: Callable[[Figure], None], size: tuple[float, float] = (4.3, 3.6)) -> str:
+def svg(name: str, draw: Callable[[Figure], None], size: tuple[float, float] = (4.3, 3.6)) -> str:
+    """Return what ``draw`` draws into a figure of so many inches; the same for the same ``name`` and drawing."""
     file = StringIO()
     with own_settings({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")

@@ -16,16 +16,18 @@ import numpy as np
 
 from geouq.decisions import LEVELS, STEPS, Cut, Decision, RankSums, wrong_shares
 from geouq.grid import Tile, pixel_areas
-from geouq.layers import area_interval
+from geouq.layers import NOT_CLASSIFIED, area_interval, mask_of_two
 from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip
-from geouq.learning.data.loading import open_chip
+from geouq.learning.data.loading import load_label, open_chip
 from geouq.learning.judging.labelled import labelled
 from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.learning.judging.tally import Canvas, Picture
 from geouq.networks.model import Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job, Settings, prepare
+from geouq.segmentation.tile import segment_tile, tile_values
 
 #: layers that maps of chips left out are made of
 LAYERS = ("probability", "uncertainty")
@@ -144,6 +146,20 @@ def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.
     chosen = (slice(None), keep & ~positive, positive)
     sums = [RankSums.of(p[where], area[where].astype(np.float64), doubt[where]) for where in chosen]
     return *sums, result.areas, int(keep.sum())
+
+
+def draw_picture(model: Model, chip: LabelledChip, settings: Settings, at: float) -> Picture:
+    """Return a picture of a chip, its label and its map, cut at a probability."""
+    scene, positive = open_chip(chip), model.spec.legend.positive
+    job, canvas = prepare(scene, model, settings), Canvas(scene)
+    for tile in job.tiling:
+        values = np.asarray(tile_values(scene, tile))
+        layers = segment_tile(job, values, tile).layers
+        mask = mask_of_two(layers["probability"] >= at, positive)
+        mask = np.where(np.isfinite(layers["probability"]), mask, NOT_CLASSIFIED).astype(np.uint8)
+        inside = tile.core.within(tile.window).slices
+        canvas.add(tile.core, values[:, *inside], load_label(chip, tile.core), {**layers, "mask": mask})
+    return canvas.finish(chip.name, job.units)
 
 
 def pooled_calibration(chips: Iterable[Mapped], by_place: bool = False) -> Calibration:

@@ -40,6 +40,18 @@ def decision_rows(found: dict[str, Any]) -> Iterator[list[str]]:
         yield [row["decide"] + star, *ious, *false, row["worst_chip"] or "–", number(row["accuracy"])]
 
 
+def place_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of the table by place, by the decision that is stored."""
+    heads = ["place", "dataset", "fold", "chips", f"{found['model']['positive']} %", "IoU", "false %", "wrong %"]
+    rule, rows = found["decide"], []
+    for r in found["places"]:
+        name = [r["place"], r["dataset"], str(r["fold"]), str(r["chips"]), percent(r["positive_share"])]
+        scores = [number(r["iou"][rule]), percent(r["false_positive_rate"][rule]), percent(r["wrong"][rule])]
+        announced = sum(bool(c["alarm"]) for c in found["chips"] if c["place"] == r["place"])
+        rows.append([*name, *scores, percent(r["doubt"]), str(announced), f"{r['covered']} of {r['chips']}"])
+    return [*heads, "doubt %", "alarms", "areas covered"], rows
+
+
 def facts(found: dict[str, Any], positive: str) -> list[str]:
     """Return what no table holds, a line each."""
     calibration, alarm = found["calibration"], found["alarm"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from geouq.learning.judging import diagrams
 from geouq.learning.judging.evaluate import Evaluation
+from geouq.learning.judging.html import bold, legend, render
 from geouq.learning.judging.summary import COLUMNS, KEYS, facts, heading, methods, number, row
 
-_SETTINGS: dict[str, Any] = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True}
 _FEWEST = 0.005  # share of the class in a place that gets a column of its own among the methods
 
 
@@ -24,9 +23,9 @@ def page(evaluation: Evaluation, data: str) -> str:
     data : what the data are called on the page.
     """
     scores = evaluation.scores
-    template = Environment(loader=PackageLoader("geouq.learning.judging", ""), **_SETTINGS)
     chips = list(_chips(evaluation))
-    return template.get_template("page.html.jinja").render(
+    return render(
+        "page.html.jinja",
         title=f"{scores['model']['name']} on {data}",
         heading=heading(scores),
         model=scores["model"],
@@ -36,7 +35,7 @@ def page(evaluation: Evaluation, data: str) -> str:
         places=_places(scores),
         classes=_classes(scores),
         methods=_methods(scores) if scores["baselines"] else None,
-        legend=_legend(scores["model"]),
+        legend=legend(scores["model"]["classes"], scores["model"]["positive"]),
         chips=chips,
         left_out=len(scores["chips"]) - len(chips),
     )
@@ -65,8 +64,8 @@ def _places(scores: dict[str, Any]) -> dict[str, Any]:
     heads = ["place", "dataset", "pixels", f"{scores['model']['positive']} %", *(h for h, _, _ in COLUMNS)]
     rows: list[list[str]] = [[r["place"], r["dataset"], *row("", r)[1:]] for r in scores["places"]]
     if len(scores["datasets"]) > 1:
-        rows += [[_bold("all of it"), r["dataset"], *row("", r)[1:]] for r in scores["datasets"]]
-    rows.append([_bold("pooled"), "all", *row("", scores["pooled"])[1:]])
+        rows += [[bold("all of it"), r["dataset"], *row("", r)[1:]] for r in scores["datasets"]]
+    rows.append([bold("pooled"), "all", *row("", scores["pooled"])[1:]])
     rows.append(["one pass", "all", *row("", scores["one_pass"])[1:]])
     return {"heads": heads, "rows": rows, "rule": len(scores["places"])}
 
@@ -88,34 +87,20 @@ def _methods(scores: dict[str, Any]) -> dict[str, Any]:
     """Return heads and rows of the table of methods, with the IoU of the first ten places that have the class."""
     wet = [r for r in scores["places"] if r["positive_share"] and r["positive_share"] > _FEWEST][:10]
     (name, *model), once, *others = methods(scores)
-    rows = [[_bold(name), *model, *(number(r["iou"]) for r in wet)]]
+    rows = [[bold(name), *model, *(number(r["iou"]) for r in wet)]]
     rows.append(["one pass, dropout off", *once[1:], *("" for _ in wet)])
     for method, line in zip(scores["baselines"], others, strict=True):
         rows.append([*line, *(number(method["places"].get(r["place"])) for r in wet)])
     return {"heads": ["method", "", "precision", "recall", "F1", "IoU", *(r["place"] for r in wet)], "rows": rows}
 
 
-def _bold(text: str) -> str:
-    return Markup("<b>{}</b>").format(text)
-
-
-def _legend(model: dict[str, Any]) -> Sequence[tuple[str, str]]:
-    """Return (colour, meaning) of the picture of errors."""
-    positive = model["positive"]
-    nothing = (diagrams.NOTHING, "no label or not classified")
-    if len(model["classes"]) > 2:
-        return (diagrams.RIGHT, "right"), (diagrams.FALSE, "wrong"), nothing
-    right = (diagrams.HIT, f"right: {positive}"), (diagrams.RIGHT, "right: other")
-    return *right, (diagrams.MISSED, f"{positive} missed"), (diagrams.FALSE, f"false {positive}"), nothing
-
-
 def _chips(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     """Yield name, facts and panels of each chip that is shown."""
-    legend, scores = evaluation.legend, {c["name"]: c for c in evaluation.scores["chips"]}
+    scores = {c["name"]: c for c in evaluation.scores["chips"]}
     for picture in evaluation.pictures:
         found = scores[picture.name]
         told = f"IoU {number(found['iou'])}, ECE {number(found['ece'], '.4f')}"
-        told += f", {100 * found['positive_share']:.1f} % {legend.positive_name}"
+        told += f", {100 * found['positive_share']:.1f} % {evaluation.legend.positive_name}"
         if found.get("best_threshold_iou") is not None:
             told += f"; best threshold with hindsight: IoU {found['best_threshold_iou']:.3f}"
-        yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, legend)}
+        yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, evaluation.legend)}
