@@ -18,7 +18,7 @@ def card(found: dict[str, Any], before: str = "") -> str:
     text = f"{BEGIN}\n{_scores(found)}\n{END}"
     head, begun, rest = before.partition(BEGIN)
     _, ended, tail = rest.partition(END)
-    return f"{head}{text}{tail}" if begun and ended else f"{_about(found['model'])}\n{text}\n"
+    return f"{head}{text}{tail}" if begun and ended else f"{_about(found['model'])}{text}\n"
 
 
 def _about(model: dict[str, Any]) -> str:
