@@ -50,10 +50,10 @@ def command(model: str, data: Path, **options: Any) -> None:
     calibrated.save(output, replace=options["overwrite"])
     if options["as_json"]:
         found = {key: value for key, value in fit.left_out.items() if key not in ("levels", "places", "chips")}
-        told: dict[str, Any] = (
+        values: dict[str, Any] = (
             asdict(fit) | {"left_out": found} | ({"laplace": calibrated.spec.laplace} if options["laplace"] else {})
         )
-        say(json.dumps(told))
+        say(json.dumps(values))
         return
     if options["laplace"] and calibrated.spec.laplace:
         fitted = calibrated.spec.laplace
@@ -61,10 +61,10 @@ def command(model: str, data: Path, **options: Any) -> None:
             f"posterior of the last layer ({fitted['layer']}): {fitted['pixels']} pixels, prior precision "
             f"{fitted['prior_precision']:.4g}"
         )
-    say(f"{describe(fit)}{_decided(fit, loaded.spec.positive)}\nwrote {output}")
+    say(f"{describe(fit)}{decided(fit, loaded.spec.positive)}\nwrote {output}")
 
 
-def _decided(fit: Fit, positive: str) -> str:
+def decided(fit: Fit, positive: str) -> str:
     """Return what was decided on these places, for people."""
     if not fit.left_out:
         return ""

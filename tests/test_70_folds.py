@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from geouq.alarm import expect, measured_alarm
+from geouq.cli.calibrate import decided
 from geouq.cli.main import geouq
 from geouq.decisions import LEVELS
 from geouq.errors import InputError, OutputError
@@ -18,6 +19,7 @@ from geouq.learning.judging.calibrate import calibrate
 from geouq.learning.judging.decide import FEWEST, best
 from geouq.learning.judging.left_out import LAYERS, map_chip
 from geouq.learning.judging.left_out_card import card
+from geouq.learning.judging.left_out_text import decisions
 from geouq.learning.judging.strength import STRENGTHS, shake, strength_field
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings
@@ -281,3 +283,8 @@ def test_calibrate_stores_what_its_places_decide(data, made):
     few = [replace(c, place=c.place if c.place in "ab" else "c") for c in chips]
     model, fit = calibrate(model, few, samples=4, device="cpu")
     assert model.spec.alarm is None and model.spec.risk is None and fit.left_out["decisions"]
+    alone = [replace(c, place="a") for c in chips]
+    _, fit = calibrate(model, alone, samples=4, device="cpu")
+    assert fit.left_out["decisions"] and all(row["found"] is None for row in fit.left_out["risk"])
+    assert all(chip["alarm"] is None for chip in fit.left_out["chips"])
+    assert "need 5 places" in decided(fit, "water") and "risk 0.05: cannot" in decisions(fit.left_out, "water")

@@ -231,10 +231,10 @@ def _risk(chips: Sequence[Mapped], losses: Mapping[str, np.ndarray], rule: str, 
 
 
 def _level(losses: Mapping[str, np.ndarray], most: float) -> float | None:
-    """Return the level at which these places promise a risk; None if they cannot."""
+    """Return the level at which these places promise a risk; None if they cannot, or there are none."""
     try:
-        return level_for(measured_risk({"": np.array(list(losses.values()))}), "", most)
-    except (InputError, ValueError):
+        return level_for(measured_risk({"": np.array(list(losses.values()))}), "", most) if losses else None
+    except InputError:
         return None
 
 
