@@ -47,7 +47,9 @@ from geouq.learning.training.recipe import find_recipe, recipe_names, write_reci
     metavar="N|PLACES",
     help="Also leave places out, in N folds or in groups: 'a,b;c,d', or a file with a group a line (docs/folds.md).",
 )
-@click.option("--only", metavar="1,3,all", help="Of the folds train these alone, as for processes side by side.")
+@click.option(
+    "--only", metavar="1,3,all,judge", help="Of the folds' trainings and their judging do these alone (docs/folds.md)."
+)
 @click.option("--samples", type=click.IntRange(0), default=20, show_default=True, help="Of maps of places left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found on places left out as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")

@@ -80,8 +80,15 @@ def made(data):
     common = (data / "data", "--recipe", data / "tiny.toml", "-o", data / "out", "--device", "cpu", "--samples", 6)
     assert run(*common, "--folds", 3, "--only", "2,all").exit_code == 0
     assert not (data / "out" / "folds.json").exists() and not (data / "out" / "fold-1").exists()
+    refused = run(*common, "--folds", 3, "--only", "judge").exception
+    assert isinstance(refused, InputError) and "no finished training of fold-1" in str(refused)
+    assert run(*common, "--folds", 3, "--only", "1,3,judge").exit_code == 0
+    judged = json.loads((data / "out" / "folds.json").read_text())
+    assert not (data / "out" / "tiny.safetensors").exists()
     done = run(*common, "--folds", 3, "--resume")
     assert done.exit_code == 0, done.output
+    again = json.loads((data / "out" / "folds.json").read_text())
+    assert again["decisions"] == judged["decisions"] and again["chips"] == judged["chips"]
     return data / "out", done.output
 
 
@@ -179,7 +186,7 @@ def test_a_fold_starts_from_weights_that_have_not_seen_its_places(data, made, tm
         (("--folds", "a,b"), "two groups"),
         (("--folds", "a,b;b,c"), "'b' is in two folds"),
         (("--folds", "a;Atlantis"), "'Atlantis'"),
-        (("--folds", 3, "--only", "4"), "there are 1, 2, 3, all"),
+        (("--folds", 3, "--only", "4"), "there are 1, 2, 3, all and judge"),
         (("--folds", 3, "--val", "a,b,c,d,e,f,g,h"), "no chip can be left out"),
     ],
 )

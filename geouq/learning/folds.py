@@ -42,6 +42,8 @@ from geouq.segmentation.job import Settings
 
 #: the folder of the training on all places, and what is written beside the final model
 ALL, DATA, PAGE = "all", "folds.json", "folds.html"
+#: the step that trains nothing
+JUDGE = "judge"
 #: chips that the page has pictures of
 WORST = 5
 
@@ -51,7 +53,8 @@ class FoldOptions:
     """How places are left out, and how maps of them are made.
 
     folds : how many, or groups of places; a place in none of the groups is trained on by all, and judged by none.
-    only : train these alone ("1", "2" …, "all"), and judge nothing: for several processes side by side.
+    only : steps to do alone: trainings ("1", "2" …, "all"), for several processes side by side; "judge" judges the
+        folds that are trained, and writes no model.
     samples : as many as maps will be made of.
     """
 
@@ -97,7 +100,7 @@ def train_folds(
 
     Returns
     -------
-    What ``folds.json`` holds; None if ``plan.only`` left out the judging.
+    What ``folds.json`` holds; None if ``plan.only`` leaves out the judging.
 
     Raises
     ------
@@ -108,23 +111,32 @@ def train_folds(
     chips = read_dataset(data)
     folds = [*_folds(chips, recipe, options, plan.folds), _Fold(ALL)]
     chosen = _chosen(folds, plan.only)
-    model = out / f"{recipe.name}.safetensors"
-    _check_output(out, chosen, options.resume, [model, *_beside(model)], data_files(data, chips))
+    model, beside = (out / f"{recipe.name}{end}" for end in (".safetensors", ".md"))
+    made = [model, beside, out / DATA, out / PAGE]
+    _check_output(out, chosen, options.resume, made, data_files(data, chips))
     for number, fold in enumerate(chosen):
         on_event(Folding(fold.name, number + 1, len(chosen), fold.places))
-        told = replace(options, without=fold.places, init=_start(options.init, fold, recipe))
+        told = replace(options, without=fold.places, init=_start(options.init, fold))
         train_model(data, recipe, out / fold.name, told, on_event)
-    if plan.only:
+    if plan.only and JUDGE not in plan.only:
         return None
-    trained = {fold.name: Model.load(out / fold.name / model.name) for fold in folds}
     settings = Settings(plan.samples, options.seed, LAYERS, device=options.device)
-    groups = [(trained[fold.name], fold.chips) for fold in folds[:-1]]
+    groups = [(Model.load(_trained(out, fold)), fold.chips) for fold in folds[:-1]]
     fitted, found = judge(groups, settings, on_chip)
-    found = {**_told(trained[ALL], settings, folds[:-1]), **found}
-    scores = {**trained[ALL].spec.scores, "left_out": _short(found)}
-    _write(model, found, _worst(groups, found, settings))
-    trained[ALL].with_spec(**fitted, **stored(found), scores=scores).save(model)
+    final = groups[0][0].with_spec(training="") if plan.only else Model.load(_trained(out, folds[-1]))
+    found = {**_told(final, settings, folds[:-1]), **found}
+    _write(out / DATA, json.dumps(found, indent=1) + "\n")
+    _write(out / PAGE, page(found, _worst(groups, found, settings)))
+    if not plan.only:
+        scores = {**final.spec.scores, "left_out": _short(found)}
+        _write(beside, card(found, beside.read_text("utf-8") if beside.exists() else ""))
+        final.with_spec(**fitted, **stored(found), scores=scores).save(model)
     return found
+
+
+def _write(path: Path, text: str) -> None:
+    with whole(path) as made:
+        made.write_text(text, "utf-8")
 
 
 def judge(
@@ -202,27 +214,30 @@ def _kind(share: float) -> str:
 
 
 def _chosen(folds: Sequence[_Fold], only: Sequence[str]) -> list[_Fold]:
-    """Return the folds named by their numbers, and "all"."""
+    """Return the trainings of the steps that are named: by the numbers of folds, and "all"."""
     names = {fold.name.removeprefix("fold-"): fold for fold in folds}
-    unknown = [name for name in only if name not in names]
+    unknown = [name for name in only if name not in names and name != JUDGE]
     if unknown:
-        raise InputError(f"--only {unknown[0]}: there are {', '.join(names)}")
+        raise InputError(f"--only {unknown[0]}: there are {', '.join(names)} and {JUDGE}")
     return [fold for name, fold in names.items() if not only or name in only]
 
 
-def _start(init: str | Path | None, fold: _Fold, recipe: Recipe) -> str | Path | None:
-    """Return the model whose weights a fold starts from: of a folder of folds its own, which must not have seen it."""
-    if init is None or not Path(init).is_dir():
-        return init
-    folder = Path(init, fold.name)
+def _start(init: str | Path | None, fold: _Fold) -> str | Path | None:
+    """Return the model whose weights a fold starts from: of a folder of folds its own."""
+    return init if init is None or not Path(init).is_dir() else _trained(Path(init), fold)
+
+
+def _trained(folder: Path, fold: _Fold) -> Path:
+    """Return the model of a fold, which must not have seen what the fold leaves out."""
+    folder = folder / fold.name
     models = sorted(folder.glob("*.safetensors"))
     try:
         settings = json.loads((folder / "settings.json").read_bytes())
         seen = {*settings["training"], *settings["validation"]} & {chip.name for chip in fold.chips}
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{folder}: holds no finished training of {fold.name}: train it there first") from None
+        seen, models = set(), []
     if len(models) != 1:
-        raise InputError(f"{folder}: holds {len(models)} models, and recipe {recipe.name} starts from one")
+        raise InputError(f"{folder}: holds no finished training of {fold.name}: train it there first")
     if seen:
         raise InputError(f"{models[0]}: has seen {sorted(seen)[0]}, which {fold.name} leaves out: train it alike")
     return models[0]
@@ -240,22 +255,7 @@ def _check_output(
         refuse_another(out / fold.name, resume)
 
 
-def _beside(model: Path) -> list[Path]:
-    """Return what is written beside the final model."""
-    return [model.parent / DATA, model.parent / PAGE, model.with_suffix(".md")]
-
-
 # --- what is said
-
-
-def _write(model: Path, found: dict[str, Any], pictures: Sequence[Picture]) -> None:
-    """Write numbers, page and card beside the final model; of a card, what people wrote around the scores stays."""
-    numbers, shown, told = _beside(model)
-    before = told.read_text("utf-8") if told.exists() else ""
-    texts = {numbers: json.dumps(found, indent=1) + "\n", shown: page(found, pictures), told: card(found, before)}
-    for path, text in texts.items():
-        with whole(path) as made:
-            made.write_text(text, "utf-8")
 
 
 def _worst(
@@ -275,7 +275,7 @@ def _worst(
 def _told(model: Model, settings: Settings, folds: Sequence[_Fold]) -> dict[str, Any]:
     spec = model.spec
     return {
-        "model": {"name": spec.name, "weights": model.hash, "classes": list(spec.classes), "positive": spec.positive}
+        "model": {"name": spec.name, "classes": list(spec.classes), "positive": spec.positive}
         | {"bands": list(spec.bands), "units": spec.units, "training": spec.training, "licence": spec.licence}
         | {"description": spec.description},
         "samples": settings.samples,
