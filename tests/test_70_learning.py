@@ -219,6 +219,11 @@ def test_training_repeats_to_the_bit_and_resumes_to_the_bit(chips, tmp_path):
         assert torch.equal(value, again[name]) and torch.equal(value, resumed[name]), name
     with pytest.raises(InputError, match="other settings"):
         train(network(), source(chips), replace(config, rate=1e-4), checkpoint=file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x40  # one bit of a weight: the file opens as before
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="no readable checkpoint"):
+        train(network(), source(chips), config, checkpoint=file)
 
 
 def test_schedule_rises_and_falls():

@@ -8,6 +8,7 @@ early stopping remember. So a resumed run on the same processor gives the same b
 from __future__ import annotations
 
 import copy
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import cos, inf, pi
@@ -305,6 +306,9 @@ def _resume(path: str | Path | None, config: TrainConfig, state: State) -> None:
     if path is None or not Path(path).exists():
         return
     try:
+        with zipfile.ZipFile(path) as parts:
+            if damaged := parts.testzip():  # torch does not look: it would go on from numbers that are not those saved
+                raise ValueError(damaged)
         values = torch.load(path, map_location=next(state.network.parameters()).device, weights_only=True)
     except Exception:  # what a damaged file raises depends on where it is damaged
         raise InputError(f"{path} is no readable checkpoint: remove it to start anew") from None
