@@ -17,10 +17,11 @@ import torch
 from compare_samplers import SAMPLES, SEED, mean_probability, stack, with_posterior
 from score_s1_water import Chip, read_chips
 
-from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.learning.judging.metrics import Calibration
 from geouq.networks.model import Model
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
+from geouq.scores.confusion import Confusion
 
 #: a whole number of strides of all models
 SIDE = 128

@@ -38,11 +38,12 @@ from score_s1_water import (
 from geouq.grid import Roi
 from geouq.layers import area_interval
 from geouq.learning.data.examples import simulate_examples
-from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.judging.metrics import Calibration, RiskCoverage, binary_entropy
 from geouq.learning.training.recipe import find_recipe
 from geouq.networks.model import Model
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
+from geouq.scores.confusion import Confusion
 
 #: side in pixels of the tile that is timed, without its halo
 TIMED = 1024

@@ -26,11 +26,12 @@ from score_s1_water import FOLDS, WET, Chip, area_offset, fit_place_effect, held
 from geouq.layers import area_interval
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.calibrate import LAPLACE_PIXELS
-from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.learning.judging.metrics import Calibration
 from geouq.networks.model import Model
 from geouq.sampling.laplace import Curvature
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
+from geouq.scores.confusion import Confusion
 
 SAMPLES, SEED = 20, 0
 SPREADS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)

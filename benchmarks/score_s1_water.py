@@ -25,13 +25,14 @@ from geouq.grid import Roi
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
 from geouq.learning.judging.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
-from geouq.learning.judging.metrics import Calibration, Confusion, RiskCoverage, binary_entropy
+from geouq.learning.judging.metrics import Calibration, RiskCoverage, binary_entropy
 from geouq.learning.training.fit import Event, FitOptions, Judged, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.networks.model import Model
 from geouq.sampling.draws import place_effects
 from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
+from geouq.scores.confusion import Confusion
 
 SEED = 0
 SAMPLES = 20

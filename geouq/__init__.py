@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what _PUBLIC gives at run time, said to type checkers
     from geouq.polygons.vectorize import vectorize as vectorize
     from geouq.scenes.info import scene_info as scene_info
     from geouq.scenes.open import open_scene as open_scene
+    from geouq.scores.score import score as score
     from geouq.segmentation.lazy import segment as segment
     from geouq.sentinel1.preprocessing import Preprocessing as Preprocessing
     from geouq.simulation.simulate import simulate_scene as simulate_scene
@@ -48,6 +49,7 @@ _PUBLIC = {
     "read_dataset": "geouq.learning.data.dataset",
     "evaluate": "geouq.learning.judging.evaluate",
     "calibrate": "geouq.learning.judging.calibrate",
+    "score": "geouq.scores.score",
     "GeouqError": "geouq.errors",
 }
 

@@ -20,6 +20,7 @@ RUNGS = [
     ["maps"],
     ["polygons"],
     ["answers"],
+    ["scores"],
     ["networks"],
     ["compiling"],
     ["sampling"],

@@ -19,17 +19,12 @@ from geouq.learning.data.loading import load, load_label, open_chip
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.judging.classical import BOXCARS, ThresholdCounts, maps
 from geouq.learning.judging.evaluate import Evaluation, chessboard, corrupt, evaluate
-from geouq.learning.judging.metrics import (
-    ConfusionMatrix,
-    ProperScores,
-    RiskCoverage,
-    auroc,
-    average_precision,
-)
+from geouq.learning.judging.metrics import ProperScores, RiskCoverage, auroc, average_precision
 from geouq.learning.judging.page import page
 from geouq.learning.judging.report import write_report
 from geouq.learning.judging.summary import summary
 from geouq.learning.judging.tally import Canvas
+from geouq.scores.confusion import ConfusionMatrix
 from geouq.segmentation import job as segmentation
 from geouq.segmentation.lazy import segment
 from geouq.simulation.simulate import Landscape, simulate_window

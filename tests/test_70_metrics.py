@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 
 from geouq.errors import InputError
-from geouq.learning.judging.metrics import (
-    CELLS,
-    Calibration,
-    Confusion,
-    ConfusionMatrix,
-    RiskCoverage,
-    binary_entropy,
-)
+from geouq.learning.judging.metrics import CELLS, Calibration, RiskCoverage, binary_entropy
+from geouq.scores.confusion import Confusion, ConfusionMatrix
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.examples import simulate_examples
 from geouq.learning.data.loading import load
-from geouq.learning.judging.metrics import Confusion
 from geouq.networks.model import WEIGHTS, Model
+from geouq.scores.confusion import Confusion
 from tests.shared import SHARED
 
 DATA = SHARED / "s1"

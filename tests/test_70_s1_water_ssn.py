@@ -5,8 +5,8 @@ import pytest
 
 import geouq
 from geouq.grid import Roi
-from geouq.learning.judging.metrics import Confusion
 from geouq.networks.model import WEIGHTS, Model, shipped_models
+from geouq.scores.confusion import Confusion
 from geouq.simulation.simulate import random_landscape, simulate_window
 from tests.helpers import as_scene
 

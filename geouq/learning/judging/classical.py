@@ -17,7 +17,7 @@ from skimage.segmentation import watershed
 from sklearn.cluster import KMeans
 
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
-from geouq.learning.judging.metrics import Confusion
+from geouq.scores.confusion import Confusion
 
 #: pixels that k-means is fitted on, at most; it is then applied to all
 _FIT = 20_000

@@ -16,8 +16,9 @@ from geouq.decisions import LEVELS, RULES, level_for, measured_risk
 from geouq.errors import InputError
 from geouq.learning.data.augment import WET
 from geouq.learning.judging.left_out import Mapped, pooled_calibration
-from geouq.learning.judging.metrics import Calibration, Confusion, place_means
+from geouq.learning.judging.metrics import Calibration, place_means
 from geouq.learning.judging.tally import plain
+from geouq.scores.confusion import Confusion
 
 #: rules that are tried, in the order that decides where two do equally well
 TRIED = (*RULES, *(f"{k / 100:g}" for k in range(20, 65, 5) if k != 50))

@@ -24,9 +24,10 @@ from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip,
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
-from geouq.learning.judging.metrics import Confusion, RiskCoverage, auroc
+from geouq.learning.judging.metrics import RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
+from geouq.scores.confusion import Confusion
 from geouq.segmentation.deciding import decided_tiles
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values

@@ -21,11 +21,12 @@ from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import load_label, open_chip
 from geouq.learning.judging.labelled import labelled
-from geouq.learning.judging.metrics import Calibration, Confusion
+from geouq.learning.judging.metrics import Calibration
 from geouq.learning.judging.tally import Canvas, Picture
 from geouq.networks.model import Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.window import Window
+from geouq.scores.confusion import Confusion
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values
 

@@ -12,63 +12,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.special import digamma
 
-from geouq.errors import InputError
+from geouq.scores.confusion import ratio
 
 #: Cells of the streaming histograms over 0..1; calibration and risk–coverage are exact up to one cell's width.
 CELLS = 10_000
-
-
-@dataclass
-class Confusion:
-    """Counts of a binary map: true and false positives and negatives. Ratios of nothing are NaN."""
-
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    tn: int = 0
-
-    def add(self, predicted: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> Confusion:
-        """Count the pixels of one map (bool or 0/1) against its label, and return self."""
-        keep = np.ones(np.shape(label), bool) if valid is None else valid
-        predicted, label = np.asarray(predicted)[keep] == 1, np.asarray(label)[keep] == 1
-        self.tp += int((predicted & label).sum())
-        self.fp += int((predicted & ~label).sum())
-        self.fn += int((~predicted & label).sum())
-        self.tn += int((~predicted & ~label).sum())
-        return self
-
-    def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
-
-    @property
-    def accuracy(self) -> float:
-        """(TP + TN) / all."""
-        return _ratio(self.tp + self.tn, self.tp + self.fp + self.fn + self.tn)
-
-    @property
-    def precision(self) -> float:
-        """TP / (TP + FP)."""
-        return _ratio(self.tp, self.tp + self.fp)
-
-    @property
-    def recall(self) -> float:
-        """TP / (TP + FN)."""
-        return _ratio(self.tp, self.tp + self.fn)
-
-    @property
-    def f1(self) -> float:
-        """2 TP / (2 TP + FP + FN), also called Dice."""
-        return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn)
-
-    @property
-    def iou(self) -> float:
-        """TP / (TP + FP + FN), also called Jaccard."""
-        return _ratio(self.tp, self.tp + self.fp + self.fn)
-
-    @property
-    def false_water(self) -> float:
-        """FP / (FP + TN): the share of dry ground called water."""
-        return _ratio(self.fp, self.fp + self.tn)
 
 
 @dataclass
@@ -101,12 +48,12 @@ class Calibration:
     @property
     def brier(self) -> float:
         """Mean squared difference of probability and label (Brier 1950)."""
-        return _ratio(self._brier, self.count.sum())
+        return ratio(self._brier, self.count.sum())
 
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood in nats."""
-        return _ratio(self._nll, self.count.sum())
+        return ratio(self._nll, self.count.sum())
 
     def reliability(self, bins: int = 15, equal_mass: bool = True) -> np.ndarray:
         """Return the reliability table, (bins, 3): share of the pixels, mean probability, observed frequency.
@@ -170,50 +117,7 @@ class RiskCoverage:
         n, e = self.count[used], self.errors[used]
         before, wrong = np.cumsum(n) - n, np.cumsum(e) - e
         harmonic = digamma(before + n + 1) - digamma(before + 1)
-        return _ratio(float((e + (wrong - before * e / n) * harmonic).sum()), n.sum())
-
-
-@dataclass
-class ConfusionMatrix:
-    """Counts of a map of several classes: ``counts[truth, predicted]``. Ratios of nothing are NaN."""
-
-    classes: int
-    counts: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((self.classes, self.classes), np.int64)
-
-    def add(self, predicted: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None) -> ConfusionMatrix:
-        """Count the pixels of one map of class indices against its label, and return self.
-
-        Raises
-        ------
-        InputError : a value is no class index: it would count as another pair of classes.
-        """
-        keep = np.ones(np.shape(label), bool) if valid is None else valid
-        truth, found = np.asarray(label)[keep].astype(np.int64), np.asarray(predicted)[keep].astype(np.int64)
-        for what, values in (("label", truth), ("map", found)):
-            if values.size and not 0 <= values.min() <= values.max() < self.classes:
-                raise InputError(f"a {what} holds {values.min()} to {values.max()}: give 0 to {self.classes - 1}")
-        cell = truth * self.classes + found
-        self.counts += np.bincount(cell, minlength=self.classes**2).reshape(self.counts.shape)
-        return self
-
-    def one(self, positive: int) -> Confusion:
-        """Return the counts of one class against all others."""
-        hits, column, row = self.counts[positive, positive], self.counts[:, positive], self.counts[positive]
-        rest = self.counts.sum() - column.sum() - row.sum() + hits
-        return Confusion(int(hits), int(column.sum() - hits), int(row.sum() - hits), int(rest))
-
-    @property
-    def accuracy(self) -> float:
-        """Share of pixels with the right class."""
-        return _ratio(float(np.trace(self.counts)), float(self.counts.sum()))
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes that occur, in label or map."""
-        return _mean([self.one(c).iou for c in range(self.classes)])
+        return ratio(float((e + (wrong - before * e / n) * harmonic).sum()), n.sum())
 
 
 @dataclass
@@ -241,12 +145,12 @@ class ProperScores:
     @property
     def brier(self) -> float:
         """Mean over pixels of Σ_c (p_c − y_c)², 0..2."""
-        return _ratio(self._brier, self.count)
+        return ratio(self._brier, self.count)
 
     @property
     def nll(self) -> float:
         """Mean negative log-likelihood of the label's class, in nats."""
-        return _ratio(self._nll, self.count)
+        return ratio(self._nll, self.count)
 
 
 def precision_recall(scores: RiskCoverage) -> tuple[np.ndarray, np.ndarray]:
@@ -270,7 +174,7 @@ def auroc(scores: RiskCoverage) -> float:
     """Return the probability that an error is more uncertain than a right pixel, ties counted half (0.5 = chance)."""
     right = scores.count - scores.errors
     below = np.cumsum(right) - right
-    return _ratio(float((scores.errors * (below + right / 2)).sum()), float(scores.errors.sum() * right.sum()))
+    return ratio(float((scores.errors * (below + right / 2)).sum()), float(scores.errors.sum() * right.sum()))
 
 
 def place_means(places: Sequence[str], values: np.ndarray) -> np.ndarray:
@@ -287,13 +191,3 @@ def binary_entropy(probability: np.ndarray) -> np.ndarray:
 
 def _cells(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip((values * CELLS).astype(int), 0, CELLS - 1))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
-
-
-def _mean(values: list[float]) -> float:
-    """Mean of those that are numbers, NaN if none is."""
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else float("nan")

@@ -13,14 +13,13 @@ from geouq.layers import NOT_CLASSIFIED, area_interval, says
 from geouq.learning.data.loading import UNLABELLED
 from geouq.learning.judging.metrics import (
     Calibration,
-    Confusion,
-    ConfusionMatrix,
     ProperScores,
     RiskCoverage,
     auroc,
     average_precision,
     precision_recall,
 )
+from geouq.scores.confusion import Confusion, ConfusionMatrix
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.examples import Example
 from geouq.learning.judging.baselines import boxcar, otsu
-from geouq.learning.judging.metrics import Confusion
 from geouq.rasters.raster import inspect_raster, read_window
+from geouq.scores.confusion import Confusion
 
 #: a label made by rule joins where its IoU with the chip's own is at least this
 NEAR = 0.5
