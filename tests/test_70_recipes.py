@@ -42,6 +42,10 @@ NARROW = {
     "s1-water-small": {"widths": [4, 6, 8]},
     "s1-water-ssn": {"widths": [4, 6, 8], "rank": 3},
     "ssn": {"widths": [4, 6, 8], "rank": 3},
+    **{f"fcn-{s}s": {"widths": [4, 4, 4, 6, 6], "dense": 8, "kernel": 1} for s in (32, 16, 8)},
+    "linknet": {"widths": [4, 8], "depth": 1},
+    "pspnet": {"widths": [4, 4, 4, 8], "depth": 1},
+    "deeplabv3+": {"widths": [4, 4, 6, 8], "middle": 0, "rates": [1], "features": 4, "low": 4},
 }
 #: changes to recipes by steps, not by passes over the chips; here of a few steps each
 FEW = {name: {"every": 2, "steps": 4} for name in NARROW if name.startswith("s1-water")}
@@ -74,7 +78,7 @@ def data(tmp_path_factory):
     return folder
 
 
-FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street"}
+FOLDERS = {"mc-dropout-unet": "rgb", "unet-16": "rgb", "unet-34m": "street", "linknet": "street", "fcn-8s": "rgb"}
 
 
 def small(name, **changes):

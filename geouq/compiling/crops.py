@@ -14,6 +14,7 @@ factor by which a level is made finer.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,9 @@ _POINTWISE = {
     torch.sigmoid,
     functional.relu,
     torch.sub,
+    operator.add,
+    operator.mul,
+    operator.sub,
     cat_samples,
 }
 
@@ -177,8 +181,7 @@ def _effect(module: fx.GraphModule, node: fx.Node) -> Effect | None:
     if isinstance(layer, nn.ConvTranspose2d):
         return _transposed(layer)
     if isinstance(layer, nn.Upsample):
-        whole = layer.mode == "nearest" and isinstance(layer.scale_factor, float) and layer.scale_factor % 1 == 0
-        return Effect(factor=int(layer.scale_factor)) if whole else None  # type: ignore[arg-type]
+        return _upsampling(layer)
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d | nn.PixelUnshuffle):
         return Effect(reduces=True)
     return None
@@ -193,15 +196,24 @@ def _convolution(layer: nn.Conv2d) -> Effect | None:
     return Effect(reach) if same else None
 
 
-def _transposed(layer: nn.ConvTranspose2d) -> Effect | None:
-    """Kernels as large as the stride reach no neighbours; 4×4 at stride 2 (a doubling and a 3×3) reaches 1 cell."""
-    k, s, p = layer.kernel_size, layer.stride, layer.padding
-    square = k[0] == k[1] and s[0] == s[1]
-    if not square or set(layer.output_padding) != {0} or set(layer.dilation) != {1}:
+def _upsampling(layer: nn.Upsample) -> Effect | None:
+    """Nearest reaches no neighbours; bilinear the next cell, from half a cell on (align_corners would move all)."""
+    factor = layer.scale_factor
+    if not isinstance(factor, float) or factor % 1 or layer.align_corners:
         return None
-    if k == s and p == (0, 0):
+    return {"nearest": Effect(0, int(factor)), "bilinear": Effect(int(factor) // 2, int(factor))}.get(layer.mode)
+
+
+def _transposed(layer: nn.ConvTranspose2d) -> Effect | None:
+    """Kernels as large as the stride reach no neighbours; 4×4 at stride 2 (a doubling and a 3×3), and 3×3, reach 1."""
+    k, s, p, more = layer.kernel_size, layer.stride, layer.padding, layer.output_padding
+    square = k[0] == k[1] and s[0] == s[1]
+    if not square or set(layer.dilation) != {1}:
+        return None
+    if (k, p, more) == (s, (0, 0), (0, 0)):
         return Effect(factor=s[0])
-    return Effect(1, 2) if (k, s, p) == ((4, 4), (2, 2), (1, 1)) else None
+    doublings = ((4, 4), (2, 2), (1, 1), (0, 0)), ((3, 3), (2, 2), (1, 1), (1, 1))
+    return Effect(1, 2) if (k, s, p, more) in doublings else None
 
 
 def _needs(nodes: list[fx.Node], effects: dict[fx.Node, Effect]) -> dict[fx.Node, int]:

@@ -26,7 +26,11 @@ from torch import nn
 from geouq.errors import InputError, ModelError
 from geouq.files import whole
 from geouq.layers import Legend
+from geouq.networks.deeplab import DeepLab, DeepLabConfig
+from geouq.networks.fcn import FCN, FCNConfig
 from geouq.networks.head import Head, find_head
+from geouq.networks.linknet import LinkNet, LinkNetConfig
+from geouq.networks.pspnet import PSPNet, PSPNetConfig
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.schema import check_values
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
@@ -45,10 +49,6 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 _OWN_NETWORKS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-def _unet(arguments: Mapping[str, Any]) -> nn.Module:
-    return UNet(UNetConfig(**arguments))
-
-
 def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
     rest = {"classes": 1, "rank": 10, **arguments}
     backbone, classes, rank = rest.pop("backbone"), rest["classes"], rest.pop("rank")
@@ -57,7 +57,11 @@ def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
 
 #: architecture name → what builds it from its arguments
 ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "unet": _unet,
+    "unet": lambda arguments: UNet(UNetConfig(**arguments)),
+    "fcn": lambda arguments: FCN(FCNConfig(**arguments)),
+    "linknet": lambda arguments: LinkNet(LinkNetConfig(**arguments)),
+    "pspnet": lambda arguments: PSPNet(PSPNetConfig(**arguments)),
+    "deeplabv3+": lambda arguments: DeepLab(DeepLabConfig(**arguments)),
     "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
     "plain-unet": lambda arguments: PlainUNet(**arguments),
     "ssn": _ssn,  # any of the others as "backbone", with an SSN head of "rank"

@@ -97,6 +97,21 @@ def _group(name: str, available: tuple[str, ...]) -> Iterable[str]:
     return [n for n in available if n == name or n.startswith(f"{name}.")]
 
 
+def set_rates(network: nn.Module, rates: Mapping[str, float]) -> None:
+    """Set the rates of sites, by their names or those of groups; of several that name a site the last one holds.
+
+    Raises
+    ------
+    ModelError : a rate is no share below 1, or there is no such site.
+    """
+    sites = find_sites(network)
+    for group, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ModelError(f"dropout rate of {group!r} is {rate}: it must be at least 0 and below 1")
+        for name in expand_sites([group], sites):
+            sites[name].rate = rate
+
+
 def set_masks(network: nn.Module, masks: Mapping[str, Tensor] | None) -> None:
     """Hand each site its mask; sites not named (or all, for None) become the identity."""
     for name, site in find_sites(network).items():

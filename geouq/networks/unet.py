@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from geouq.errors import ModelError
-from geouq.networks.sites import DropoutSite, expand_sites
+from geouq.networks.sites import DropoutSite, set_rates
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,12 @@ class UNet(nn.Module):
         self.head_site = DropoutSite("head", widths[0])
         self.head = nn.Conv2d(widths[0], config.classes * fold, 1)
         self.unfold = nn.PixelShuffle(config.stem) if config.stem > 1 else nn.Identity()
-        self._set_rates()
+        set_rates(self, config.dropout)
 
     @property
     def stride(self) -> int:
         """Rows and columns must be multiples of this."""
         return int(self.config.stem * 2 ** (len(self.config.widths) - 1))
-
-    def _set_rates(self) -> None:
-        sites = {m.name: m for m in self.modules() if isinstance(m, DropoutSite)}
-        for group, rate in self.config.dropout.items():
-            if not 0 <= rate < 1:
-                raise ModelError(f"dropout rate of {group!r} is {rate}: it must be at least 0 and below 1")
-            for name in expand_sites([group], sites):
-                sites[name].rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, K, H, W) → logits (N, classes, H, W)."""
