@@ -261,6 +261,9 @@ def test_a_chip_left_out_is_mapped_as_segment_maps_it(tmp_path):
         assert (counts.tp, counts.fp) == (tp, fp) and counts.tp + counts.fn == (known & (label == 1)).sum()
         wrong = (fp + counts.fn) / mapped.pixels
         assert mapped.losses(rule)[0] == pytest.approx(wrong)
+    for rule in ("iou", "area"):
+        mask = segment(as_scene(values, crs=None), model, samples=5, layers=("mask",), decide=rule).mask.values
+        assert mapped.cut(rule) != 0.5 and np.array_equal(mask[known] == 1, p[known] >= mapped.cut(rule))
 
 
 def _label(chip):
