@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,11 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
     show_default=True,
     help="bfloat16 is about twice as fast where the processor has it, and good to 2 or 3 digits; auto measures.",
 )
+@click.option(
+    "--scheduler",
+    metavar="WHERE",
+    help="Compute on a cluster of dask: tcp://host:port, its scheduler file (.json), or local:N processes here.",
+)
 @click.option("--co", multiple=True, metavar="K=V", help="Creation option of GDAL's COG driver.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start a changed run anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
@@ -143,6 +149,7 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     )
     # From here on torch is needed, which takes seconds to import: what cannot be opened has been refused by now.
     from geouq.cli.progress import RunProgress
+    from geouq.segmentation.cluster import connected
     from geouq.segmentation.job import load_models, prepare
     from geouq.segmentation.results import Outputs
     from geouq.segmentation.run import run
@@ -172,8 +179,10 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
         _explain(scene, job, options["precision"])
     for path in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr)):
         refuse_own(path, existing(options["model"]), "the model")
-    with RunProgress(options["quiet"], options["verbose"]) as progress:
-        summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress)
+    with ExitStack() as stack:
+        client = stack.enter_context(connected(options["scheduler"])) if options["scheduler"] else None
+        progress = stack.enter_context(RunProgress(options["quiet"], options["verbose"]))
+        summary = run(scene, job, outputs, overwrite=options["overwrite"], on_event=progress, client=client)
     if not options["quiet"]:
         for warning in summary["warnings"]:
             say(f"geouq: WARNING: {warning}", err=True)

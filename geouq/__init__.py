@@ -27,7 +27,9 @@ if TYPE_CHECKING:  # what _PUBLIC gives at run time, said to type checkers
     from geouq.scenes.info import scene_info as scene_info
     from geouq.scenes.open import open_scene as open_scene
     from geouq.scores.score import score as score
+    from geouq.segmentation.durable import run as run
     from geouq.segmentation.lazy import segment as segment
+    from geouq.segmentation.results import Outputs as Outputs
     from geouq.sentinel1.preprocessing import Preprocessing as Preprocessing
     from geouq.simulation.simulate import simulate_scene as simulate_scene
 
@@ -40,6 +42,8 @@ _PUBLIC = {
     "ModelSpec": "geouq.networks.model",
     "shipped_models": "geouq.networks.model",
     "segment": "geouq.segmentation.lazy",
+    "run": "geouq.segmentation.durable",
+    "Outputs": "geouq.segmentation.results",
     "vectorize": "geouq.polygons.vectorize",
     "preview": "geouq.maps.preview",
     "zonal": "geouq.answers.zonal",

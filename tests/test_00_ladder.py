@@ -112,6 +112,8 @@ LATE = {
     "geouq.segmentation.identity.made_by": {"origin"},
     "geouq.segmentation.assemble.assemble": {"vectorize", "preview"},  # as above, and matplotlib
     "geouq.segmentation.run._squares": {"Squares"},  # matplotlib
+    "geouq.segmentation.cluster.connected": {"distributed"},  # an extra
+    "geouq.segmentation.cluster.compute_on": {"distributed"},
     "geouq.sampling.field._spline": {"BSpline"},
     "geouq.maps.zarr._create": {"zarr", "Zstd"},  # an extra
     "geouq.sources._memory": {"virtual_file_to_buffer"},  # rasterio, which a refused option does not need

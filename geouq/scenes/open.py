@@ -162,7 +162,7 @@ def _read_as(
     asked: dict[str, object] = {"scale": scale.lower(), "nodata": nodata, "bidx": None if bidx is None else list(bidx)}
     if tuple(map(tuple, scaling)) != ((1.0,), (0.0,)):
         asked |= {"factor": list(scaling[0]), "offset": list(scaling[1])}
-    steps = asdict(preprocessing) if preprocessing else {}
+    steps = asdict(preprocessing or Preprocessing())
     steps |= {name: os.path.basename(steps[name]) for name in ("dem", "hand") if steps.get(name)}
     return ", ".join(f"{name} {value}" for name, value in (asked | steps).items() if value is not None)
 

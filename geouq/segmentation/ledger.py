@@ -57,6 +57,18 @@ class Receipt:
     undecided_area: float = 0.0
 
 
+def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """Return what a part holds."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    return zlib.compress(buffer.getbuffer(), 1)
+
+
+def digest_of(packed: bytes) -> str:
+    """Return what a receipt knows a part by, its sha256."""
+    return hashlib.sha256(packed).hexdigest()
+
+
 def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     """Write a part, whole or not at all, and return its sha256.
 
@@ -64,11 +76,9 @@ def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
     ------
     OutputError : it cannot be written.
     """
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    packed = zlib.compress(buffer.getbuffer(), 1)
+    packed = pack(arrays)
     write_bytes(path, packed)
-    return hashlib.sha256(packed).hexdigest()
+    return digest_of(packed)
 
 
 def read_part(path: Path, digest: str, most: int) -> dict[str, np.ndarray] | None:

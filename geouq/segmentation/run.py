@@ -21,17 +21,18 @@ import xarray as xr
 
 from geouq.decisions import Cut, RankSums, ranks
 from geouq.errors import OutputError
-from geouq.files import refuse_own_scene
+from geouq.files import refuse_own_scene, write_bytes
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED
 from geouq.maps.bands import quantise
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
+from geouq.segmentation.cluster import compute_on
 from geouq.segmentation.deciding import decided_part, rank_sums
-from geouq.segmentation.events import BatchHalved, Finishing, Noted, OnEvent, Started, TileDone
+from geouq.segmentation.events import BatchHalved, Event, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
-from geouq.segmentation.ledger import Ledger, Receipt, enter, read_part, tidy, write_part
+from geouq.segmentation.ledger import Ledger, Receipt, digest_of, enter, pack, read_part, tidy
 from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.matching import scene_name, scene_origin, scene_windows
 from geouq.segmentation.publishing import found_before, publish_results
@@ -40,18 +41,31 @@ from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import look_first, segment_tile, tile_values
 
 if TYPE_CHECKING:
+    from distributed import Client
+
     from geouq.maps.preview import Squares
 
 #: Tiles in flight beside those that compute: another is read or written meanwhile.
 WAITING = 1
 
 
+def silent(event: Event) -> None:
+    """Show nothing."""
+
+
 def run(
-    scene: xr.DataArray, job: Job, outputs: Outputs, *, overwrite: bool = False, on_event: OnEvent = lambda event: None
+    scene: xr.DataArray,
+    job: Job,
+    outputs: Outputs,
+    *,
+    overwrite: bool = False,
+    on_event: OnEvent = silent,
+    client: Client | None = None,
 ) -> dict[str, Any]:
     """Segment ``scene`` into files and return a summary of plain values.
 
-    A run whose files are all there already, made by this very run, is done: nothing is computed or written.
+    A run whose files are all there already, made by this very run, is done: nothing is computed or written. With a
+    ``client`` of dask.distributed its workers compute the tiles (geouq.segmentation.cluster), to the same bytes.
 
     Raises
     ------
@@ -82,7 +96,7 @@ def run(
         on_event(Started(len(tiles), len(done), _pixels(tiles), _pixels(tiles) - _pixels(todo), promise))
         squares = None if results.preview is None else _squares(_region(scene, job.region))
         work = _Work(scene, job, results, squares, on_event)
-        receipts = _compute(work, ledger, tiles, todo)
+        receipts = _compute(work, ledger, tiles, todo, client)
         effort = _effort(tiles, todo, started)
         work = work.decided(receipts, tiles)
         found = findings(job, [receipts[tile.index] for tile in tiles], work.cut, work.sums)
@@ -137,6 +151,16 @@ def _region(scene: xr.DataArray, region: Roi) -> xr.DataArray:
 
 
 @dataclass(frozen=True)
+class _Made:
+    """A tile that is computed: its part, and the receipt for it; how many samples were computed at once; its pixels."""
+
+    packed: bytes
+    receipt: Receipt
+    batch: int
+    pixels: int
+
+
+@dataclass(frozen=True)
 class _Work:
     """What all tile tasks of a run share; where the mask is cut if not at the threshold, and the scene's ``sums`` by
     rank if it goes by these: both are known when all tiles are there (``decided``).
@@ -163,19 +187,27 @@ class _Work:
         self.on_event(Finishing(step))
 
     def do(self, tile: Tile) -> None:
-        """Read, predict and write one tile, then enter its receipt."""
+        """Compute one tile, and keep it."""
+        self.keep(self.compute(tile))
+
+    def compute(self, tile: Tile) -> _Made:
+        """Read and predict one tile."""
         values = tile_values(self.scene, tile)
         if hasattr(values, "dask"):
             values = values.compute(scheduler=dask.get)
         values = np.asarray(values)
         result = segment_tile(self.job, values, tile)
-        part = self.results.work / f"{tile.index:06d}.part"
-        arrays = self._arrays(result.layers) | self._ranks(result.layers, tile) | self._picture(values, tile)
-        digest = write_part(part, arrays)
-        enter(self.results.work, self._receipt(tile, part.name, digest, result))
-        if result.batch < self.job.sampler.batch:
-            self.on_event(BatchHalved(result.batch, self.job.sampler.batch))
-        self.on_event(TileDone(tile.core.shape[0] * tile.core.shape[1]))
+        packed = pack(self._arrays(result.layers) | self._ranks(result.layers, tile) | self._picture(values, tile))
+        receipt = self._receipt(tile, f"{tile.index:06d}.part", digest_of(packed), result)
+        return _Made(packed, receipt, result.batch, tile.core.shape[0] * tile.core.shape[1])
+
+    def keep(self, made: _Made) -> None:
+        """Write a tile's part, then enter its receipt."""
+        write_bytes(self.results.work / made.receipt.part, made.packed)
+        enter(self.results.work, made.receipt)
+        if made.batch < self.job.sampler.batch:
+            self.on_event(BatchHalved(made.batch, self.job.sampler.batch))
+        self.on_event(TileDone(made.pixels))
 
     def part(self, receipt: Receipt, tile: Tile) -> Mapping[str, np.ndarray]:
         """Return the arrays of a finished tile; if its part was lost meanwhile, it is computed again."""
@@ -238,10 +270,16 @@ class _Work:
         return {"picture": self.squares.part(shown, corner.y0, corner.x0)}
 
 
-def _compute(work: _Work, ledger: Ledger, tiles: list[Tile], todo: list[Tile]) -> dict[int, Receipt]:
+def _compute(
+    work: _Work, ledger: Ledger, tiles: list[Tile], todo: list[Tile], client: Client | None
+) -> dict[int, Receipt]:
     """Compute tiles and return the receipts of all; what is lost on the way is computed once more."""
     for _ in range(2):
-        _compute_once(work, todo)
+        if client is None:
+            _compute_once(work, todo)
+        else:
+            for made in compute_on(client, _Work.compute, replace(work, on_event=silent), todo):
+                work.keep(made)
         receipts = ledger.receipts()
         todo = [tile for tile in tiles if tile.index not in receipts]
         if not todo:

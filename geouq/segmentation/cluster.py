@@ -1,0 +1,97 @@
+"""Tiles on a cluster of dask.distributed: workers read windows and send finished parts back, the caller keeps them.
+
+No disk is shared but that of the scene. A few tiles a thread are under way at any time, which is what memory
+depends on. What a lost worker had is computed again by another, which is dask's work.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from geouq.errors import InputError, TileError
+from geouq.grid import Tile
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+T = TypeVar("T")
+#: seconds that a scheduler has to answer, and to wait for its first worker
+_ANSWER, _PATIENCE = 15, 60
+#: tiles under way for each thread of the workers: one computes while the next is on its way
+_AHEAD = 2
+
+
+@contextmanager
+def connected(scheduler: str) -> Iterator[Client]:
+    """Yield a client of a scheduler: its address, ``local`` or ``local:N`` (N processes here), or its file (.json).
+
+    Raises
+    ------
+    InputError : dask.distributed is not installed, or nothing answers there.
+    """
+    try:
+        import distributed  # an extra
+    except ImportError:
+        raise InputError("a cluster needs dask.distributed: pip install 'geouq[distributed]'") from None
+    kind, _, count = scheduler.partition(":")
+    if kind == "local" and count and not (count.isdecimal() and int(count)):
+        raise InputError(f"scheduler {scheduler!r}: give local:N with a number of processes, 1 or more")
+    if scheduler.endswith(".json") and not os.path.isfile(scheduler):
+        raise InputError(f"{scheduler}: no such file: give what the scheduler was told by --scheduler-file")
+    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    with ExitStack() as stack:
+        try:
+            if kind == "local":
+                options = {"n_workers": int(count) if count else None, "threads_per_worker": 1}
+                cluster = stack.enter_context(distributed.LocalCluster(**options, dashboard_address=None))
+                where = {"address": cluster.scheduler_address}
+            client = stack.enter_context(distributed.Client(**where, timeout=_ANSWER))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"scheduler {scheduler!r} does not answer ({reason}): check that it runs") from error
+        yield client
+
+
+def compute_on(client: Client, function: Callable[[Any, Tile], T], shared: Any, tiles: Sequence[Tile]) -> Iterator[T]:
+    """Yield ``function(shared, tile)`` of each tile, in any order, computed by a client's workers.
+
+    Raises
+    ------
+    TileError : a tile took down all workers that it was given to. GeouqError : as ``function`` does.
+    """
+    import distributed  # an extra
+
+    try:
+        client.wait_for_workers(1, timeout=_PATIENCE)
+    except TimeoutError:
+        raise InputError(f"the scheduler has no workers after {_PATIENCE} s: start some (dask worker …)") from None
+    told = client.submit(pickle.loads, pickle.dumps(shared), pure=False)  # a task: made again where it is lost
+    waiting, under_way = iter(tiles), dict[Any, Tile]()
+    finished = distributed.as_completed()
+
+    def fill() -> None:
+        """Keep as many tiles under way as the workers of now can have in hand."""
+        room = _AHEAD * sum(client.nthreads().values()) - len(under_way)
+        for tile in islice(waiting, max(room, 0 if under_way else 1)):
+            future = client.submit(function, told, tile, pure=False)
+            under_way[future] = tile
+            finished.add(future)
+
+    try:
+        fill()
+        for future in finished:
+            tile = under_way.pop(future)
+            try:
+                made = future.result()
+            except distributed.scheduler.KilledWorker as error:
+                raise TileError(f"tile {tile.index} (rows {tile.core.y0} to {tile.core.y1}): {error}") from error
+            future.release()
+            yield made
+            fill()
+    finally:
+        client.cancel([*under_way, told])

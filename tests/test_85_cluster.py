@@ -1,0 +1,149 @@
+"""Runs on a cluster: the bytes are those of one machine, whoever computes, and whoever dies."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from affine import Affine
+
+import geouq
+from geouq.errors import GeouqError, InputError
+from geouq.segmentation.cluster import connected
+from geouq.segmentation.events import Started, TileDone
+from tests.helpers import geouq as command
+from tests.helpers import scene_values, small_model, write_raster
+
+pytest.importorskip("distributed")
+ASK = {"samples": 3, "tile": 32, "layers": ("mask", "uncertainty", "votes")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cluster")
+    values = scene_values(200, 170)
+    write_raster(
+        path / "scene_db.tif", values, crs="EPSG:32633", transform=Affine(10, 0, 5e5, 0, -10, 5e6), nodata=np.nan
+    )
+    small_model().save(path / "m.safetensors")
+    run(path, "alone")
+    return path
+
+
+def run(folder: Path, name: str, **options) -> dict:
+    scene = geouq.open_scene(folder / "scene_db.tif")
+    (folder / name).mkdir(exist_ok=True)
+    outputs = geouq.Outputs(folder / name / "map.tif", preview=folder / name / "map.png")
+    return geouq.run(scene, folder / "m.safetensors", outputs, **(ASK | options))
+
+
+def sums(folder: Path, name: str) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (folder / name).iterdir()}
+
+
+@contextmanager
+def by_hand(folder: Path, workers: int) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
+    """A scheduler and workers, each a process started by itself, that know one another by a file."""
+    file = folder / f"scheduler-{time.time_ns()}.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
+    ways = [("scheduler", ["--port", "0"]), *[("worker", ["--nthreads", "1", "--no-nanny"])] * workers]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                f"distributed.cli.dask_{kind}",
+                "--scheduler-file",
+                str(file),
+                "--no-dashboard",
+                *more,
+            ],
+            **quiet,
+        )
+        for kind, more in ways
+    ]
+    try:
+        yield file, processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("scheduler", ["local:1", "local:2"])
+def test_the_bytes_are_those_of_one_machine(folder, scheduler):
+    name = scheduler.replace(":", "")
+    seen = []
+    summary = run(folder, name, scheduler=scheduler, on_event=seen.append)
+    assert sums(folder, name) == sums(folder, "alone")
+    assert summary["area_m2"] > 0 and isinstance(seen[0], Started)
+    assert sum(event.pixels for event in seen if isinstance(event, TileDone)) == 200 * 170
+
+
+def test_a_worker_that_dies_does_not_show(folder):
+    with by_hand(folder, 2) as (file, workers):
+        killed = []
+
+        def kill(event) -> None:
+            if isinstance(event, TileDone) and not killed:
+                killed.append(os.kill(workers[0].pid, signal.SIGKILL))
+
+        run(folder, "killed", scheduler=str(file), on_event=kill)
+        assert killed and workers[0].wait() == -signal.SIGKILL and workers[1].poll() is None
+    assert sums(folder, "killed") == sums(folder, "alone")
+
+
+def test_a_run_goes_on_elsewhere(folder):
+    class Enough(Exception):
+        pass
+
+    done = []
+
+    def stop(event) -> None:
+        done.append(event)
+        if sum(isinstance(one, TileDone) for one in done) == 9:
+            raise Enough
+
+    with pytest.raises(Enough):
+        run(folder, "moved", scheduler="local:1", on_event=stop)
+    assert not (folder / "moved" / "map.tif").exists()
+    assert run(folder, "moved")["tiles_continued"] >= 9
+    assert sums(folder, "moved") == sums(folder, "alone")
+
+
+def test_the_command_line(folder):
+    asked = ["--model", "m.safetensors", "--samples", 3, "--tile", 32, "--layers", "mask,uncertainty,votes"]
+    (folder / "cli").mkdir()
+    asked += ["-o", "cli/map.tif", "--preview", "cli/map.png", "--scheduler", "local:2"]
+    command("segment", "scene_db.tif", *asked, cwd=folder)
+    assert sums(folder, "cli") == sums(folder, "alone")
+
+
+def test_a_tile_that_fails_says_why(folder):
+    model = small_model()
+    model.network.head.weight.data[:] = np.nan
+    with pytest.raises(GeouqError, match="not finite"):
+        geouq.run(geouq.open_scene(folder / "scene_db.tif"), model, folder / "nan.tif", scheduler="local:1", **ASK)
+    assert not (folder / "nan.tif").exists()
+
+
+@pytest.mark.parametrize("where", ["local:0", "local:x", "tcp://127.0.0.1:1", "nothing.json", "what"])
+def test_where_no_scheduler_is(where, monkeypatch):
+    monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)
+    with pytest.raises(InputError, match=r"does not answer|give local:N|no such file"), connected(where):
+        pass
+
+
+def test_a_scheduler_without_workers(folder, monkeypatch):
+    monkeypatch.setattr("geouq.segmentation.cluster._PATIENCE", 1)
+    with by_hand(folder, 0) as (file, _), pytest.raises(InputError, match="has no workers after 1 s"):
+        while not file.exists():
+            time.sleep(0.1)
+        run(folder, "none", scheduler=str(file))
