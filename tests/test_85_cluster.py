@@ -70,6 +70,8 @@ def by_hand(folder: Path, workers: int) -> Iterator[tuple[Path, list[subprocess.
         for kind, more in ways
     ]
     try:
+        while not file.exists():
+            time.sleep(0.1)
         yield file, processes[1:]
     finally:
         for process in processes:
@@ -144,6 +146,4 @@ def test_where_no_scheduler_is(where, monkeypatch):
 def test_a_scheduler_without_workers(folder, monkeypatch):
     monkeypatch.setattr("geouq.segmentation.cluster._PATIENCE", 1)
     with by_hand(folder, 0) as (file, _), pytest.raises(InputError, match="has no workers after 1 s"):
-        while not file.exists():
-            time.sleep(0.1)
         run(folder, "none", scheduler=str(file))
