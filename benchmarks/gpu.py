@@ -36,7 +36,8 @@ from samplers import with_posterior
 
 from geouq.errors import GeouqError
 from geouq.grid import Roi
-from geouq.networks.model import ARCHITECTURES, Model
+from geouq.networks.architectures import ARCHITECTURES
+from geouq.networks.model import Model
 from geouq.sampling import devices
 from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.estimators import Question

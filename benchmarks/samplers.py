@@ -19,7 +19,8 @@ import torch
 
 from geouq.grid import Roi
 from geouq.learning.training.train import seed_weights
-from geouq.networks.model import ARCHITECTURES, Model
+from geouq.networks.architectures import ARCHITECTURES
+from geouq.networks.model import Model
 from geouq.sampling.engine import predict_tile
 from geouq.sampling.estimators import Question
 from geouq.sampling.laplace import Curvature

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geouq.cli.options import models_named
 from geouq.cli.show import say
 from geouq.errors import GeouqError, InputError
 
@@ -44,7 +45,8 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
     folders.setdefault("output", Path("."))
     from geouq.segmentation.job import load_models
 
-    positive = load_models(options["model"])[0].spec.positive  # one that cannot be loaded stops all
+    models = load_models(models_named(options["model"], options["weights"]))  # one that cannot be loaded stops all
+    positive = models[0].spec.positive
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     if not options["quiet"]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from geouq.cli.options import FILE
+from geouq.cli.options import FILE, WEIGHTS, models_named
 from geouq.cli.progress import each_chip
 from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.files import existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
-from geouq.networks.model import Model
 from geouq.sampling.names import AUTO, CHOICES, HELP
+from geouq.segmentation.job import load_models
 
 
 @click.command("evaluate")
@@ -23,6 +23,7 @@ from geouq.sampling.names import AUTO, CHOICES, HELP
 @click.argument("data", type=FILE)
 @click.option("-o", "--output", type=FILE, help="Folder for evaluation.html, one page, and evaluation.json.")
 @click.option("--also", multiple=True, metavar="MODEL", help="A further member of an ensemble; may be repeated.")
+@WEIGHTS
 @click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
 @click.option("--sampler", type=click.Choice(CHOICES), default=AUTO, show_default=True, help=HELP)
 @click.option("--decide", metavar="RULE", help="Cut the mask as segment does: iou, area, accuracy or a probability.")
@@ -50,10 +51,12 @@ def command(model: str, data: Path, **options: Any) -> None:
         check_folder(options["output"], options["overwrite"])
 
     chips = read_dataset(data)
+    models = (model, *options["also"])
+    read = [*data_files(data, chips), *map(Path, existing((*models, *options["weights"])))]
     for name in (PAGE, DATA) if options["output"] else ():
-        refuse_own(options["output"] / name, [*data_files(data, chips), *existing((model, *options["also"]))])
+        refuse_own(options["output"] / name, read)
     found = evaluate(
-        [Model.load(name) for name in (model, *options["also"])],
+        load_models(models_named(models, options["weights"])),
         chips,
         samples=options["samples"],
         seed=options["seed"],

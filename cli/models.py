@@ -6,6 +6,7 @@ import json
 
 import click
 
+from geouq.cli.options import WEIGHTS, models_named
 from geouq.cli.show import say, shortened, table
 from geouq.networks.model import read_spec, shipped_models
 
@@ -27,12 +28,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
-def show(name: str) -> None:
+@WEIGHTS
+def show(name: str, weights: tuple[str, ...]) -> None:
     """Show one model: what it expects, how its samples are drawn and computed, its scores."""
-    from geouq.networks.model import Model
     from geouq.sampling.samplers import make_sampler
+    from geouq.segmentation.job import load_models
 
-    model = Model.load(name)
+    (model,) = load_models(models_named([name], weights))
     sites = model.active_sites()
     hidden = ("arguments", "format") + (() if model.spec.sampler == "ssn" else ("correlation", "spread"))
     plan = make_sampler(model, samples=1).plan()

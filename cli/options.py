@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from geouq.errors import InputError
 from geouq.sentinel1.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from geouq.networks.model import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
@@ -71,6 +77,39 @@ def product_options(function: F) -> F:
 def preprocessing(options: dict[str, Any]) -> Preprocessing:
     """Return what ``product_options`` were given."""
     return Preprocessing(**{field.name: options[field.name] for field in fields(Preprocessing)})
+
+
+WEIGHTS = click.option(
+    "--weights", multiple=True, metavar="FILE", help="Of --model package.module:Class, your own code: its model file."
+)
+
+
+def models_named(names: Sequence[str], weights: Sequence[str]) -> list[str | Model]:
+    """Return names of models as they are, and the models of classes that the user names, each with its weights.
+
+    Raises
+    ------
+    InputError : not one file of weights for each class. ModelError : they do not fit each other.
+    """
+    from geouq.networks.own import IMPORTABLE  # here, for it brings torch
+
+    own = [name for name in names if IMPORTABLE.fullmatch(name) and not Path(name).exists()]
+    if len(own) != len(weights):
+        raise InputError(
+            f"--weights is given {len(weights)} times for {len(own)} models named package.module:Class: "
+            "give each one, in order"
+        )
+    files = iter(weights)
+    return [_own_model(name, next(files)) if name in own else name for name in names]
+
+
+@lru_cache(maxsize=8)
+def _own_model(name: str, weights: str) -> Model:
+    from geouq.networks.model import Model
+
+    if os.getcwd() not in sys.path:  # of the program geouq it is not
+        sys.path.append(os.getcwd())
+    return Model.load(weights, network=name)
 
 
 def voice_options(function: F) -> F:

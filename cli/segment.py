@@ -14,8 +14,10 @@ import click
 from geouq.cli.batch import is_batch, map_batch
 from geouq.cli.options import (
     FILE,
+    WEIGHTS,
     band_numbers,
     creation_options,
+    models_named,
     preprocessing,
     product_options,
     scaling,
@@ -62,6 +64,7 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
     show_default=True,
     help="A shipped model's name or a model file; several times: an ensemble.",
 )
+@WEIGHTS
 @click.option(
     "--samples",
     type=SAMPLES,
@@ -154,7 +157,7 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     from geouq.segmentation.results import Outputs
     from geouq.segmentation.run import run
 
-    models = load_models(options["model"])
+    models = load_models(models_named(options["model"], options["weights"]))
     model = models[0]
     job = prepare(scene, models, _settings(options))
     outputs = Outputs(
@@ -178,7 +181,7 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     if options["verbose"]:
         _explain(scene, job, options["precision"])
     for path in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr)):
-        refuse_own(path, existing(options["model"]), "the model")
+        refuse_own(path, existing((*options["model"], *options["weights"])), "the model")
     with ExitStack() as stack:
         client = stack.enter_context(connected(options["scheduler"])) if options["scheduler"] else None
         progress = stack.enter_context(RunProgress(options["quiet"], options["verbose"]))

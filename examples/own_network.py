@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import geouq
-from geouq.networks.sites import with_sites
 
 
 class Small(nn.Module):
@@ -21,7 +20,7 @@ class Small(nn.Module):
         super().__init__()
         self.fine = nn.Sequential(nn.Conv2d(bands, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
         self.coarse = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
-        self.drop = nn.Dropout2d(0.3)  # `with_sites` makes it a named site: one mask a sample, the whole scene over
+        self.drop = nn.Dropout2d(0.3)  # `wrap` makes it a named site: one mask a sample, the whole scene over
         self.up = nn.ConvTranspose2d(width, width, 2, stride=2)
         self.head = nn.Conv2d(2 * width, 1, 1)
 
@@ -33,12 +32,9 @@ class Small(nn.Module):
 
 def main(scene_path: str) -> None:
     torch.manual_seed(0)
-    spec = geouq.ModelSpec(
-        name="mine", architecture="custom", arguments={}, stride=2,
-        bands=("VV", "VH"), units="dB", mean=(-12, -19), std=(5, 5), clip=(-50, 20),
-        classes=("land", "water"), positive="water",
-    )  # fmt: skip
-    model = geouq.Model(with_sites(Small()), spec)
+    model = geouq.Model.wrap(
+        Small(), bands=("VV", "VH"), units="dB", mean=(-12, -19), std=(5, 5), clip=(-50, 20), stride=2, name="mine"
+    )
     print(f"halo {model.halo} pixels, measured; dropout at {', '.join(model.active_sites())}")
     layers = geouq.segment(geouq.open_scene(scene_path), model, samples=20, layers=("mask", "epistemic"))
     print(layers["epistemic"].mean().compute().item())

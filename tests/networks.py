@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from geouq.networks.model import ARCHITECTURES, Model, ModelSpec
+from geouq.networks.architectures import ARCHITECTURES
+from geouq.networks.model import Model, ModelSpec
 
 #: name → (architecture, arguments that make it small)
 SMALL = {

@@ -6,7 +6,7 @@ from torch import nn
 
 from geouq.errors import ModelError
 from geouq.networks.receptive_field import measure_halo
-from geouq.networks.sites import DropoutSite, expand_sites, find_sites, set_masks, with_sites
+from geouq.networks.sites import DropoutSite, expand_sites, find_sites, set_masks
 from geouq.networks.unet import UNet, UNetConfig
 
 CONFIGS = {
@@ -87,8 +87,3 @@ def test_masks_from_outside_and_identity_without():
     torch.manual_seed(0)
     channels = site(torch.ones(64, 3, 4, 4)).flatten(2)
     assert set(channels.unique().tolist()) == {0.0, 2.0} and (channels == channels[..., :1]).all()
-
-
-def test_a_users_dropout_becomes_a_site():
-    network = with_sites(nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Dropout2d(0.3), nn.Conv2d(4, 1, 1)))
-    assert find_sites(network)["1"].rate == 0.3

@@ -16,7 +16,8 @@ from geouq.errors import InputError, ModelError
 from geouq.grid import Roi
 from geouq.layers import LAYERS, area_interval, check_layers
 from geouq.networks.model import Model
-from geouq.networks.sites import DropoutSite, find_sites, with_sites
+from geouq.networks.own import with_sites
+from geouq.networks.sites import DropoutSite, find_sites
 from geouq.sampling.draws import dropout_masks, place_effects
 from geouq.sampling.dropout import plain_logits
 from geouq.sampling.engine import predict_tile
@@ -270,7 +271,7 @@ class BranchesWithDropout(nn.Module):
 
 def test_a_users_dropout_samples_even_if_the_network_cannot_be_traced():
     torch.manual_seed(0)
-    sampler = make_sampler(custom(with_sites(BranchesWithDropout())), samples=6, batch=4)
+    sampler = make_sampler(custom(with_sites(BranchesWithDropout(), 2, 1)), samples=6, batch=4)
     x = torch.randn(1, 2, 9, 11)
     plain = torch.stack(list(plain_logits(sampler, x)))
     with torch.inference_mode():
@@ -294,7 +295,7 @@ class DropsTwice(nn.Module):
 
 def test_a_layer_called_twice_has_one_mask_and_weights_alone_do_not_make_a_plan():
     torch.manual_seed(0)
-    networks = [with_sites(DropsTwice(mode)) for mode in ("nearest", "bilinear")]
+    networks = [with_sites(DropsTwice(mode), 2, 2) for mode in ("nearest", "bilinear")]
     networks[1].load_state_dict(networks[0].state_dict())
     x = torch.randn(1, 2, 16, 24)
     for network in networks:

@@ -1,15 +1,17 @@
 """A model = a network + the spec that says what goes in and what comes out; safetensors in and out.
 
 The file is a safetensors file whose metadata holds one JSON string under the key ``geouq``. Loading never
-runs code: the architecture is one of the few in :data:`ARCHITECTURES`, and every tensor's name and shape is checked.
+runs code: the architecture is one of the few in :data:`ARCHITECTURES`, or a class that the user names beside the file,
+and every tensor's name and shape is checked.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,17 +28,13 @@ from torch import nn
 from geouq.errors import InputError, ModelError
 from geouq.files import whole
 from geouq.layers import Legend
-from geouq.networks.deeplab import DeepLab, DeepLabConfig
-from geouq.networks.fcn import FCN, FCNConfig
+from geouq.networks.architectures import ARCHITECTURES, check_tensors, shapes_in, sketch_network
 from geouq.networks.head import Head, find_head
-from geouq.networks.linknet import LinkNet, LinkNetConfig
-from geouq.networks.pspnet import PSPNet, PSPNetConfig
+from geouq.networks.own import IMPORTABLE, build_own, importable_name, with_sites
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.schema import check_values
-from geouq.networks.seeds import MCDropoutUNet, PlainUNet
-from geouq.networks.sites import expand_sites, find_sites, measure_channels
-from geouq.networks.ssn import SSN, mean_of
-from geouq.networks.unet import UNet, UNetConfig
+from geouq.networks.sites import expand_sites, find_sites
+from geouq.networks.ssn import mean_of
 
 #: the newest format that is read here; a file says the oldest that it needs
 FORMAT = 3
@@ -49,31 +47,13 @@ WEIGHTS = Path(__file__).parents[1] / "weights"
 _OWN_NETWORKS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
-    rest = {"classes": 1, "rank": 10, **arguments}
-    backbone, classes, rank = rest.pop("backbone"), rest["classes"], rest.pop("rank")
-    return SSN(ARCHITECTURES[backbone](rest | {"classes": classes * (2 + rank)}), classes, rank)
-
-
-#: architecture name → what builds it from its arguments
-ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "unet": lambda arguments: UNet(UNetConfig(**arguments)),
-    "fcn": lambda arguments: FCN(FCNConfig(**arguments)),
-    "linknet": lambda arguments: LinkNet(LinkNetConfig(**arguments)),
-    "pspnet": lambda arguments: PSPNet(PSPNetConfig(**arguments)),
-    "deeplabv3+": lambda arguments: DeepLab(DeepLabConfig(**arguments)),
-    "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
-    "plain-unet": lambda arguments: PlainUNet(**arguments),
-    "ssn": _ssn,  # any of the others as "backbone", with an SSN head of "rank"
-}
-
-
 @dataclass(frozen=True)
 class ModelSpec:
     """What a model expects and what it answers; plain values, stored as JSON in the model file.
 
     name, description : for people.
-    architecture, arguments : how to build the network ("custom": a network built by the user's own code).
+    architecture, arguments : how to build the network: a name of geouq's, or "package.module:Class" of the user's own
+        code ("custom": it cannot be imported, and the model not saved).
     bands : band names in the network's order.
     units : unit of all bands (geouq.units names).
     mean, std : one value a band, in ``units``; the network sees (clip(value) − mean) / std.
@@ -166,13 +146,58 @@ class Model:
 
     def __post_init__(self) -> None:
         self.network.eval()
-        if any(site.channels == 0 for site in find_sites(self.network).values()):
-            side = 4 * self.spec.stride
-            measure_channels(self.network, torch.zeros(1, len(self.spec.bands), side, side))
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str]) -> Model:
+    def wrap(
+        cls,
+        network: nn.Module,
+        *,
+        bands: Sequence[str],
+        units: str,
+        arguments: Mapping[str, Any] | None = None,
+        **told: Any,
+    ) -> Model:
+        """Return a model of a network of one's own: a copy, in which dropout became named sites.
+
+        Parameters
+        ----------
+        network : (N, K, H, W) → logits (N, classes or 1, H, W). ``nn.Dropout`` and ``nn.Dropout2d`` are drawn by whole
+            channels, so that a sample is one network everywhere.
+        bands, units : what it sees, in order, and their unit (``"dB"``, ``"reflectance"``, ``"rgb"`` …).
+        arguments : those of its class's constructor, plain values, so that a saved model can be loaded again.
+        told : more of :class:`ModelSpec`: ``mean`` and ``std`` (default 0 and 1: it sees the values as they are),
+            ``clip``, ``classes``, ``positive``, ``name`` …. ``stride``: rows and columns are multiples of it; default
+            the network's own attribute, or 32, which suits networks that halve an image up to five times.
+
+        Raises
+        ------
+        ModelError : the network does not run on such bands, or what is told makes no spec.
+        """
+        stride = told.pop("stride", getattr(network, "stride", 32))
+        largest = float(np.finfo(np.float32).max)
+        default = {"mean": (0.0,) * len(bands), "std": (1.0,) * len(bands), "clip": (-largest, largest)}
+        if "classes" in told:
+            default["positive"] = told["classes"][1]
+        spec = ModelSpec(
+            **{"name": type(network).__name__, **default, **told},
+            architecture=importable_name(network),
+            arguments=dict(arguments or {}),
+            bands=tuple(bands),
+            units=units,
+            stride=stride,
+        )
+        model = cls(with_sites(copy.deepcopy(network), len(bands), stride), spec)
+        _check_outputs(spec.name, model)
+        return model
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str], network: str | None = None) -> Model:
         """Load a shipped model by name, or a model file by path.
+
+        Parameters
+        ----------
+        network : ``package.module:Class`` of a model whose network is the user's own code: this is imported. What a
+            file says never is.
 
         Raises
         ------
@@ -180,26 +205,29 @@ class Model:
         """
         path = _locate(source)
         spec = read_spec(path)
-        if spec.architecture not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
+        own = _own_network(path, spec, network)
+        expected = _shapes(path, spec) if own is None else shapes_in(own)
         with safe_open(path, "pt") as file:
             names = list(file.keys())
             found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-            _check_tensors(path, _shapes(path, spec), {name: shape for name, shape in found.items() if name != FACTOR})
+            check_tensors(path, expected, {name: shape for name, shape in found.items() if name != FACTOR})
             state = {name: file.get_tensor(name) for name in names}
-        network = ARCHITECTURES[spec.architecture](spec.arguments)
-        network.load_state_dict({name: tensor for name, tensor in state.items() if name != FACTOR})
-        model = cls(network, spec, {name: tensor for name, tensor in state.items() if name == FACTOR})
+        made = ARCHITECTURES[spec.architecture](spec.arguments) if own is None else own
+        made.load_state_dict({name: tensor for name, tensor in state.items() if name != FACTOR})
+        model = cls(made, spec, {name: tensor for name, tensor in state.items() if name == FACTOR})
         _check_outputs(path, model)
-        _check_tensors(path, _shapes_beside(path, model), {name: found[name] for name in model.fitted})
+        check_tensors(path, _shapes_beside(path, model), {name: found[name] for name in model.fitted})
         return model
 
     def save(self, path: str | os.PathLike[str], replace: bool = True) -> None:
         """Write the model file, whole or not at all; without ``replace`` one that is there is kept, and an error."""
-        if self.spec.architecture not in ARCHITECTURES:
+        if IMPORTABLE.fullmatch(self.spec.architecture):
+            again = build_own(self.spec.architecture, self.spec.arguments)  # with the right arguments, and importable
+            check_tensors(self.spec.architecture, shapes_in(again), shapes_in(self.network))
+        elif self.spec.architecture not in ARCHITECTURES:
             raise ModelError(
-                f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can"
+                f"a {self.spec.architecture!r} network cannot be saved: only {', '.join(ARCHITECTURES)} can, and those "
+                "whose class stands in a module that can be imported (Model.wrap)"
             )
         state = {k: v.detach().cpu().contiguous() for k, v in self._tensors().items()}
         with whole(path, SafetensorError, replace=replace) as made:
@@ -319,19 +347,21 @@ def _locate(source: str | os.PathLike[str]) -> Path:
     raise ModelError(f"no model {str(source)!r}: give the path of a model file, or a shipped model ({names})")
 
 
-def sketch_network(what: str, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Return a network whose weights have shapes and take no memory; ``what`` names where the arguments stand.
-
-    Raises
-    ------
-    ModelError : the arguments make no network of the architecture.
-    """
-    try:
-        with torch.device("meta"):
-            return ARCHITECTURES[architecture](arguments)
-    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ModelError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"{what}: arguments of its {architecture} do not fit ({reason})") from None
+def _own_network(path: Path, spec: ModelSpec, name: str | None) -> nn.Module | None:
+    """Return the network of a spec if it is of the class that the user has named; None for one of geouq's."""
+    if spec.architecture in ARCHITECTURES:
+        if name is not None:
+            raise ModelError(f"{path}: its network is geouq's own {spec.architecture}: leave {name} out")
+        return None
+    if not IMPORTABLE.fullmatch(spec.architecture):
+        known = ", ".join(ARCHITECTURES)
+        raise ModelError(f"{path}: architecture {spec.architecture!r} is not known here (known: {known})")
+    if name != spec.architecture:
+        raise ModelError(
+            f"{path}: its network is {spec.architecture} of a user's own code, which no file may run: if you trust it, "
+            f"name it: --model {spec.architecture} --weights {path} (Python: Model.load(…, network=…))"
+        )
+    return with_sites(build_own(name, spec.arguments), len(spec.bands), spec.stride)
 
 
 def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -339,10 +369,10 @@ def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     network = sketch_network(str(path), spec.architecture, spec.arguments)
     if network.stride != spec.stride:
         raise ModelError(f"{path}: its stride is {spec.stride}, and that of its network {network.stride}")
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return shapes_in(network)
 
 
-def _check_outputs(path: Path, model: Model) -> None:
+def _check_outputs(path: Path | str, model: Model) -> None:
     """Raise ModelError for a network that takes other bands, or gives other classes, than its spec says."""
     try:
         logits = model.logits
@@ -362,16 +392,3 @@ def _shapes_beside(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
         return {FACTOR: model.head.factor_shape}
     except ModelError as error:
         raise ModelError(f"{path} has a posterior, and {error}") from None
-
-
-def _check_tensors(path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
-    missing = sorted(set(expected) - set(found))
-    unexpected = sorted(set(found) - set(expected))
-    misshapen = sorted(k for k in set(expected) & set(found) if expected[k] != found[k])
-    problems = [
-        f"{what}: {', '.join(names)}"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        if names
-    ]
-    if problems:
-        raise ModelError(f"{path} does not fit its own architecture: tensors {'; '.join(problems)}")

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -125,27 +124,3 @@ def as_logits(output: object) -> Tensor:
     what = "a dictionary" if isinstance(output, Mapping) else f"a {type(output).__name__}"
     what = f"a tensor of {output.ndim} dimensions" if isinstance(output, Tensor) else what
     raise ModelError(f"the network returns {what}: wrap it so that it returns logits (N, classes, H, W) alone")
-
-
-def with_sites(network: nn.Module) -> nn.Module:
-    """Replace ``nn.Dropout2d`` modules of a user's own network by named sites, in place.
-
-    The channel count is left open (0): a Model learns it from one pass.
-    """
-    for path, module in list(network.named_modules()):
-        if isinstance(module, nn.Dropout2d):
-            parent = network.get_submodule(path.rpartition(".")[0])
-            setattr(parent, path.rpartition(".")[2], DropoutSite(path, 0, module.p))
-    return network
-
-
-def measure_channels(network: nn.Module, example: Tensor) -> None:
-    """Learn the channel counts of sites that came from a user's network, by one forward pass."""
-    handles = [
-        site.register_forward_pre_hook(lambda module, args: setattr(module, "channels", args[0].shape[1]))
-        for site in find_sites(network).values()
-    ]
-    with torch.no_grad():
-        network(example)
-    for handle in handles:
-        handle.remove()

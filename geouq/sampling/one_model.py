@@ -15,6 +15,7 @@ from geouq.compiling.plan import Plan, make_plan
 from geouq.errors import ModelError
 from geouq.forks import lock
 from geouq.layers import positive_logit
+from geouq.networks.architectures import ARCHITECTURES
 from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import in_order, is_cpu, on_core
@@ -212,7 +213,7 @@ def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
     """Return the plan of the sampler's network, or of the ``part`` of it that is given, from the cache or made now."""
     spec, active = sampler.model.spec, sampler.active
     # two networks by a user's own code may have the same weights
-    own = f"{type(network)} {network}" if spec.architecture == "custom" else ""
+    own = "" if spec.architecture in ARCHITECTURES else f"{type(network)} {network}"
     key = (sampler.model.hash, own, part, ",".join(active), sampler.device, sampler.precision)
     with _LOCK, torch.inference_mode(False):  # who asks first may be in it, and others who use the plan not
         if key not in _PLANS:

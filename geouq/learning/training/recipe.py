@@ -19,7 +19,7 @@ from typing import Any
 from geouq.errors import InputError
 from geouq.learning.data.augment import Augmentation
 from geouq.learning.training.train import TrainConfig
-from geouq.networks.model import ARCHITECTURES
+from geouq.networks.architectures import ARCHITECTURES
 from geouq.units import DB, RGB, SCALES
 
 #: Where the recipes that come with geouq lie.

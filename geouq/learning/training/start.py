@@ -13,7 +13,8 @@ from geouq.errors import InputError
 from geouq.learning.training.recipe import Recipe
 from geouq.learning.training.settle import positive_name
 from geouq.learning.training.train import seed_weights
-from geouq.networks.model import ARCHITECTURES, Model, ModelSpec, sketch_network
+from geouq.networks.architectures import ARCHITECTURES, sketch_network
+from geouq.networks.model import Model, ModelSpec
 from geouq.networks.ssn import SSN
 
 #: weights that a machine can train: with gradients and moments 16 bytes each
