@@ -1,6 +1,7 @@
 """FCN, LinkNet, PSPNet, DeepLabV3+: shapes, how far they see, sites, the plan, tiles, files, training."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from geouq.networks.pspnet import PSPNet, PSPNetConfig
 from geouq.networks.receptive_field import measure_halo
 from geouq.networks.sites import find_sites
 from geouq.sampling.dropout import plain_logits
+from geouq.sampling.one_model import OneModel
 from geouq.sampling.samplers import make_sampler
 from geouq.segmentation.lazy import segment
 from tests.helpers import as_scene, geouq, pairs, sample_logits, scene_values
@@ -82,6 +84,19 @@ def test_compiled_equals_plain_passes(name, site):
         assert (plain[..., *core.slices].sigmoid() - compiled.sigmoid()).abs().max() <= 5e-6
     plan = sampler.plan()
     assert plan.traced and (plan.crops is not None or name not in FINITE)
+
+
+@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("site", ["all", "bottleneck"])
+def test_blocks_do_not_show(name, site, monkeypatch):
+    sampler = make_sampler(model_of(name, dropout={site: 0.25}), samples=2)
+    x, core = torch.randn(1, 2, 96, 128, generator=torch.Generator().manual_seed(2)), Roi(3, 81, 0, 120)
+    with torch.inference_mode():
+        whole = torch.stack(list(sample_logits(sampler, x, core)))
+        cut = replace(sampler.plan(), block=24)
+        monkeypatch.setattr(OneModel, "plan", lambda sampler: cut)
+        blocks = torch.stack(list(sample_logits(sampler, x, core)))
+    assert (whole.sigmoid() - blocks.sigmoid()).abs().max() <= 2e-6
 
 
 @pytest.mark.parametrize("name", FINITE)
