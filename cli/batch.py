@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: from what open_scene takes, and options: a summary, and the area of a pixel
 MapScene = Callable[[Any, dict[str, Any]], tuple[dict[str, Any], float]]
 #: outputs beside the map, which a batch puts into folders, and how the files in them end
-_BESIDE = {"vector": ".gpkg", "preview": ".png", "zarr": ".zarr"}
+_BESIDE = {"vector": ".gpkg", "preview": ".png", "zarr": ".zarr", "stac": ".json"}
 _LISTS = (".txt", ".json")
 
 
@@ -41,7 +41,7 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
     from geouq.scenes.batch import scenes_named
 
     found, notes = scenes_named(options["scenes"])
-    folders = {name: _folder(options[name]) for name in ("output", *_BESIDE) if options[name] is not None}
+    folders = {name: _folder(options[name]) for name in ("output", *_BESIDE) if options[name]}
     folders.setdefault("output", Path("."))
     from geouq.segmentation.job import load_models
 

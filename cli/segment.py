@@ -95,6 +95,13 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
 @click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
 @click.option("--zarr", type=FILE, help="The map's layers as a Zarr group too: .zarr.")
+@click.option(
+    "--stac",
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="A STAC Item of map and files: .json. [default: the map's name]",
+)
 @click.option("--float32", is_flag=True, help="Floats 0..1 instead of percent.")
 @click.option("--bounds", nargs=4, type=float, metavar="LEFT BOTTOM RIGHT TOP", help="Only this part, scene CRS.")
 @click.option("--tile", type=int, help="Core of a tile in pixels. [default: chosen from memory]")
@@ -124,8 +131,8 @@ def command(**options: Any) -> None:
     given again.
 
     With a folder as output (-o maps/) many scenes are mapped, one after the other: files, folders of them, lists
-    (.txt, a name a line) or STAC items (.json). One that fails does not stop the others; --vector, --preview and --zarr
-    name folders then.
+    (.txt, a name a line) or STAC items (.json). One that fails does not stop the others; --vector, --preview,
+    --zarr and --stac name folders then.
     """
     if is_batch(options["scenes"], options["output"]):
         map_batch(options, map_scene)
@@ -160,11 +167,13 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     models = load_models(models_named(options["model"], options["weights"]))
     model = models[0]
     job = prepare(scene, models, _settings(options))
+    path = Path(options["output"] or f"{_stem(source)}_{model.spec.positive}.tif")
     outputs = Outputs(
-        path=Path(options["output"] or f"{_stem(source)}_{model.spec.positive}.tif"),
+        path=path,
         vector=options["vector"],
         preview=options["preview"],
         zarr=options["zarr"],
+        stac=None if options["stac"] is None else Path(options["stac"] or path.with_suffix(".json")),
         min_area=options["min_area"],
         float32=options["float32"],
         options=creation_options(options["co"]),
@@ -180,8 +189,8 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
             say(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
-    for path in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr)):
-        refuse_own(path, existing((*options["model"], *options["weights"])), "the model")
+    for wanted in filter(None, (path, outputs.vector, outputs.preview, outputs.zarr, outputs.stac)):
+        refuse_own(wanted, existing((*options["model"], *options["weights"])), "the model")
     with ExitStack() as stack:
         client = stack.enter_context(connected(options["scheduler"])) if options["scheduler"] else None
         progress = stack.enter_context(RunProgress(options["quiet"], options["verbose"]))

@@ -16,6 +16,7 @@ from geouq.maps.bands import MapBand
 from geouq.maps.styles import write_qml, write_votes_qml
 from geouq.maps.votes import beside
 from geouq.maps.writer import open_writer
+from geouq.segmentation.item import write_item
 from geouq.segmentation.job import Job
 from geouq.segmentation.results import Results
 
@@ -63,6 +64,7 @@ def assemble(
 
         on_step(results.preview.name)
         preview(squares, finished, results.made(results.preview), title=results.path.stem, summary=summary)
+    write_item(job, results, summary)
 
 
 def _write_styles(job: Job, results: Results, notes: str) -> None:

@@ -13,12 +13,13 @@ from geouq.files import check_writable
 from geouq.layers import LAYERS, MOST_VOTES
 from geouq.maps.bands import MapBand, map_bands, vote_bands
 from geouq.maps.cog import check_options
+from geouq.maps.stac import check_stac
 from geouq.maps.votes import beside
 from geouq.maps.zarr import check_zarr
 from geouq.segmentation.job import Job, run_attrs
 
 #: outputs of a run whose names its map's name does not tell; the map's tags do
-COMPANIONS = ("vector", "preview", "zarr")
+COMPANIONS = ("vector", "preview", "zarr", "stac")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Outputs:
     vector : polygons, format by suffix; ``min_area`` in m² drops small ones.
     preview : a PNG.
     zarr : the layers of the map as a Zarr group too.
+    stac : a STAC Item that tells a catalogue of all these files.
     float32 : floats instead of percent.
     options : creation options of the COG driver.
     """
@@ -37,6 +39,7 @@ class Outputs:
     vector: Path | None = None
     preview: Path | None = None
     zarr: Path | None = None
+    stac: Path | None = None
     min_area: float = 0.0
     float32: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
@@ -47,7 +50,7 @@ class Results:
     """What a run leaves; from ``resolve``.
 
     path : what the run is called by, whether or not a map is left.
-    map, style, votes, votes_style, vector, preview, zarr : final names; None = not left.
+    map, style, votes, votes_style, vector, preview, zarr, stac : final names; None = not left.
     bands : of the map; empty if it is not left.
     vote_bands : of the votes that parts hold; empty if they hold none. Polygons take their area intervals from
         votes, also where the votes themselves are not left.
@@ -63,6 +66,7 @@ class Results:
     vector: Path | None
     preview: Path | None
     zarr: Path | None
+    stac: Path | None
     bands: tuple[MapBand, ...]
     vote_bands: tuple[MapBand, ...]
     layers: tuple[str, ...]
@@ -74,8 +78,8 @@ class Results:
     @property
     def files(self) -> list[Path]:
         """Every file the run leaves, the map last: when it is there, all is."""
-        files = (self.votes, self.votes_style, self.vector, self.preview, self.zarr, self.style, self.map)
-        return [path for path in files if path is not None]
+        beside = (self.votes, self.votes_style, self.vector, self.preview, self.zarr, self.stac, self.style)
+        return [path for path in (*beside, self.map) if path is not None]
 
     @property
     def work(self) -> Path:
@@ -96,6 +100,8 @@ def resolve(job: Job, outputs: Outputs) -> Results:
     """
     asked, path = job.question.layers, outputs.path
     _check_asked(outputs, set(asked))
+    if outputs.stac is not None:
+        check_stac(outputs.stac, job.geobox)
     bands = map_bands(_band_names(job), outputs.float32, job.legend)
     for_polygons = outputs.vector is not None and job.intervals and job.sampler.samples <= MOST_VOTES
     keeps_votes = "votes" in asked or for_polygons
@@ -109,6 +115,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         vector=outputs.vector,
         preview=outputs.preview,
         zarr=outputs.zarr,
+        stac=outputs.stac,
         bands=bands,
         vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
         layers=tuple(dict.fromkeys((*asked, *_needed(job, keeps_votes)))),

@@ -25,6 +25,7 @@ from geouq.files import refuse_own_scene, write_bytes
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED
 from geouq.maps.bands import quantise
+from geouq.maps.stac import check_dated
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
 from geouq.segmentation.cluster import compute_on
@@ -76,6 +77,8 @@ def run(
     started = time.perf_counter()
     results = resolve(job, outputs)
     refuse_own_scene(scene, results.files)
+    if results.stac is not None:
+        check_dated(results.stac, scene_origin(scene).get("acquired", ""))
     if not job.looked:
         windows = dask.compute(*scene_windows(scene, job.bands), scheduler="synchronous")
         job = look_first(job, windows, scene_name(scene))
