@@ -38,6 +38,7 @@ segment scene.tif -o part.tif --samples 4 --bounds BOUNDS --vector part.fgb --mi
 segment scene.tif -o tolerant.tif --samples 20 --tolerance 0.05 --layers mask,probability
 vectorize water.tif again.gpkg
 score water.tif truth.tif --picture errors.png
+classic scene.tif -o kmeans.tif --method kmeans --regions 3
 zonal water.tif places.geojson -o zonal.gpkg --samples-table
 samples water_samples.tif
 samples water_samples.tif -o sample.tif --sample 3 --preview samples.png

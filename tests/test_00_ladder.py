@@ -21,6 +21,7 @@ RUNGS = [
     ["polygons"],
     ["answers"],
     ["scores"],
+    ["classic"],
     ["networks"],
     ["compiling"],
     ["sampling"],
