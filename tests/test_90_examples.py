@@ -3,6 +3,8 @@
 import runpy
 from pathlib import Path
 
+import geopandas
+import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
@@ -11,6 +13,7 @@ import shapely
 import geouq
 from tests.helpers import geouq as run
 from tests.maps import write_places
+from tests.shared import SHARED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -42,6 +45,36 @@ def test_a_stack_of_dates(scene, tmp_path, capsys):
     assert set(np.unique(frequency[np.isfinite(frequency)])) == {0, 1}, "twice the same date"
     first, second = capsys.readouterr().out.splitlines()
     assert first.split()[1] == second.split()[1] and first.startswith("2024-05-01: ")
+
+
+def dates_of_one_place(folder):
+    """Two dates of a burst of OPERA, on the open sea; simulated ones where these are not."""
+    opera = SHARED / "s1" / "opera-dist-s1"
+    found = [file for day in ("20211201", "20241209") for file in opera.glob(f"*T137-292318-IW2_{day}*_V?.tif")]
+    for file in found:
+        (folder / file.name).symlink_to(file)
+    for day in () if found else ("20211201", "20241209"):
+        run("simulate", f"s_{day}.tif", "--size", 100, "--seed", int(day), cwd=folder)
+    return sorted(folder.glob("*20211201*"))
+
+
+def test_a_stack(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    first = dates_of_one_place(tmp_path / "in")
+    example("stack", tmp_path / "in", tmp_path / "w.gpkg", tmp_path / "w.png")
+    dates = geopandas.read_file(tmp_path / "w.gpkg", layer="dates")
+    water = geopandas.read_file(tmp_path / "w.gpkg", layer="water")
+    assert list(dates.date.dt.strftime("%Y%m%d")) == ["20211201", "20241209"] and set(water.date) == set(dates.date)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["2021-12-01", "2024-12-09"]
+    run("segment", *first, "-o", tmp_path / "one.tif", "--layers", "mask,votes")
+    areas = geouq.samples(tmp_path / "one_samples.tif").areas  # the first date by itself, from the command line
+    row = dates.iloc[0]
+    found = row[["water_area_m2_p05", "water_area_m2", "water_area_m2_p95"]].to_numpy(float)
+    np.testing.assert_allclose(found, [np.quantile(areas, 0.05), areas.mean(), np.quantile(areas, 0.95)], rtol=1e-6)
+    polygons = water[water.date == row.date]
+    assert polygons.area_m2.sum() == pytest.approx(row.mask_area_m2) and polygons.crs == dates.crs
+    assert matplotlib.image.imread(tmp_path / "w.png")[..., :3].std() > 0.05
 
 
 def test_answers_about_places(scene, tmp_path, capsys):
