@@ -24,10 +24,10 @@ MODEL = small_model()
 WHEN = "2024-05-01T05:16:31Z"
 
 
-def make(folder: Path, overwrite=False, seed=0, scene=None, layers=("mask", "uncertainty"), **outputs):
+def make(folder: Path, overwrite=False, seed=0, scene=None, layers=("mask", "uncertainty"), bounds=None, **outputs):
     """A run of 70 x 80 pixels in tiles of 48, with an Item."""
     scene = as_scene(scene_values(70, 80)).assign_attrs(acquired=WHEN) if scene is None else scene
-    job = prepare(scene, MODEL, Settings(samples=3, layers=layers, tile=48, seed=seed))
+    job = prepare(scene, MODEL, Settings(samples=3, layers=layers, tile=48, seed=seed, bounds=bounds))
     wanted = Outputs(folder / "map.tif", **{"stac": folder / "map.json"} | outputs)
     return run(scene, job, wanted, overwrite=overwrite)
 
@@ -58,9 +58,10 @@ def test_it_is_valid(tmp_path):
         assert ProjectionExtension.ext(item).epsg == 32633 and ProjectionExtension.ext(item).shape == [70, 80]
 
 
-def test_its_fields_are_those_of_the_map(tmp_path):
+@pytest.mark.parametrize("bounds", [None, (500_070, 4_999_350, 500_620, 4_999_890)])
+def test_its_fields_are_those_of_the_map(tmp_path, bounds):
     layers = ("mask", "uncertainty", "probabilities", "votes")
-    summary = make(tmp_path, layers=layers, vector=tmp_path / "map.gpkg", preview=tmp_path / "map.png")
+    summary = make(tmp_path, layers=layers, bounds=bounds, vector=tmp_path / "map.gpkg", preview=tmp_path / "map.png")
     item = item_of(tmp_path / "map.json")
     told, assets = item["properties"], item["assets"]
     with rasterio.open(tmp_path / "map.tif") as file:
@@ -131,8 +132,9 @@ def test_another_run_replaces_it_when_told_and_takes_it_away_when_it_makes_none(
 
 def test_what_no_item_can_say_is_refused_before_the_first_tile(tmp_path):
     values = scene_values(70, 80)
-    with pytest.raises(InputError, match="YYYYMMDD"):
-        make(tmp_path, scene=as_scene(values))
+    for acquired in (None, "", "2024/05/01", "2024-02-31", "2024-05-01 05:16", np.datetime64("2024-05-01")):
+        with pytest.raises(InputError, match="YYYYMMDD"):
+            make(tmp_path, scene=as_scene(values).assign_attrs(acquired=acquired))
     with pytest.raises(OutputError, match="no CRS"):
         make(tmp_path, scene=as_scene(values, crs=None).assign_attrs(acquired=WHEN))
     with pytest.raises(OutputError, match=r"written as \.json"):

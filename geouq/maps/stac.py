@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _MEDIA = {
 }
 #: metres that an edge of the outline may be from where it is, and the most pieces it is cut into for that
 _NEAR, _PIECES = 10.0, 256
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?Z)?")
 _DIGITS = 7  # of degrees: about a centimetre
 
 
@@ -59,13 +61,18 @@ def check_stac(path: Path, geobox: GeoBox) -> None:
     outline(geobox, str(path))
 
 
-def check_dated(path: Path, acquired: str) -> None:
+def check_dated(path: Path, acquired: object) -> None:
     """Raise InputError for a scene of which nothing says when it was taken: no STAC Item is without a date."""
-    if not acquired:
-        raise InputError(
-            f"{path}: a STAC Item needs a date, and nothing says when the scene was taken: put YYYYMMDD into its "
-            "file's name, or give it the tag ACQUISITION_DATE (in Python, scene.attrs['acquired'])"
-        )
+    said = f"{str(acquired)[:40]!r} is no date" if acquired else "nothing says when the scene was taken"
+    try:
+        if isinstance(acquired, str) and _DATE.fullmatch(acquired) and datetime.fromisoformat(acquired):
+            return
+    except ValueError as error:
+        said += f" ({error})"
+    raise InputError(
+        f"{path}: a STAC Item needs a date, and {said}: put YYYYMMDD into the name of the scene's file, or YYYY-MM-DD "
+        "into its tag ACQUISITION_DATE (in Python, scene.attrs['acquired'])"
+    )
 
 
 def stac_item(
