@@ -107,7 +107,8 @@ def command(
         return
     say(json.dumps(found) if left_out["as_json"] else summary(found))
     if not quiet:
-        say(f"wrote {output / f'{chosen.name}.safetensors'}", err=True)
+        made = "folds.html" if "judge" in plan.only else f"{chosen.name}.safetensors"
+        say(f"wrote {output / made}", err=True)
 
 
 def _names(text: str) -> list[str]:

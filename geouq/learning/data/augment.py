@@ -174,10 +174,10 @@ def distort(example: Example, shapes: Sequence[np.ndarray], how: Augmentation, r
 def darken(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Shift dry ground, (2, h, w) dB, to the level of dry grassland or bare soil; what it varies by stays.
 
-    VH becomes -24 to -19 dB, VV 5.5 to 10 dB more: over windy water it is 12 or more, over calm water VH is lower.
+    VH becomes -24 to -19 dB, VV 5.5 to 11 dB more: over windy water it is 12 or more, over calm water VH is lower.
     """
     vh = rng.uniform(-24, -19)
-    shift = np.array([vh + rng.uniform(5.5, 10), vh]) - np.nanmedian(pixels, axis=(1, 2))
+    shift = np.array([vh + rng.uniform(5.5, 11), vh]) - np.nanmedian(pixels, axis=(1, 2))
     return np.asarray(pixels + np.minimum(shift, 0)[:, None, None], np.float32)
 
 

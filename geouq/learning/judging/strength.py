@@ -134,11 +134,11 @@ def _positive(logits: torch.Tensor, keep: np.ndarray, positive: int) -> np.ndarr
 
 
 def fit_strength(chips: Sequence[Shaken], field: str) -> float:
-    """Return the least strength at which the interval holds on ``COVERAGE`` of the chips, places weighing the same.
+    """Return the least strength at which the interval holds on ``COVERAGE`` of the chips.
 
     If none does, the one at which it holds on most.
     """
-    coverage = place_means([one.part.place for one in chips], np.stack([one.held() for one in chips]))
+    coverage = np.mean([one.held() for one in chips], axis=0)
     enough = np.flatnonzero(coverage >= COVERAGE - 1e-9)
     return STRENGTHS[field][int(enough[0]) if len(enough) else int(coverage.argmax())]
 
