@@ -84,6 +84,30 @@ def test_polygons_and_answers_are_those_of_the_run(folder, tmp_path):
         assert answer[column].equals(told[column])
 
 
+@pytest.mark.parametrize("how", ["netcdf", "zarr"])
+def test_layers_that_were_stored_meanwhile_are_the_same_map(folder, tmp_path, how):
+    """xarray reads a mask as floats, NaN where not classified: that is neither land nor a vote."""
+    given, path = layers(folder, layers=("mask", "uncertainty", "votes")).compute(), tmp_path / "stored"
+    assert (given["mask"] == 255).any()
+    if how == "netcdf":
+        given.to_netcdf(path)
+        read = xr.open_dataset(path, decode_coords="all")
+    else:
+        given.to_zarr(path, consolidated=False)
+        read = xr.open_zarr(path, consolidated=False, decode_coords="all")[list(given.data_vars)]  # by name there
+    first, second = given.geouq.to_cog(tmp_path / "first.tif"), read.geouq.to_cog(tmp_path / "second.tif")
+    for one, other in ((first, second), (tmp_path / "first_samples.tif", tmp_path / "second_samples.tif")):
+        with rasterio.open(one) as expected, rasterio.open(other) as found:
+            np.testing.assert_array_equal(found.read(), expected.read())
+            np.testing.assert_array_equal(found.read_masks(1), expected.read_masks(1))
+    places = folder / "places.gpkg"
+    assert read.geouq.zonal(places).drop(columns="geometry").equals(given.geouq.zonal(places).drop(columns="geometry"))
+    read["mask"] = read["mask"] * 0.5
+    with pytest.raises(SceneError, match="between classes"):
+        read.geouq.to_cog(tmp_path / "never.tif")
+    assert not [*tmp_path.glob("never*")]
+
+
 def test_what_is_no_map_is_told_so(folder, tmp_path):
     scene = geouq.open_scene(folder / "scene.tif", scale="db")
     with pytest.raises(SceneError, match="these are no layers that geouq.segment gave"):

@@ -90,6 +90,9 @@ def test_refusals_are_one_line(tmp_path, ships):
     shifted = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5 + 10, 0, -10, 5e6)}
     zeros = np.zeros((1, 20, 20), np.uint8)
     here, there = write_raster(tmp_path / "a.tif", zeros, **PLACE), write_raster(tmp_path / "b.tif", zeros, **shifted)
+    votes = write_raster(tmp_path / "v.tif", zeros + 3, **PLACE)
+    with rasterio.open(votes, "r+") as file:
+        file.set_band_description(1, "votes")
     for args, words in (
         ((here, there), "lies elsewhere"),
         ((here, write_raster(tmp_path / "c.tif", zeros[:, 1:], **PLACE)), "differs in size"),
@@ -97,6 +100,7 @@ def test_refusals_are_one_line(tmp_path, ships):
         ((here, write_raster(tmp_path / "e.tif", np.zeros((3, 20, 20), "u1"), **PLACE)), "3 bands, none called mask"),
         ((here, write_raster(tmp_path / "f.tif", zeros + 255, **PLACE)), "nothing can be scored"),
         ((here, tmp_path / "absent.tif"), "absent.tif"),
+        ((votes, here), "holds the layer votes of a map, and no classes"),
         ((*ships, "--picture", ships[0]), "give the output another name"),
         ((*ships, "--ignore", "a"), "is not numbers"),
     ):

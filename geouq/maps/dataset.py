@@ -17,7 +17,7 @@ from dask.base import tokenize
 from geouq.errors import OutputError, SceneError
 from geouq.files import check_free
 from geouq.grid import Roi
-from geouq.layers import LAYERS, Legend
+from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend
 from geouq.maps.bands import map_bands, quantise, vote_bands
 from geouq.maps.cog import MapWriter
 from geouq.maps.styles import write_qml, write_votes_qml
@@ -113,4 +113,15 @@ def _strips(layers: xr.Dataset, legend: Legend) -> Iterator[tuple[Roi, dict[str,
         if "probabilities" in values:
             bands = LAYERS["probabilities"].bands(legend.names)
             values |= dict(zip(bands, values.pop("probabilities"), strict=True))
+        values["mask"] = _as_stored(values["mask"])
         yield Roi(stop - height, stop, 0, columns), values
+
+
+def _as_stored(mask: np.ndarray) -> np.ndarray:
+    """Return a mask (h, w) as uint8: xarray makes floats of one that it reads from a file, and NaN of its nodata."""
+    if mask.dtype.kind != "f":
+        return mask
+    stored = np.where(np.isnan(mask), np.float32(NOT_CLASSIFIED), mask)
+    if (stored != np.clip(np.round(stored), 0, NOT_CLASSIFIED)).any():
+        raise SceneError("the mask holds values between classes: resample it by nearest neighbour")
+    return stored.astype(np.uint8)

@@ -17,7 +17,7 @@ import numpy as np
 from geouq.errors import InputError, SceneError
 from geouq.gdal import read
 from geouq.grid import Roi, corners_apart
-from geouq.layers import NOT_CLASSIFIED, UNDECIDED, Legend
+from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend
 from geouq.rasters.raster import Pixels, Raster, chunk_shape, inspect_raster, read_window
 from geouq.scores.confusion import ConfusionMatrix
 
@@ -137,6 +137,10 @@ def _open(path: str | os.PathLike[str]) -> Raster:
     if len(bands) > 1:
         raise SceneError(
             f"{raster.path}: has {len(bands)} bands, none called mask: give classes in one (gdal_translate -b 1)"
+        )
+    if bands[0].label in LAYERS and bands[0].label != "mask":
+        raise SceneError(
+            f"{raster.path}: holds the layer {bands[0].label} of a map, and no classes: give one with a mask"
         )
     return replace(raster, bands=tuple(bands))
 
