@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geouq.cli.options import models_named
-from geouq.cli.show import say
+from geouq.cli.show import say, told_in
 from geouq.errors import GeouqError, InputError
 
 if TYPE_CHECKING:
@@ -57,15 +57,18 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
         ):
             say(f"geouq: {line}", err=True)
     told: list[dict[str, Any]] = []
+    pixels: list[float] = []
     for number, one in enumerate(found, 1):
         if not options["quiet"]:
             say(f"geouq: [{number}/{len(found)}] {one.name}", err=True)
-        told.append({"scene": one.name} | _mapped(one, options, folders, positive, map_scene))
+        summary, pixel = _mapped(one, options, folders, positive, map_scene)
+        told.append({"scene": one.name} | summary)
+        pixels.append(pixel)
     failed = [row["scene"] for row in told if "error" in row]
     if options["as_json"]:
         say(json.dumps({"scenes": told, "failed": len(failed)}))
     elif not options["quiet"]:
-        say(_table(told))
+        say(_table(told, pixels))
     if failed:
         raise GeouqError(f"{len(failed)} of {len(told)} scenes have no map; the same command tries these alone again")
 
@@ -86,30 +89,31 @@ def _folder(path: Path | str) -> Path:
 
 def _mapped(
     one: OneOfMany, options: dict[str, Any], folders: Mapping[str, Path], positive: str, map_scene: MapScene
-) -> dict[str, Any]:
-    """Map a scene; return its summary, or the error that it ended in."""
+) -> tuple[dict[str, Any], float]:
+    """Map a scene; return its summary, or the error that it ended in, and the area of a pixel (``MapScene``)."""
     name = f"{one.name}_{positive}"
     own = {what: folders[what] / f"{name}{end}" for what, end in _BESIDE.items() if what in folders}
     try:
-        return map_scene(one.source, options | own | {"output": folders["output"] / f"{name}.tif"})[0]
+        return map_scene(one.source, options | own | {"output": folders["output"] / f"{name}.tif"})
     except GeouqError as error:
         text = " ".join(str(error).split())
         say(f"geouq: {one.name} has no map: {text}", err=True)
-        return {"error": text, "exit_code": error.exit_code}
+        return {"error": text, "exit_code": error.exit_code}, 1.0
 
 
-def _table(told: list[dict[str, Any]]) -> str:
+def _table(told: list[dict[str, Any]], pixels: list[float]) -> str:
     """Return a line a scene: the area and its interval, what is not classified, what became of it."""
-    rows = [("scene", "km²", "5–95 %", "not classified", "")]
-    for row in told:
+    rows = [("scene", "area", "5–95 %", "not classified", "")]
+    for row, pixel in zip(told, pixels, strict=True):
         if "error" in row:
             rows.append((row["scene"], "", "", "", f"no map: {row['error']}"))
             continue
         low, high = row["area_m2_p05"], row["area_m2_p95"]
-        interval = "" if low is None else f"{low / 1e6:.6g}–{high / 1e6:.6g}"
+        unit, scale = told_in(row["crs"], pixel)
+        interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
         missing, state = f"{row['not_classified_percent']:g} %", "already there" if row["already_there"] else "mapped"
         state += " (see the warning)" if row["warnings"] else ""
-        rows.append((row["scene"], f"{row['area_m2'] / 1e6:.6g}", interval, missing, state))
+        rows.append((row["scene"], f"{row['area_m2'] / scale:.6g} {unit}", interval, missing, state))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         "  ".join([*(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows

@@ -25,7 +25,7 @@ from geouq.cli.options import (
     scene_source,
     voice_options,
 )
-from geouq.cli.show import say
+from geouq.cli.show import say, told_in
 from geouq.files import existing, refuse_own
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
@@ -264,9 +264,7 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
 
 def describe(summary: dict[str, Any], pixel: float) -> str:
     """Return the summary for people; ``pixel`` is the area of one in squared units of the grid."""
-    from geouq.grid import area_unit  # here: it brings odc-geo, which a refused option does not need
-
-    unit, scale = ("km²", 1e6) if summary["crs"] else (area_unit(None, pixel), 1.0)
+    unit, scale = told_in(summary["crs"], pixel)
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
     if not summary["valid_area_m2"]:
         area = f"{summary['positive_class']}: nothing was classified"

@@ -22,6 +22,15 @@ def say(text: str, err: bool = False, nl: bool = True) -> None:
     click.echo(plain(text), err=err, nl=nl)
 
 
+def told_in(crs: object, pixel: float) -> tuple[str, float]:
+    """Return the unit that people are told areas in, and how many of those that are counted it has: m², or without a
+    CRS squared units of the grid, of which a pixel has ``pixel``.
+    """
+    from geouq.grid import area_unit  # here: it brings odc-geo, which a refused option does not need
+
+    return ("km²", 1e6) if crs else (area_unit(None, pixel), 1.0)
+
+
 def table(values: dict[str, Any]) -> str:
     """Return names and values in two columns; what is empty is left out."""
     rows = {k: v for k, v in values.items() if v not in (None, "", [], {})}

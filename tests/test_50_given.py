@@ -239,3 +239,28 @@ def test_nothing_of_a_scene_is_changed(folder):
     before = data.copy(deep=True)
     scene_array(data, "power")
     assert data.identical(before)
+
+
+def test_a_durable_run_takes_what_segment_takes(folder, tmp_path):
+    """Names and numbers in other kinds, outputs by name, one date of a stack: the run of ``open_scene``'s."""
+    scene, model = opened(folder), MODEL
+    plain = geouq.run(scene, model, tmp_path / "plain.tif", samples=2, layers=("mask",), decide=0.3)
+    others = {
+        "kinds": {"samples": np.float64(2), "layers": "mask", "decide": "0.30", "device": "cpu"},
+        "named": {"samples": np.int64(2), "layers": ["mask"], "decide": np.float64(0.3), "sites": None},
+    }
+    for name, how in others.items():
+        outputs = geouq.Outputs(f"{tmp_path}/{name}.tif", preview=f"{tmp_path}/{name}.png")
+        found = geouq.run(scene, model, outputs, **how)
+        assert found["area_m2"] == plain["area_m2"] and (tmp_path / f"{name}.png").is_file()
+    bare = scene.expand_dims(time=[0]).drop_attrs(deep=False)
+    found = geouq.run(bare, model, str(tmp_path / "date.tif"), samples=2, layers="mask", decide=0.3, scale="db")
+    assert found["area_m2"] == plain["area_m2"]
+    stack = xr.concat([scene.expand_dims(time=[0]), scene.expand_dims(time=[1])], "time")
+    with pytest.raises(SceneError, match=r"several scenes, along time: give one, \.isel\(time=0\)"):
+        geouq.run(stack, model, tmp_path / "stack.tif", samples=2)
+    with pytest.raises(InputError, match="is none of accuracy"):
+        geouq.run(scene, model, tmp_path / "never.tif", decide=np.array([0.2, 0.3]))
+    with pytest.raises(InputError, match=r"no such file"):
+        geouq.run(scene, model, tmp_path / "never.tif", scheduler=tmp_path / "scheduler.json")
+    assert not [*tmp_path.glob("*never*"), *tmp_path.glob("stack*")]

@@ -80,6 +80,17 @@ def test_lists_and_stac_items(folder):
     assert len(scenes_named([str(stac)])[0]) == 1
 
 
+def test_relative_links_of_a_stac_item_are_from_its_folder(folder, tmp_path, monkeypatch):
+    """A file of the same name where the command runs is another one."""
+    (tmp_path / "vv.tif").write_bytes(b"another")
+    (tmp_path / "items").mkdir()
+    assets = {"vv": {"href": "./vv.tif"}, "vh": {"href": f"file://{tmp_path}/a%20b.tif"}}
+    (tmp_path / "items" / "i.json").write_text(json.dumps({"type": "Feature", "id": "i", "assets": assets}))
+    monkeypatch.chdir(tmp_path)
+    (found,), _ = scenes_named(["items/i.json"])
+    assert found.source == {"VV": "items/vv.tif", "VH": f"{tmp_path}/a b.tif"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -149,7 +160,17 @@ def test_a_batch_leaves_what_else_is_asked_for_in_folders(folder):
     done = geouq("segment", *arguments, "--model", "m.safetensors", "--samples", 2, cwd=folder)
     assert {path.name for path in (folder / "polygons").iterdir()} == {"a_db_water.gpkg", "b_db_water.gpkg"}
     assert {path.suffix for path in (folder / "more").iterdir()} == {".tif", ".qml", ".png"}
-    assert done.stdout.splitlines()[0].split()[:2] == ["scene", "km²"]
+    assert done.stdout.splitlines()[0].split()[:2] == ["scene", "area"]
+    assert "km²  " in done.stdout.splitlines()[1]
+
+
+def test_areas_without_a_crs_are_no_square_kilometres(folder, tmp_path):
+    write_raster(tmp_path / "bare.tif", scene_values(70, 60))
+    done = geouq("segment", "bare.tif", "-o", "out/", "--model", folder / "m.safetensors", "--samples", 2, cwd=tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("bare")]
+    assert " px " in line and "km²" not in done.stdout
+    one = geouq("segment", "bare.tif", "--model", folder / "m.safetensors", "--samples", 2, cwd=tmp_path)
+    assert line.split()[1] == one.stdout.split()[1]
 
 
 def test_what_stops_all_stops_at_once(folder):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 from geouq.errors import GeouqError, InputError, SceneError
 from geouq.gdal import gdal_errors, open_dataset
@@ -97,13 +98,20 @@ def _items(path: str) -> list[OneOfMany]:
 
 
 def _item(path: str, name: str, assets: Mapping[str, Any]) -> OneOfMany:
-    hrefs = {key: _near(path, re.sub("^file://", "", str(asset["href"]))) for key, asset in assets.items()}
+    hrefs = {key: _linked(path, str(asset["href"])) for key, asset in assets.items()}
     bands = {polarisation_in(key): href for key, href in hrefs.items() if polarisation_in(key)}
     data = [hrefs[key] for key, asset in assets.items() if "data" in asset.get("roles", ())] or list(hrefs.values())
     if not bands and len(data) != 1:
         raise InputError(f"{path}: none of the assets of {name} is named by polarisation ({', '.join(hrefs)})")
     source = {name: bands[name] for name in POLARISATIONS if name in bands} or data[0]
     return OneOfMany(re.sub(r"[^\w.+-]", "_", name), source, "STAC item of " + (" and ".join(bands) or "one raster"))
+
+
+def _linked(path: str, href: str) -> str:
+    """Return what a STAC Item in a file links to; a relative link is from the file's folder alone (STAC Item 1.0)."""
+    if re.match("file:", href):
+        return unquote(re.sub("^file:(//(localhost)?)?", "", href))
+    return href if is_remote(href) else os.path.normpath(os.path.join(os.path.dirname(path), href))
 
 
 def _inside(name: str, notes: list[str]) -> Iterator[str]:

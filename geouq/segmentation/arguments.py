@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -31,12 +31,30 @@ def check_types(settings: Any) -> None:
         raise InputError(f"weights={settings.weights!r}: give geouq.sampling.deviations.Weights(), or leave it out")
 
 
+def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keywords of ``Settings`` from what Python users give: whole floats, one name or several, arrays, devices.
+
+    Raises
+    ------
+    InputError : a value is of none of the kinds that can be meant.
+    """
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "samples": whole_samples,
+        "layers": lambda value: names_in(value, "layers"),
+        "device": str,
+        "sites": lambda value: None if value is None else names_in(value, "sites"),
+        "bounds": lambda value: None if value is None else four_bounds(value),
+        "decide": rule_of,
+    }
+    return {name: kinds[name](value) if name in kinds else value for name, value in given.items()}
+
+
 def rule_of(decide: Any) -> str | None:
     """Return the rule that a mask is to be cut by as text (geouq.decisions); raise InputError for what is none."""
     if decide is None:
         return None
-    named = decide in RULES or not (_is(Real, decide) or is_rule(decide))
-    text = decide if named else repr(float(decide))  # 0.50 is 0.5
+    number = _is(Real, decide) or (is_rule(decide) and decide not in RULES)
+    text = repr(float(decide)) if number else decide  # 0.50 is 0.5
     if not is_rule(text):
         raise InputError(f"decide {decide!r} is none of {', '.join(RULES)}, nor a probability from 0 to 1")
     return str(text)

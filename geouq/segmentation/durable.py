@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
+from geouq.errors import SceneError
 from geouq.scenes.arrays import scene_array
 from geouq.segmentation import run as runs
+from geouq.segmentation.arguments import as_settings
 from geouq.segmentation.cluster import connected
 from geouq.segmentation.events import OnEvent
 from geouq.segmentation.job import Models, Settings, load_models, prepare
@@ -21,11 +24,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    scene: xr.DataArray,
+    scene: xr.DataArray | xr.Dataset,
     model: Models = "s1-water",
     outputs: Outputs | str | os.PathLike[str] = "water.tif",
     *,
-    scheduler: str | Client | None = None,
+    scale: str = "auto",
+    scheduler: str | os.PathLike[str] | Client | None = None,
     overwrite: bool = False,
     on_event: OnEvent = runs.silent,
     **settings: Any,
@@ -34,15 +38,16 @@ def run(
 
     Parameters
     ----------
-    scene : such as ``open_scene`` gives; one date.
+    scene : as for ``geouq.segment``; one date.
     model : as for ``geouq.segment``.
     outputs : the map, or ``geouq.Outputs`` with all that is to be left.
+    scale : unit of the values, in place of what the scene says; or auto.
     scheduler : None: computed here. A client of dask.distributed, the address of a scheduler (``tcp://…``), its file
         (``.json``), or ``local:N`` for N processes on this machine. Workers read the windows and send finished parts
         back; parts, ledger and outputs are written here. A worker that is lost is made up for by the others.
     overwrite : replace outputs that exist; start a changed run anew.
     on_event : called with each event of ``geouq.segmentation.events``, in this thread or another.
-    settings : samples, seed, layers, tile …: those of ``geouq.segmentation.job.Settings``.
+    settings : samples, seed, layers, tile …: as for ``geouq.segment``.
 
     Returns
     -------
@@ -53,9 +58,23 @@ def run(
     ------
     OutputError : an output exists, or cannot be written. GeouqError : a tile failed, or what was given does not fit.
     """
-    array = scene_array(scene)
-    job = prepare(array, load_models(model), Settings(**settings))
-    wanted = outputs if isinstance(outputs, Outputs) else Outputs(Path(outputs))
+    array, where = scene_array(scene, scale), scheduler
+    others = {dim: 0 for dim in array.dims[:-3]}
+    if any(array.sizes[dim] > 1 for dim in others):
+        one = ", ".join(f"{dim}=0" for dim in others)
+        raise SceneError(f"these are several scenes, along {' and '.join(map(str, others))}: give one, .isel({one})")
+    array = array.isel(others)
+    job = prepare(array, load_models(model), Settings(**as_settings(settings)))
     with ExitStack() as stack:
-        client = stack.enter_context(connected(scheduler)) if isinstance(scheduler, str) else scheduler
-        return runs.run(array, job, wanted, overwrite=overwrite, on_event=on_event, client=client)
+        if isinstance(where, str | os.PathLike):
+            where = stack.enter_context(connected(os.fspath(where)))
+        return runs.run(array, job, _outputs(outputs), overwrite=overwrite, on_event=on_event, client=where)
+
+
+def _outputs(given: Outputs | str | os.PathLike[str]) -> Outputs:
+    """Return what is to be left, its names as paths."""
+    if not isinstance(given, Outputs):
+        return Outputs(Path(given))
+    beside = (None if path is None else Path(path) for path in (given.vector, given.preview, given.zarr))
+    vector, preview, zarr = beside
+    return replace(given, path=Path(given.path), vector=vector, preview=preview, zarr=zarr)

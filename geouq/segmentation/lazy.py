@@ -14,7 +14,7 @@ from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.maps.cf import CONVENTIONS, layer_attrs, layer_encoding, map_coords
 from geouq.sampling.ssn import Weights
 from geouq.scenes.arrays import scene_array
-from geouq.segmentation.arguments import four_bounds, names_in, rule_of, whole_samples
+from geouq.segmentation.arguments import as_settings
 from geouq.segmentation.graph import layer_arrays
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
 from geouq.segmentation.matching import scene_name
@@ -90,23 +90,24 @@ def segment(
     ------
     SceneError, UnitsError, ModelError, InputError : what was given does not fit together.
     """
-    settings = Settings(
-        samples=whole_samples(samples),
+    given = dict(
+        samples=samples,
         seed=seed,
-        layers=names_in(layers, "layers"),
+        layers=layers,
         threshold=threshold,
         tile=tile,
         batch=batch,
-        device=str(device),
-        sites=None if sites is None else names_in(sites, "sites"),
-        bounds=None if bounds is None else four_bounds(bounds),
+        device=device,
+        sites=sites,
+        bounds=bounds,
         precision=precision,
         sampler=sampler,
         weights=weights,
         tolerance=tolerance,
-        decide=rule_of(decide),
+        decide=decide,
         risk=risk,
     )
+    settings = Settings(**as_settings(given))
     models, scene = load_models(model), scene_array(scene, scale)
     jobs = []
     for one in _each(scene):
