@@ -17,7 +17,7 @@ from geouq.segmentation.arguments import as_settings
 from geouq.segmentation.cluster import connected
 from geouq.segmentation.events import OnEvent
 from geouq.segmentation.job import Models, Settings, load_models, prepare
-from geouq.segmentation.results import Outputs
+from geouq.segmentation.results import COMPANIONS, Outputs
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -75,6 +75,6 @@ def _outputs(given: Outputs | str | os.PathLike[str]) -> Outputs:
     """Return what is to be left, its names as paths."""
     if not isinstance(given, Outputs):
         return Outputs(Path(given))
-    beside = (None if path is None else Path(path) for path in (given.vector, given.preview, given.zarr))
-    vector, preview, zarr = beside
-    return replace(given, path=Path(given.path), vector=vector, preview=preview, zarr=zarr)
+    named = {name: getattr(given, name) for name in ("path", *COMPANIONS)}
+    paths: dict[str, Any] = {name: Path(path) for name, path in named.items() if path is not None}
+    return replace(given, **paths)
