@@ -17,6 +17,7 @@ from geouq.layers import UNDECIDED
 from geouq.maps import preview
 from geouq.maps.styles import OPEN
 from geouq.segmentation import graph
+from geouq.segmentation.arguments import rule_of
 from geouq.segmentation.events import TileDone
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
@@ -289,3 +290,7 @@ def test_a_dataset_is_written_as_it_was_decided(tmp_path, monkeypatch, rule):
         assert (mask[0] == bands(tmp_path / "run.tif")[0][0]).all()
     frame = geouq.vectorize(tmp_path / "lazy.tif")
     assert frame.attrs["undecided_area_m2"] == pytest.approx(found["undecided_area_m2"], rel=1e-6)
+
+
+def test_a_cut_at_a_half_is_the_rule_that_risk_and_alarm_were_measured_for():
+    assert rule_of(0.5) == rule_of("0.50") == "accuracy" and rule_of(0.25) == "0.25" and rule_of("iou") == "iou"

@@ -57,7 +57,7 @@ def rule_of(decide: Any) -> str | None:
     text = repr(float(decide)) if number else decide  # 0.50 is 0.5
     if not is_rule(text):
         raise InputError(f"decide {decide!r} is none of {', '.join(RULES)}, nor a probability from 0 to 1")
-    return str(text)
+    return "accuracy" if text == "0.5" else str(text)  # one rule, and what was measured for it
 
 
 def whole_samples(samples: Any) -> float:
