@@ -213,6 +213,23 @@ def repeated(values: np.ndarray, between: tuple[float, float]) -> np.ndarray:
     return out
 
 
+def floor_cells(values: np.ndarray) -> np.ndarray:
+    """Return where an image, (K, h, w) from the first pixel of a cell on, is ``FLOOR_DB`` in all bands for half a cell.
+
+    It is the decibel of a power kept above 0: single pixels of it are below the noise, 128 side by side were not
+    measured.
+    """
+    floor = (values == FLOOR_DB).all(axis=0)
+    out = np.zeros(floor.shape, bool)
+    if not floor.any():
+        return out
+    for y in range(0, floor.shape[0], CELL):
+        for x in range(0, floor.shape[1], CELL):
+            cell = floor[y : y + CELL, x : x + CELL]
+            out[y : y + CELL, x : x + CELL] = cell & (2 * np.count_nonzero(cell) >= cell.size)
+    return out
+
+
 # --- constant fill ---------------------------------------------------------------------------------------
 
 

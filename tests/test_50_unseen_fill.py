@@ -64,6 +64,15 @@ def test_a_lake_that_was_clipped_below_all_that_was_seen_is_measured(tmp_path):
     assert np.isfinite(open_scene(write_raster(tmp_path / "s.tif", values), scale="db").values).all()
 
 
+def test_the_floor_of_decibels_in_both_bands_was_not_measured(tmp_path):
+    values = scene_values(1400, 1500, holes=False)
+    values[:, 272:352, 272:352] = -60
+    values[1, 100:180, 300:380] = -60  # in one band alone: below its noise
+    values[:, 500:700:5, 500:700:5] = -60  # here and there
+    scene = open_scene(write_raster(tmp_path / "s.tif", values, **PLACE), scale="db", chunk=300).values
+    assert np.isnan(scene[:, 272:352, 272:352]).all() and np.isnan(scene).sum() == 2 * 80 * 80
+
+
 def test_with_nodata_given_nothing_is_looked_for(tmp_path):
     path = write_raster(tmp_path / "s.tif", large(-12.5))
     assert np.isfinite(open_scene(path, scale="db", nodata=-9999).values).all()

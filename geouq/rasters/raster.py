@@ -25,7 +25,7 @@ from geouq.grid import GeoBox, apply, refuse_geocentric
 from geouq.rasters.acquired import acquired
 from geouq.rasters.windowed import Windowed
 from geouq.sources import FileKey, file_key
-from geouq.validity import ANY, CELL, Rule, Validity, repeated
+from geouq.validity import ANY, CELL, Rule, Validity, floor_cells, repeated
 
 #: A file is read in whole blocks; beyond this many pixels a block, reading any window would take gigabytes.
 LARGEST_BLOCK = 2**27
@@ -229,6 +229,8 @@ def _read_cells(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
     for layer, band in zip(values, bands, strict=True):
         if band.rule.speckle:
             layer[repeated(layer, band.rule.speckle)] = np.nan
+    if all(band.rule.speckle for band in bands):
+        values[:, floor_cells(values)] = np.nan
     return values[:, rows.start - low[0] : rows.stop - low[0], columns.start - low[1] : columns.stop - low[1]]
 
 
