@@ -120,6 +120,10 @@ def test_without_a_path_a_frame_comes_back_that_is_the_file(tmp_path):
     assert frame.attrs == asdict(summary) and frame.attrs["answered"] == 7
     with pytest.raises(InputError, match="give out_path"):
         zonal(path, places, with_samples=True)
+    again = zonal(path, geopandas.read_file(places), shares=(10, 50))
+    assert again.drop(columns="geometry").equals(frame.drop(columns="geometry"))
+    with pytest.raises(InputError, match="places are list: give a vector file, Places or a GeoDataFrame"):
+        zonal(path, [places])
 
 
 @settings(max_examples=12, deadline=None)

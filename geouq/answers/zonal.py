@@ -23,10 +23,11 @@ Without a CRS areas are in squared units of the grid. Memory is that of a strip 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -93,7 +94,7 @@ class ZonalSummary:
 @overload
 def zonal(
     map_path: str | os.PathLike[str],
-    places: Places | str | os.PathLike[str],
+    places: Places | GeoDataFrame | str | os.PathLike[str],
     out_path: None = None,
     *,
     shares: Sequence[float] = (50.0,),
@@ -101,7 +102,7 @@ def zonal(
 @overload
 def zonal(
     map_path: str | os.PathLike[str],
-    places: Places | str | os.PathLike[str],
+    places: Places | GeoDataFrame | str | os.PathLike[str],
     out_path: str | os.PathLike[str],
     *,
     shares: Sequence[float] = (50.0,),
@@ -110,7 +111,7 @@ def zonal(
 ) -> ZonalSummary: ...
 def zonal(
     map_path: str | os.PathLike[str],
-    places: Places | str | os.PathLike[str],
+    places: Places | GeoDataFrame | str | os.PathLike[str],
     out_path: str | os.PathLike[str] | None = None,
     *,
     shares: Sequence[float] = (50.0,),
@@ -122,7 +123,8 @@ def zonal(
     Parameters
     ----------
     map_path : a map of geouq's with its votes beside it (``<stem>_samples.tif``), or these votes alone.
-    places : a vector file, or ``Places`` to choose a layer or widen lines. Their CRS may be another than the map's.
+    places : a vector file, ``Places`` to choose a layer or widen lines, or a GeoDataFrame. Their CRS may be another
+        than the map's.
     out_path : .gpkg, .fgb, .geojson or .parquet; shapes and attributes of the places, and the columns above.
         None: return them as a GeoDataFrame, with the summary in its ``attrs``.
     shares : percentages X, 0 ≤ X < 100, of the columns ``p_over_X``.
@@ -137,6 +139,10 @@ def zonal(
         CRS and the other has not.
     OutputError : if ``out_path`` exists, cannot be written, or is one of the inputs.
     """
+    if not isinstance(places, Places | str | os.PathLike):
+        with _written(places) as file:
+            options: Any = {"shares": shares, "with_samples": with_samples, "overwrite": overwrite}
+            return zonal(map_path, file, out_path, **options)
     where = places if isinstance(places, Places) else Places(os.fspath(places))
     if out_path is None:
         if with_samples:
@@ -168,6 +174,17 @@ def zonal(
             summary.notes["with an id that others have too"] = shared
         layer.finish(with_samples, where.id, overwrite)
     return summary
+
+
+@contextmanager
+def _written(places: GeoDataFrame) -> Iterator[Path]:
+    """Hold places in memory as a file."""
+    if not hasattr(places, "to_file"):
+        raise InputError(f"places are {type(places).__name__}: give a vector file, Places or a GeoDataFrame")
+    with TemporaryDirectory(prefix="geouq-") as folder:
+        file = Path(folder, "places.gpkg")
+        places.to_file(file)
+        yield file
 
 
 def _check(out: Path, where: Places, shares: Sequence[float], with_samples: bool, overwrite: bool) -> Path:
