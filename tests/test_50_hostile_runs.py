@@ -260,7 +260,8 @@ def test_a_signal_leaves_no_scratch_folder(tmp_path, number):
     ) as file:  # fmt: skip
         file.write(np.random.default_rng(0).integers(0, 2, (1, 6000, 6000)).astype(np.uint8))
     command = ["nice", "-n", "19", sys.executable, "-m", "geouq.cli.main", "vectorize", "m.tif", "v.gpkg"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    heard = {"preexec_fn": lambda: signal.signal(number, signal.SIG_DFL)}  # under nohup it would be ignored, rightly
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, **heard)
     while process.poll() is None and not list(tmp_path.glob(".v.*")):  # nice: on a busy machine we come before it ends
         time.sleep(0.02)
     process.send_signal(number)
