@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dask.array
 import numpy as np
 import pytest
 from affine import Affine
@@ -147,3 +148,14 @@ def test_a_scheduler_without_workers(folder, monkeypatch):
     monkeypatch.setattr("geouq.segmentation.cluster._PATIENCE", 1)
     with by_hand(folder, 0) as (file, _), pytest.raises(InputError, match="has no workers after 1 s"):
         run(folder, "none", scheduler=str(file))
+
+
+def test_what_dask_does_elsewhere_is_left_alone():
+    """A client that found no scheduler stayed dask's default, and whatever was computed next waited for ever."""
+    before = dask.config.get("scheduler", None)
+    with pytest.raises(InputError, match="does not answer"), connected("tcp://127.0.0.1:9"):
+        pass
+    assert dask.config.get("scheduler", None) == before
+    with connected("local:1"):
+        assert dask.config.get("scheduler", None) == before
+    assert int(dask.array.ones(3, chunks=1).sum().compute()) == 3

@@ -50,7 +50,7 @@ def connected(scheduler: str) -> Iterator[Client]:
                 options = {"n_workers": int(count) if count else None, "threads_per_worker": 1}
                 cluster = stack.enter_context(distributed.LocalCluster(**options, dashboard_address=None))
                 where = {"address": cluster.scheduler_address}
-            client = stack.enter_context(distributed.Client(**where, timeout=_ANSWER))
+            client = stack.enter_context(distributed.Client(**where, timeout=_ANSWER, set_as_default=False))
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"scheduler {scheduler!r} does not answer ({reason}): check that it runs") from error
@@ -72,7 +72,7 @@ def compute_on(client: Client, function: Callable[[Any, Tile], T], shared: Any, 
         raise InputError(f"the scheduler has no workers after {_PATIENCE} s: start some (dask worker …)") from None
     told = client.submit(pickle.loads, pickle.dumps(shared), pure=False)  # a task: made again where it is lost
     waiting, under_way = iter(tiles), dict[Any, Tile]()
-    finished = distributed.as_completed()
+    finished = distributed.as_completed(loop=client.loop)
 
     def fill() -> None:
         """Keep as many tiles under way as the workers of now can have in hand."""
