@@ -50,7 +50,7 @@ def test_changes_by_key():
         recipe.training.rate == 1e-4 and recipe.view == "window" and recipe.sampled == {"head": 0.2, "decoder.0": 0.1}
     )
     assert read_recipe(tomllib.loads(write_recipe(recipe))) == recipe
-    assert recipe.training.steps == 800 and recipe.bands == ("vv", "vh")
+    assert recipe.training.steps == 1000 and recipe.bands == ("vv", "vh")
     assert find_recipe("unet-16", ["augmentation.paint=1"]).augmentation.paint == 1.0
 
 

@@ -45,7 +45,7 @@ def test_train_refuse_and_resume(data, tmp_path):
 def test_mistakes_leave_nothing_behind(data, tmp_path):
     for arguments, expected in (
         ((tmp_path / "nowhere", "--recipe", "unet-16"), "no such file or folder"),
-        ((data, "--recipe", "unet-99"), "or one of mc-dropout-unet"),
+        ((data, "--recipe", "unet-99"), "or one of deeplabv3+"),
         ((data, "--recipe", "unet-16", "--val", "Atlantis"), "Atlantis"),
         ((data, "--recipe", "unet-16", "--val", ","), "names no place"),
         ((data, "--recipe", "unet-16", "--classes", "water"), "different names"),
