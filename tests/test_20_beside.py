@@ -24,6 +24,16 @@ def labelled(path, values, labels, **profile):
     return path
 
 
+def folder_or_zip(folder, zipped):
+    """Return a folder, or it in a zip beside it."""
+    if not zipped:
+        return folder
+    with zipfile.ZipFile(folder.with_suffix(".zip"), "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, f"{folder.name}/{file.name}")
+    return folder.with_suffix(".zip")
+
+
 def test_the_other_polarisation_beside_a_file_is_named(tmp_path):
     vv, vh = (write_raster(tmp_path / f"jja10_{name}.tif", VALUES[:1]) for name in ("vv", "vh"))
     assert str(vh) in open_scene(vv).attrs["notes"]
@@ -38,12 +48,7 @@ def test_masks_of_layover_beside_the_bands_are_named(tmp_path, zipped):
     power = 10 ** (VALUES / 10)
     for band, values in zip(("VV", "VH", "ls_map"), (power[:1], power[1:], np.ones((1, 40, 50), "u1")), strict=True):
         write_raster(tmp_path / name / f"{name}_{band}.tif", values)
-    source = tmp_path / name
-    if zipped:
-        source = tmp_path / f"{name}.zip"
-        with zipfile.ZipFile(source, "w") as archive:
-            for file in (tmp_path / name).iterdir():
-                archive.write(file, f"{name}/{file.name}")
+    source = folder_or_zip(tmp_path / name, zipped)
     assert f"{name}_ls_map.tif marks layover" in open_scene(source).attrs["notes"]
 
 
@@ -139,12 +144,7 @@ def test_what_a_mask_beside_the_bands_marks_is_not_valid(tmp_path, zipped, name,
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)}
     for band, values in zip(("VV", "VH", ending), (power[:1], power[1:], mask), strict=True):
         write_raster(tmp_path / name / f"{name}_{band}.tif", values, **place)
-    source = tmp_path / name
-    if zipped:
-        source = tmp_path / f"{name}.zip"
-        with zipfile.ZipFile(source, "w") as archive:
-            for file in (tmp_path / name).iterdir():
-                archive.write(file, f"{name}/{file.name}")
+    source = folder_or_zip(tmp_path / name, zipped)
     scene = open_scene(source)
     assert f"{name}_{ending}.tif marks layover and shadow: not classified there" in scene.attrs["notes"]
     assert any(path.endswith(f"{ending}.tif") for path in scene.attrs["source"])

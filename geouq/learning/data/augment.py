@@ -72,6 +72,8 @@ class Augmentation:
         for key in ("dim_db", "gain_db"):
             if not 0 <= getattr(self, key) <= MOST_DB:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be from 0 to {MOST_DB} dB")
+        if not -MOST_DB <= self.windy_vh <= 0:
+            raise InputError(f"windy_vh is {self.windy_vh}: it must be from {-MOST_DB} to 0 dB")
         for key, least, most in (("zoom_range", 1 / 16, 16), ("looks", 0.1, 1e4)):
             span = getattr(self, key)
             if len(span) != 2 or not least <= span[0] <= span[1] <= most:

@@ -127,9 +127,12 @@ def _crops(
     made = _made(recipe)
     shapes = _shapes(recipe, take_census(chips, recipe.size), outlines, positive)
 
+    owners = [chip for chip, _ in pieces]
+    by_first = _pool(owners, by_place, [versions[0] for _, versions in pieces], made)
+
     def draw(rng: np.random.Generator) -> Example:
-        chosen = [_one_version(v, rng) if several else v[0] for _, v in pieces]
-        pool = _pool([chip for chip, _ in pieces], by_place, chosen, made)
+        chosen = [_one_version(versions, rng) for _, versions in pieces] if several else []
+        pool = _pool(owners, by_place, chosen, made) if several else by_first
         if recipe.augment != "water":
             return _augment(_square_of(pool, recipe.size, rng), recipe, rng)
         return _classes_again(draw_example(pool, shapes, recipe.size, recipe.augmentation, rng), positive)
