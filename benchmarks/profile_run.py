@@ -25,7 +25,9 @@ import geouq.cli.main  # noqa: E402
 
 geouq.cli.main.prepare_process()
 
+import geouq.maps.preview  # noqa: E402
 import geouq.networks.model  # noqa: E402
+import geouq.polygons.vectorize  # noqa: E402
 import geouq.segmentation.assemble  # noqa: E402
 import geouq.segmentation.run  # noqa: E402
 import geouq.segmentation.tile  # noqa: E402
@@ -46,7 +48,8 @@ STEPS = {
     (estimators, "RunningSums.add"): "·· running sums",
     (estimators, "RunningSums.layers"): "·· layers",
     (geouq.segmentation.run, "quantise"): "· quantising",
-    (geouq.segmentation.run, "write_part"): "· writing the part",
+    (geouq.segmentation.run, "pack"): "· packing the part",
+    (geouq.segmentation.run, "write_bytes"): "· writing the part",
     (geouq.segmentation.run, "enter"): "· receipt",
     (geouq.segmentation.run, "assemble"): "all rasters from parts to COG",
     (geouq.segmentation.run, "read_part"): "· reading parts",
@@ -54,8 +57,8 @@ STEPS = {
     (cog, "MapWriter._overviews"): "· overviews",
     (cog.rasterio.shutil, "copy"): "· COG driver",
     (cog, "MapWriter._check"): "· check",
-    (geouq.segmentation.assemble, "vectorize"): "polygons",
-    (geouq.segmentation.assemble, "preview"): "picture",
+    (geouq.polygons.vectorize, "vectorize"): "polygons",
+    (geouq.maps.preview, "preview"): "picture",
 }
 
 

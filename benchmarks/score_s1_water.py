@@ -1,9 +1,10 @@
-"""Score the recipes of the shipped models ``s1-water`` and ``s1-water-fast`` on places left out, and ship them.
+"""Score the recipe of the shipped model ``s1-water-fast`` on places left out, and ship it.
 
     OMP_NUM_THREADS=1 python benchmarks/score_s1_water.py DATA --out geouq/weights --work build/s1-water
 
-DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/``. For each fold the recipe is trained, as
-``geouq train DATA --recipe s1-water --val …`` does, without the fold's places, and scored on them; the shipped model is
+DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` alone: other sets would be trained on.
+(``s1-water`` is made by ``geouq train --folds``.) For each fold the recipe is trained, as ``geouq train DATA --recipe
+s1-water-fast --val …`` does, without the fold's places, and scored on them; the shipped model is
 the same recipe trained on everything, with the temperature and the place's effect fitted on the folds. Models already
 in the work folder are not trained again; an interrupted run continues at its checkpoint.
 """
@@ -63,7 +64,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
     parser.add_argument("--work", type=Path, default=Path("build/s1-water"), help="fold models, checkpoints, scores")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
-    parser.add_argument("--models", nargs="*", default=["s1-water", "s1-water-fast"], help="which recipes")
+    models = ["s1-water-fast", "s1-water-small"]
+    parser.add_argument("--models", nargs="*", default=models[:1], choices=models, help="which recipes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     chips = read_chips(arguments.data)

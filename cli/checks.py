@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -219,8 +220,6 @@ def _space() -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     """The shipped model gives the same on every device as on the processor."""
-    import time
-
     import numpy as np
     import torch
 

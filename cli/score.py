@@ -56,7 +56,7 @@ def command(
     )
     say(json.dumps(found.to_dict()) if as_json else text(found))
     one_class = (found.counts.counts.sum(1) > 0).sum() == 1
-    if one_class and found.left_out["not_labelled"] and not as_json:
+    if one_class and label_values is None and found.left_out["not_labelled"] and not as_json:
         say(f"{label_path}: one class alone is left; if 255 is the other, say --label-values 0,255", err=True)
     if squares and picture:
         squares.write(found, picture, Path(map_path).name, overwrite)

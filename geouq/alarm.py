@@ -26,6 +26,8 @@ TOO_WRONG = 0.1
 #: places that count as having about the same doubt: fewest, most, and how far their doubt may be off as a factor
 LEAST, MOST, WITHIN = 3, 11, 1.5
 QUANTILES = (0.05, 0.95)
+#: what findings and tags call what is expected of a map
+EXPECTED = ("expected_wrong", "expected_wrong_p05", "expected_wrong_p95", "expectation")
 _FLOOR = 1e-3  # doubts below it are all the same
 
 

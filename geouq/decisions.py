@@ -16,7 +16,7 @@ decided at all lower ones, as conformal risk control needs it (Angelopoulos et a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,20 +182,20 @@ def _nearest_to_half(good: np.ndarray) -> float:
 # --- what is wrong, and the risk that can be promised
 
 
-def wrong_shares(dry: np.ndarray, wet: np.ndarray, at: float, levels: Sequence[float] = LEVELS) -> np.ndarray:
-    """Return the share of a labelled map's area that is decided and wrong at each level, (levels,), in 0..1.
+def wrong_shares(dry: np.ndarray, wet: np.ndarray, at: float) -> np.ndarray:
+    """Return the share of a labelled map's area that is decided and wrong at each of ``LEVELS``, in 0..1.
 
     dry, wet : area by rank, (STEPS + 1,) each, of pixels labelled not positive, and positive. at : where the map is
-    cut, on the grid. At the level 0.5 all is decided: the first is the share of wrong pixels if ``levels`` are LEVELS.
+    cut, on the grid. At the first, 0.5, all is decided: it is the share of wrong pixels.
     """
-    cuts = [Cut.at_level(at, level) for level in levels]
+    cuts = [Cut.at_level(at, level) for level in LEVELS]
     below, above = np.append(0.0, np.cumsum(wet)), np.append(_from_above(dry), 0.0)  # each rank: wet below, dry from it
     said_dry = below[[math.ceil(cut.low * STEPS) for cut in cuts]]
     said_wet = above[[math.ceil(cut.high * STEPS) for cut in cuts]]
     return np.asarray((said_dry + said_wet) / (dry.sum() + wet.sum() or 1.0))
 
 
-def measured_risk(losses: Mapping[str, np.ndarray], levels: Sequence[float] = LEVELS) -> dict[str, Any]:
+def measured_risk(losses: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return what a model file stores of its risk (``ModelSpec.risk``).
 
     losses : by rule, (places, levels): of each place left out the share of its classified area that is decided and
@@ -203,7 +203,7 @@ def measured_risk(losses: Mapping[str, np.ndarray], levels: Sequence[float] = LE
     """
     (places,) = {len(loss) for loss in losses.values()}
     means = {rule: [float(f"{v:.6g}") for v in np.mean(loss, axis=0)] for rule, loss in losses.items()}
-    return {"places": places, "level": list(levels), "loss": means}
+    return {"places": places, "level": list(LEVELS), "loss": means}
 
 
 def level_for(risk: Mapping[str, Any], rule: str, most: float) -> float:

@@ -32,7 +32,10 @@ __all__ = [
     "degrees_per_unit",
     "geobox_roi",
     "metres_per_unit",
+    "pieces",
     "pixel_areas",
+    "refuse_geocentric",
+    "same_grid",
     "same_places",
     "straight_length",
     "to_degrees",
@@ -151,6 +154,18 @@ def apply(affine: Affine, x: Any, y: Any) -> tuple[Any, Any]:
     """Apply an affine to numbers or arrays (column, row), whatever the version of the affine library."""
     a, b, c, d, e, f = affine[:6]
     return a * x + b * y + c, d * x + e * y + f
+
+
+def pieces(shape: tuple[int, int], height: int, width: int) -> Iterator[Roi]:
+    """Yield rectangles of at most ``height`` x ``width`` pixels that cover a shape exactly once, row by row."""
+    for y in range(0, shape[0], height):
+        for x in range(0, shape[1], width):
+            yield Roi(y, min(y + height, shape[0]), x, min(x + width, shape[1]))
+
+
+def same_grid(grid: GeoBox, other: GeoBox) -> bool:
+    """True for grids of one shape and CRS whose corners lie within half a pixel of one another."""
+    return bool(grid.crs == other.crs and corners_apart(grid, other) < 0.5)
 
 
 def corners_apart(grid: GeoBox, other: GeoBox) -> float:

@@ -27,7 +27,8 @@ from geouq.units import AMPLITUDE, BACKSCATTER, DB, FLOOR_DB, POWER, RANGES, REF
 
 #: Share of pixels that cannot be measurements from which it is told, and above which a scene is refused.
 TOLD, REFUSED = 0.001, 0.5
-#: Side of the blocks that hold one value, in pixels, and how many there must be: of a band alone, of all together.
+#: Side of the blocks that hold one value, in pixels: of a band alone, of all together, of the least decibel; and how
+#: many there must be.
 _ALONE, _TOGETHER, _DARK, _FEWEST = 4, 8, 16, 4
 #: More different values in constant blocks than this are an image enlarged by repeating pixels, not fill.
 _MOST_VALUES = 8

@@ -15,12 +15,14 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from torch import Tensor, nn
 
+from geouq.files import write_bytes
 from geouq.grid import Roi
 from geouq.networks.model import Model, ModelSpec
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.window import Window
+from geouq.segmentation.ledger import digest_of, pack
 
 
 def small_model(**changes) -> Model:
@@ -143,3 +145,10 @@ def geouq(*args, cwd: Path | None = None, code: int = 0) -> subprocess.Completed
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def write_part(path, arrays):
+    """Write a part as a run does, and return what its receipt knows it by."""
+    packed = pack(arrays)
+    write_bytes(path, packed)
+    return digest_of(packed)

@@ -162,6 +162,8 @@ def test_a_mask_of_unknown_meaning_or_another_grid_is_told_and_not_used(tmp_path
         scene = open_scene(path, scale="power")
         assert "mask.tif marks layover and shadow: it is not used" in scene.attrs["notes"]
         assert np.isfinite(scene.values).all() and len(scene.attrs["source"]) == 1
+    (tmp_path / "mine_mask.tif").write_bytes(b"")  # nobody knows what it means, so nobody reads it
+    assert "it is not used" in open_scene(tmp_path / "mine_VV.tif", scale="power").attrs["notes"]
 
 
 def test_a_run_knows_the_mask_that_it_was_made_with(tmp_path):

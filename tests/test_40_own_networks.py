@@ -155,3 +155,6 @@ def test_bad_networks_are_refused_in_one_line():
         geouq.Model.wrap(nn.Conv2d(2, 4, 1), **TOLD)
     with pytest.raises(InputError, match="units"):
         geouq.Model.wrap(nn.Conv2d(2, 1, 1), **TOLD | {"units": 3})
+    with pytest.raises(ModelError, match="classes"):
+        geouq.Model.wrap(nn.Conv2d(2, 1, 1), **TOLD | {"classes": ("water",)})
+    assert with_sites(Shared().double().requires_grad_(False).b, 3, 1) is not None  # of its own dtype

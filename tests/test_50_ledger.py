@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from geouq.errors import OutputError
-from geouq.segmentation.ledger import Ledger, Receipt, _connect, _seal, enter, tidy, write_part
+from geouq.segmentation.ledger import Ledger, Receipt, _connect, _seal, enter, tidy
+from tests.helpers import write_part
 
 IDENTITY = {"scene": "a"}
 

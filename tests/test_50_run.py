@@ -27,11 +27,11 @@ from geouq.maps.preview import preview
 from geouq.sampling.dropout import Dropout, plain_logits
 from geouq.segmentation.events import Finishing, Noted, TileDone
 from geouq.segmentation.job import Settings, prepare
-from geouq.segmentation.ledger import Ledger, Receipt, enter, write_part
+from geouq.segmentation.ledger import Ledger, Receipt, enter
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import run
 from geouq.segmentation.summary import findings
-from tests.helpers import as_scene, scene_values, small_model
+from tests.helpers import as_scene, scene_values, small_model, write_part
 
 MODEL = small_model()
 LAYERS = ("mask", "uncertainty", "confidence", "probability", "votes")

@@ -80,6 +80,7 @@ def test_a_constant_scene_and_bad_options_are_refused(values, tmp_path):
         ({"method": "kmeans"}, "fewer different pixels"),
         ({"method": "threshold"}, "needs"),
         ({"method": "otsu", "threshold": 3.0}, "no other takes"),
+        ({"method": "threshold", "threshold": float("nan")}, "is no value of a pixel"),
         ({"method": "otsu", "regions": 3}, "the other methods 2"),
         ({"method": "snakes"}, "choose among"),
     ):

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from pyproj import CRS
 
+from geouq.alarm import EXPECTED
 from geouq.answers.connected import connected
 from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own, scratch
@@ -32,8 +33,7 @@ from geouq.polygons.vectorize import vectorize
 _RASTERS = (".tif", ".tiff")
 #: tags of how the map's mask was made, which no sample shares
 _DECIDED = ("decide", "cut", "risk", "confidence_level", "undecided", "undecided_area_m2")
-_EXPECTED = ("expected_wrong", "expected_wrong_p05", "expected_wrong_p95", "expectation")
-_OF_THE_MASK = {f"GEOUQ_{name.upper()}" for name in (*_DECIDED, *_EXPECTED)}
+_OF_THE_MASK = {f"GEOUQ_{name.upper()}" for name in (*_DECIDED, *EXPECTED)}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import xarray as xr
 
 from geouq.classic.rules import FIT, Nearest, Threshold, kmeans, otsu
 from geouq.errors import InputError
-from geouq.files import check_free, refuse_own
+from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.bands import map_bands, quantise
@@ -62,8 +62,8 @@ def classify(
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise InputError(f"{path}: maps are written as .tif: give it that suffix")
     style = path.with_suffix(".qml")
+    refuse_own_scene(scene, (path, style))
     for file in (path, style):
-        refuse_own(file, scene.attrs.get("source", ()))
         check_free(file, overwrite)
     rule, approximate = _fitted(scene, method, threshold, regions, above)
     legend = Legend()
@@ -80,8 +80,8 @@ def classify(
             area = np.broadcast_to(pixel_areas(geobox, roi), mask.shape)
             areas += np.bincount(mask[valid], area[valid], len(areas))
             missing += int((~valid).sum())
+        write_qml(style, ["mask"], False, legend, replace=overwrite)
         writer.finish(overwrite)
-    write_qml(style, ["mask"], False, legend)
     found = {"threshold": rule.level} if isinstance(rule, Threshold) else {"centres": rule.centres.tolist()}
     named = dict(zip(legend.names, areas.tolist(), strict=True))
     share = 100 * missing / (scene.shape[1] * scene.shape[2])
@@ -93,6 +93,8 @@ def _check(method: str, threshold: float | None, regions: int) -> None:
         raise InputError(f"no method {method!r}: choose among {', '.join(METHODS)}")
     if (threshold is not None) != (method == "threshold"):
         raise InputError("a threshold is what the method threshold needs, and no other takes: give both, or neither")
+    if threshold is not None and not np.isfinite(threshold):
+        raise InputError(f"threshold {threshold} is no value of a pixel: give a finite number")
     if not 2 <= regions <= MOST_REGIONS or (regions > 2 and method != "kmeans"):
         raise InputError(f"{regions} regions: kmeans takes 2 to {MOST_REGIONS}, the other methods 2")
 

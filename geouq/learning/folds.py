@@ -33,7 +33,7 @@ from geouq.learning.judging.left_out_page import page
 from geouq.learning.judging.strength import Shaken, fit_strength, shake, strength_field, strength_rows
 from geouq.learning.judging.tally import Picture
 from geouq.learning.judging.temperature import fit_temperature
-from geouq.learning.training.fit import Event, FitOptions, train_model
+from geouq.learning.training.fit import Event, FitOptions, train_model, well_posed
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import refuse_another
 from geouq.learning.training.settle import class_names, positive_name
@@ -192,8 +192,7 @@ def _folds(
     if len(names) > 2:
         raise InputError(f"cross-validation by place decides between two classes, and the labels hold {len(names)}")
     positive = names.index(positive_name(names))
-    shares = {chip.name: census.share(chip, positive) for chip in chips}
-    chips = [chip for chip in chips if recipe.most_positive == 1 or shares[chip.name] <= recipe.most_positive]
+    chips = well_posed(chips, census, recipe, positive)
     places = [chip.place for chip in chips]
     if isinstance(wanted, int):
         counts = np.array([census.of(chip) for chip in chips])

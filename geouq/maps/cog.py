@@ -32,7 +32,7 @@ from rasterio.windows import Window
 
 from geouq.errors import InputError
 from geouq.files import publish, scratch, writing
-from geouq.grid import GeoBox, Roi, corners_apart, same_places
+from geouq.grid import GeoBox, Roi, corners_apart, pieces, same_places
 from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.bands import BLOCK, MapBand, bit_sum, halve, nothing, quantise
 from geouq.maps.overviews import mask_levels
@@ -286,9 +286,7 @@ def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[MapBan
 
 
 def _chunks(rows: int, columns: int) -> Iterator[Roi]:
-    for y in range(0, rows, _CHUNK):
-        for x in range(0, columns, _CHUNK):
-            yield Roi(y, min(y + _CHUNK, rows), x, min(x + _CHUNK, columns))
+    return pieces((rows, columns), _CHUNK, _CHUNK)
 
 
 def _window(roi: Roi) -> Window:

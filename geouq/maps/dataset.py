@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
@@ -51,7 +52,8 @@ def write_map(
     ------
     SceneError : these are no layers of one map. OutputError : a file exists, or cannot be written.
     """
-    path, legend, names = Path(path), _legend(layers), _band_names(layers)
+    path, legend = Path(path), _legend(layers)
+    names = [band for name in layers.data_vars if name in LAYERS for band in LAYERS[str(name)].bands(legend.names)]
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{path}: maps are written as .tif: give it that suffix")
     votes, style = beside(path), path.with_suffix(".qml")
@@ -70,11 +72,11 @@ def write_map(
         for roi, values in _strips(layers, legend):
             for writer in writers:
                 writer.write(roi, quantise(values, writer.bands))
+        write_qml(style, names, float32, legend, replace=overwrite)
+        if with_votes:
+            write_votes_qml(votes.with_suffix(".qml"), int(layers.attrs["samples"]), legend, overwrite)
         for writer in reversed(writers):  # the map last: when it is there, all is
             writer.finish(overwrite)
-    write_qml(style, names, float32, legend)
-    if with_votes:
-        write_votes_qml(votes.with_suffix(".qml"), int(layers.attrs["samples"]), legend)
     return path
 
 
@@ -86,18 +88,17 @@ def _legend(layers: xr.Dataset) -> Legend:
     if others:
         first = ", ".join(f"{dim}=0" for dim in others)
         raise SceneError(f"these are several maps, along {', '.join(map(str, others))}: give one, .isel({first})")
-    return Legend.of_tags(_tags(layers), "the Dataset")
-
-
-def _band_names(layers: xr.Dataset) -> list[str]:
-    classes = _legend(layers).names
-    return [band for name in layers.data_vars if name in LAYERS for band in LAYERS[str(name)].bands(classes)]
+    return Legend.of_tags(_as_tags(layers.attrs), "the Dataset")
 
 
 def _tags(layers: xr.Dataset) -> dict[str, str]:
     told = {name: value for name, value in layers.attrs.items() if name != "Conventions"}
     told |= {"cut": float(layers["cut"])} if "cut" in layers.coords and layers["cut"].chunks is None else {}
     told |= {"version": version("geouq"), "run": tokenize(layers)[:16]}
+    return _as_tags(told)
+
+
+def _as_tags(told: Mapping[Any, Any]) -> dict[str, str]:
     return {f"GEOUQ_{name.upper()}": str(value) for name, value in told.items()}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from geouq.grid import Roi
+from geouq.grid import Roi, pieces
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED, Legend, mask_of_two
 
 #: pixels a side that are read at a time, at least; steps of a share
@@ -33,7 +33,8 @@ def mask_levels(
     read : gives a window of the mask, (rows, columns), class indices with 255.
     shape : rows and columns of the mask. Level k has 2**k times fewer, rounded up.
     """
-    windows = list(_windows(shape, max(WINDOW, 1 << levels)))
+    side = max(WINDOW, 1 << levels)
+    windows = list(pieces(shape, side, side))
     cuts = _cuts(read, windows, levels, legend) if len(legend.names) == 2 else ()
     for window in windows:
         mask = read(window)
@@ -41,12 +42,6 @@ def mask_levels(
         for level, plane in enumerate(shown, 1):
             y, x = window.y0 >> level, window.x0 >> level
             yield level, Roi(y, y + plane.shape[0], x, x + plane.shape[1]), plane
-
-
-def _windows(shape: tuple[int, int], side: int) -> Iterator[Roi]:
-    for y in range(0, shape[0], side):
-        for x in range(0, shape[1], side):
-            yield Roi(y, min(y + side, shape[0]), x, min(x + side, shape[1]))
 
 
 def _sums(chosen: np.ndarray, levels: int) -> Iterator[np.ndarray]:

@@ -56,30 +56,38 @@ def write_qml(
     float_values: bool,
     legend: Legend = Legend(),  # noqa: B008 (frozen)
     notes: str = "",
+    replace: bool = True,
 ) -> None:
     """Write a QGIS 3 style for a map; what is not classified is grey, so that it does not look like dry land.
 
     Parameters
     ----------
-    path : the ``.qml`` file; an existing one is replaced.
+    path : the ``.qml`` file.
     layers : names of the map's bands in order. The mask is shown, or else the first band, as its layer's ramp.
     float_values : the mask is float32 with NaN and not uint8 with 255. Float bands get a ramp of exact values:
         QGIS before 3.18 knows palettes for integers only.
     legend : of the mask's values: the positive class is shown as water, the other of two is transparent.
     notes : what QGIS is to show of the layer beside its name (layer notes, from 3.20 on).
+    replace : as of geouq.files.whole.
 
     Raises
     ------
     OutputError : if the file cannot be written.
     """
     if "mask" not in layers:
-        _write(path, lambda pipe: _ramp(pipe, "1", _steps(layers[0], len(legend.names)), "INTERPOLATED"), notes)
+        steps = _steps(layers[0], len(legend.names))
+        _write(path, lambda pipe: _ramp(pipe, "1", steps, "INTERPOLATED"), notes, replace)
         return
     band = str(list(layers).index("mask") + 1)
-    _write(path, lambda pipe: (_exact if float_values else _palette)(pipe, band, _entries(legend)), notes)
+    _write(path, lambda pipe: (_exact if float_values else _palette)(pipe, band, _entries(legend)), notes, replace)
 
 
-def write_votes_qml(path: str | os.PathLike[str], samples: int, legend: Legend = Legend()) -> None:  # noqa: B008 (frozen)
+def write_votes_qml(
+    path: str | os.PathLike[str],
+    samples: int,
+    legend: Legend = Legend(),  # noqa: B008 (frozen)
+    replace: bool = True,
+) -> None:
     """Write a QGIS 3 style for votes: no sample says the positive class (transparent), all do, or they differ.
 
     Raises
@@ -92,10 +100,15 @@ def write_votes_qml(path: str | os.PathLike[str], samples: int, legend: Legend =
     entries: list[_Entry] = [(0, f"{name} in no sample", LAND, 0)]
     entries += [(differ, "samples differ", DIFFER, 255)] if samples > 1 else []
     entries += [(every, f"{name} in all {samples} samples", WATER, 255)]
-    _write(path, lambda pipe: _ramp(pipe, "1", entries, "DISCRETE"))
+    _write(path, lambda pipe: _ramp(pipe, "1", entries, "DISCRETE"), replace=replace)
 
 
-def _write(path: str | os.PathLike[str], render: Callable[[ElementTree.Element], None], notes: str = "") -> None:
+def _write(
+    path: str | os.PathLike[str],
+    render: Callable[[ElementTree.Element], None],
+    notes: str = "",
+    replace: bool = True,
+) -> None:
     """Write a style whose renderer ``render`` adds to the pipe."""
     categories = "Symbology|Notes" if notes else "Symbology"
     root = ElementTree.Element("qgis", version="3.22.0", styleCategories=categories)
@@ -109,7 +122,7 @@ def _write(path: str | os.PathLike[str], render: Callable[[ElementTree.Element],
         ElementTree.SubElement(root, "userNotes", value=notes)
     ElementTree.indent(root)
     text = _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
-    with whole(path) as made:
+    with whole(path, replace=replace) as made:
         made.write_text(text, encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ class DeepLabConfig:
     features : channels of the pyramid's branches and of the decoder (256 in the paper).
     low : channels that the features of a quarter of the rows are narrowed to (48 in the paper).
     image_pooling : average over the whole image, too.
-    dropout : rate of each active site, by site or group name ("encoder", "bottleneck", "decoder", "last2", "head").
+    dropout : rate of each active site, by site or group name ("encoder", "bottleneck", "decoder", "last2").
     """
 
     bands: int = 2

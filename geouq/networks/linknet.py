@@ -89,7 +89,7 @@ class LinkNet(nn.Module):
         self.decoders = nn.ModuleList(
             Decoder(f"decoder.{k}", widths[i], inputs[i], doubles=i > 0) for k, i in enumerate(reversed(range(count)))
         )
-        fine = max(widths[0] // 2, 1)
+        fine = widths[0] // 2
         self.final = nn.Sequential(_transposed(widths[0], fine), conv_norm_relu(fine, fine), DropoutSite("head", fine))
         self.head = nn.ConvTranspose2d(fine, config.classes, 2, stride=2)
         set_rates(self, config.dropout)

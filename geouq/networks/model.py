@@ -176,7 +176,7 @@ class Model:
         stride = told.pop("stride", getattr(network, "stride", 32))
         largest = float(np.finfo(np.float32).max)
         default = {"mean": (0.0,) * len(bands), "std": (1.0,) * len(bands), "clip": (-largest, largest)}
-        if "classes" in told:
+        if len(told.get("classes", ())) > 1:
             default["positive"] = told["classes"][1]
         spec = ModelSpec(
             **{"name": type(network).__name__, **default, **told},

@@ -63,7 +63,8 @@ def with_sites(network: nn.Module, bands: int, stride: int) -> nn.Module:
     ModelError : the network does not run on so many bands, or one dropout is used at places of different channels.
     """
     drops = {m: name for name, m in network.named_modules() if type(m) in (nn.Dropout, nn.Dropout2d)}
-    seen = _shapes_seen(network.eval(), list(drops), torch.zeros(1, bands, 4 * stride, 4 * stride))
+    parameter = next(network.parameters(), torch.zeros(()))  # on its device, of its kind
+    seen = _shapes_seen(network.eval(), list(drops), parameter.new_zeros(1, bands, 4 * stride, 4 * stride))
     sites = {}
     for drop, shapes in seen.items():
         channels = {shape[1] for shape in shapes if len(shape) == 4}

@@ -225,13 +225,16 @@ def _read_cells(raster: Raster, bands: Sequence[Band], rows: slice, columns: sli
     spans = list(zip((rows, columns), raster.shape, strict=True))
     low = [span.start // CELL * CELL for span, _ in spans]
     high = [min(-(-span.stop // CELL) * CELL, length) for span, length in spans]
-    values = _read_bands(raster, bands, slice(low[0], high[0]), slice(low[1], high[1]), 1)
-    for layer, band in zip(values, bands, strict=True):
-        if band.rule.speckle:
-            layer[repeated(layer, band.rule.speckle)] = np.nan
-    if all(band.rule.speckle for band in bands):
-        values[:, floor_cells(values)] = np.nan
-    return values[:, rows.start - low[0] : rows.stop - low[0], columns.start - low[1] : columns.stop - low[1]]
+    speckled = {band: band.rule.speckle for band in raster.bands if band.rule.speckle}
+    every = list(dict.fromkeys((*bands, *speckled)))  # whichever are asked for: the floor goes by all of these
+    values = _read_bands(raster, every, slice(low[0], high[0]), slice(low[1], high[1]), 1)
+    if speckled:
+        floor = floor_cells(values[[every.index(band) for band in speckled]])
+        for band, between in speckled.items():
+            layer = values[every.index(band)]
+            layer[floor | repeated(layer, between)] = np.nan
+    inside = values[:, rows.start - low[0] : rows.stop - low[0], columns.start - low[1] : columns.stop - low[1]]
+    return inside[[every.index(band) for band in bands]]
 
 
 def _read_bands(raster: Raster, bands: Sequence[Band], rows: slice, columns: slice, factor: int) -> np.ndarray:

@@ -67,9 +67,10 @@ def scene_array(given: xr.DataArray | xr.Dataset, scale: str = "auto") -> xr.Dat
     scene = scene.transpose(*(dim for dim in others if dim != band), band, *place)
     if scale == "auto":
         return scene
-    if named_unit(scale) is None:
+    unit = named_unit(scale)
+    if unit is None:
         raise InputError(f"scale {scale!r} is none of auto, {', '.join((*SCALES, *SYNONYMS))}")
-    return scene.assign_attrs(units=named_unit(scale))
+    return scene.assign_attrs(units=unit)
 
 
 def _place(given: xr.DataArray | xr.Dataset) -> tuple[Hashable, Hashable]:
@@ -139,10 +140,9 @@ def _joined(bands: Mapping[str, xr.DataArray]) -> xr.DataArray:
     arrays = {name: array.drop_vars("band", errors="ignore") for name, array in bands.items()}
     if len({str(_nodata(array)) for array in arrays.values()}) > 1:
         arrays = {name: _without_nodata(array) for name, array in arrays.items()}
-    first, *rest = arrays.values()
     labels = [_label(name, array.attrs) for name, array in arrays.items()]
     joined = xr.Dataset(arrays).to_array("band")
-    joined.attrs, joined.encoding = _alike(first.attrs, *(array.attrs for array in rest)), {}
+    joined.attrs = _alike(*(array.attrs for array in arrays.values()))
     for key in ("units", "scale_factor", "add_offset"):  # what they say otherwise is to be seen, and refused
         if key not in joined.attrs and any(key in array.attrs for array in arrays.values()):
             joined.attrs[key] = [array.attrs.get(key) for array in arrays.values()]

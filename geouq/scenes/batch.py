@@ -20,13 +20,11 @@ from geouq.gdal import gdal_errors, open_dataset
 from geouq.rasters.acquired import acquired
 from geouq.scenes.bands import polarisation_in
 from geouq.scenes.beside import POLARISATION
-from geouq.scenes.rasters import band_files
+from geouq.scenes.rasters import RASTERS, band_files
 from geouq.sentinel1.safe import POLARISATIONS, is_product
 from geouq.sources import is_remote
 
-#: files in a folder that may be scenes
-_RASTERS = (".tif", ".tiff", ".vrt", ".img")
-#: files that name scenes
+#: a date in a name, with its time or without; and what OPERA calls a burst: its track, number and day
 _TIME = re.compile(r"(?<!\d)(?:19|20)\d\d(-?)\d\d\1\d\d(?:T\d{6}Z?)?(?!\d)")
 _BURST = re.compile(r"OPERA_L2_RTC-S1_(T\d{3})-(\d{6}-IW\d)_((?:19|20)\d{6})T")
 
@@ -46,7 +44,7 @@ class OneOfMany:
 
 
 def scenes_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
-    """Return the scenes that names stand for, in order, and what is to be said of them.
+    """Return the scenes that names stand for, those of STAC items last, and what is to be said of them.
 
     Raises
     ------
@@ -127,7 +125,7 @@ def _inside(name: str, notes: list[str]) -> Iterator[str]:
             yield from _inside(path, notes)
         elif entry.lower().endswith(".zip"):
             yield path
-        elif entry.lower().endswith(_RASTERS) and not _is_own(path, notes):
+        elif entry.lower().endswith(RASTERS) and not _is_own(path, notes):
             yield path
 
 

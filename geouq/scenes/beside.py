@@ -65,9 +65,11 @@ def masks(raster: Raster) -> dict[str, int]:
 def with_mask(raster: Raster) -> Raster:
     """Return a raster that is not valid where a mask beside it marks layover or shadow, if one on its grid does."""
     for path, bits in masks(raster).items():
+        if not bits or raster.gcps:
+            continue
         mask = inspect_raster(path)
         same = mask.shape == raster.shape and mask.crs == raster.crs and mask.transform == raster.transform
-        if bits and same and not raster.gcps and [band.dtype for band in mask.bands] == ["uint8"]:
+        if same and [band.dtype for band in mask.bands] == ["uint8"]:
             return replace(raster, layover=(mask.key, bits))
     return raster
 

@@ -108,9 +108,9 @@ def open_scene(
     south-up; a raster placed by ground control points alone comes warped through all of them onto a north-up grid. A
     product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``judged_in`` (the units in which it was looked for what cannot be; set others,
-    and it is looked anew), ``source`` (list of paths, a DEM's too), ``read_as`` (what was asked for beside the paths),
-    ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and ``notes`` if
-    anything was unusual.
+    and it is looked anew), ``source`` (list of paths, masks' and a DEM's too), ``read_as`` (what was asked for beside
+    the paths), ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and
+    ``notes`` if anything was unusual.
 
     Raises
     ------

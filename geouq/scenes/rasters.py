@@ -20,6 +20,9 @@ from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import POLARISATIONS, zip_members
 from geouq.units import DB
 
+#: how rasters end that are looked for in folders and archives
+RASTERS = (".tif", ".tiff", ".vrt", ".img")
+
 
 def raster_scene(request: Request) -> Scene:
     """Open one raster, or several on one grid whose bands are stacked; see ``open_scene`` for errors."""
@@ -180,7 +183,7 @@ def band_files(path: str) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
 def _raster_in_zip(path: str) -> str:
     """GDAL's name for the first raster in an archive, or for the archive's whole content; empty if it is none."""
     members = zip_members(path) if path.lower().endswith(".zip") and os.path.isfile(path) else []
-    rasters = [name for name in members if name.lower().endswith((".tif", ".tiff", ".vrt", ".img"))]
+    rasters = [name for name in members if name.lower().endswith(RASTERS)]
     return f"/vsizip/{path}/{rasters[0]}" if rasters else f"/vsizip/{path}" if members else ""
 
 

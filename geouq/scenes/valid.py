@@ -31,8 +31,9 @@ def valid_share(parts: Sequence[Pixels]) -> dict[str, Any]:
         share = round(count / (rows * columns), 6)
         share = min(share, 0.999999) if count < rows * columns else share
         return {"valid_share": share, "valid_share_of": "all pixels"}
-    factor = next((f for f in overview_factors(parts[0].raster) if rows * columns <= most * f * f), None)
-    if factor is not None and all(factor in overview_factors(part.raster) for part in parts):
+    shared = set.intersection(*(set(overview_factors(part.raster)) for part in parts))
+    factor = min((f for f in shared if rows * columns <= most * f * f), default=None)
+    if factor is not None:
         looks, of = _overview(parts, factor), f"an overview, 1 to {factor}"
     else:
         looks = list(_windows(parts))

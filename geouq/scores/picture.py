@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from affine import Affine
 from matplotlib.colors import to_rgb
 from pyproj import CRS
 
 from geouq.grid import Roi
 from geouq.maps.figure import Grid, Panel, draw, reduction, save
-from geouq.rasters.raster import Raster
+from geouq.rasters.raster import Pixels, Raster
 from geouq.scores.score import Score
 
 #: what a pixel can be, and its colour; {} is the positive class
@@ -57,9 +56,8 @@ class ErrorSquares:
         patches += [] if total.all() else [("left out", "")]
         rows, columns = self.counts.shape[1:]
         reach = rows * self.factor, columns * self.factor
-        affine = Affine(*self.raster.transform) if self.raster.transform else Affine.identity()
         crs = CRS.from_user_input(self.raster.crs) if self.raster.crs else None
-        grid = Grid(self.raster.shape, affine, crs)
+        grid = Grid(self.raster.shape, Pixels(self.raster).geobox.affine, crs)
         save(
             draw([Panel("Errors", image, reach, patches=tuple(patches))], grid, title, _facts(score)), path, "", replace
         )

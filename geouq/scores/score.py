@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from geouq.errors import InputError, SceneError
 from geouq.gdal import read
-from geouq.grid import Roi, corners_apart
+from geouq.grid import Roi, pieces, same_grid
 from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend
 from geouq.rasters.raster import Pixels, Raster, chunk_shape, inspect_raster, read_window
 from geouq.scores.confusion import ConfusionMatrix
@@ -98,7 +98,7 @@ def score(
     truth = replace(truth, bands=tuple(replace(b, nodata=None if b.nodata == 0 else b.nodata) for b in truth.bands))
     refuse_other_grid(found, truth)
     counts, left_out = ConfusionMatrix(UNDECIDED), {"not_classified": 0, "undecided": 0, "not_labelled": 0}
-    for roi in _windows(found):
+    for roi in pieces(found.shape, *chunk_shape(found.shape, found.block, _CHUNK)):
         said = _values(found, roi, [NOT_CLASSIFIED, *ignore])
         if label_values is None:
             label = _values(truth, roi, [NOT_CLASSIFIED, *ignore])
@@ -126,8 +126,7 @@ def refuse_other_grid(found: Raster, truth: Raster) -> None:
         raise InputError(f"{truth.path}: differs in size from {found.path} ({sizes} pixels): warp one onto the other")
     if not (found.crs and truth.crs):
         return
-    one, other = Pixels(found).geobox, Pixels(truth).geobox
-    if one.crs != other.crs or corners_apart(one, other) >= 0.5:
+    if not same_grid(Pixels(found).geobox, Pixels(truth).geobox):
         raise InputError(f"{truth.path}: lies elsewhere than {found.path}: warp one onto the other's grid (gdalwarp)")
 
 
@@ -143,14 +142,6 @@ def _open(path: str | os.PathLike[str]) -> Raster:
             f"{raster.path}: holds the layer {bands[0].label} of a map, and no classes: give one with a mask"
         )
     return replace(raster, bands=tuple(bands))
-
-
-def _windows(raster: Raster) -> Iterator[Roi]:
-    height, width = chunk_shape(raster.shape, raster.block, _CHUNK)
-    rows, columns = raster.shape
-    for y in range(0, rows, height):
-        for x in range(0, columns, width):
-            yield Roi(y, min(y + height, rows), x, min(x + width, columns))
 
 
 def _values(raster: Raster, roi: Roi, ignore: Sequence[float]) -> np.ndarray:

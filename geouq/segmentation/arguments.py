@@ -51,13 +51,16 @@ def as_settings(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def rule_of(decide: Any) -> str | None:
     """Return the rule that a mask is to be cut by as text (geouq.decisions); raise InputError for what is none."""
-    if decide is None:
-        return None
-    number = _is(Real, decide) or (is_rule(decide) and decide not in RULES)
-    text = repr(float(decide)) if number else decide  # 0.50 is 0.5
-    if not is_rule(text):
+    if decide is None or (isinstance(decide, str) and decide in RULES):
+        return decide
+    if not (_is(Real, decide) or is_rule(decide)) or not 0 <= float(decide) <= 1:
         raise InputError(f"decide {decide!r} is none of {', '.join(RULES)}, nor a probability from 0 to 1")
-    return "accuracy" if text == "0.5" else str(text)  # one rule, and what was measured for it
+    return rule_for(float(decide))  # 0.50 is 0.5: one rule, and what was measured for it
+
+
+def rule_for(threshold: float) -> str:
+    """Return the rule by which a mask is cut at a threshold."""
+    return "accuracy" if threshold == 0.5 else repr(float(threshold))
 
 
 def whole_samples(samples: Any) -> float:

@@ -29,8 +29,7 @@ def tile_layers(job: Job, values: np.ndarray, tile: Tile) -> dict[str, Any]:
         return segment_tile(job, values, tile).layers
     asked = tuple(dict.fromkeys((*job.question.layers, "probability", "uncertainty")))
     layers = segment_tile(replace(job, question=replace(job.question, layers=asked)), values, tile).layers
-    sums = rank_sums(layers, pixel_areas(job.geobox, tile.core))
-    return {**layers, "rank": ranks(layers["probability"]), "sums": sums}
+    return layers | of_ranks(job, layers, tile)
 
 
 def decided_tiles(
@@ -50,13 +49,11 @@ def decided_tiles(
         yield tile, values, layers | {"mask": mask_of_ranks(layers["rank"], cut, job.question.positive)}
 
 
-def rank_sums(layers: Mapping[str, np.ndarray], area: np.ndarray) -> RankSums:
-    """Return the sums by rank of a tile's layers probability and uncertainty, (h, w).
-
-    ``area`` : of its pixels in m², broadcastable to their shape.
-    """
+def of_ranks(job: Job, layers: Mapping[str, np.ndarray], tile: Tile) -> dict[str, Any]:
+    """Return what a mask that goes by the whole scene is made of: each pixel's ``rank`` (h, w), and their ``sums``."""
     probability = layers["probability"]
-    return RankSums.of(probability, np.broadcast_to(area, probability.shape), layers["uncertainty"])
+    area = np.broadcast_to(pixel_areas(job.geobox, tile.core), probability.shape)
+    return {"rank": ranks(probability), "sums": RankSums.of(probability, area, layers["uncertainty"])}
 
 
 def mask_of_ranks(rank: np.ndarray, cut: Cut, positive: int) -> np.ndarray:

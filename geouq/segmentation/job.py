@@ -31,7 +31,7 @@ from geouq.sampling.estimators import Question
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
-from geouq.segmentation.arguments import check_types, rule_of
+from geouq.segmentation.arguments import check_types, rule_for, rule_of
 from geouq.segmentation.matching import (
     bounds_roi,
     check_array,
@@ -259,11 +259,6 @@ def _decision(models: Sequence[Model], settings: Settings, threshold: float) -> 
     if settings.risk is None:
         return Decision(rule)
     return Decision(rule, level_for(_risk(models), rule, settings.risk), settings.risk)
-
-
-def rule_for(threshold: float) -> str:
-    """Return the rule by which a mask is cut at a threshold."""
-    return "accuracy" if threshold == 0.5 else repr(float(threshold))
 
 
 def _risk(models: Sequence[Model]) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any, Self
 import numpy as np
 
 from geouq.errors import ModelError, OutputError, TileError
-from geouq.files import in_the_way, write_bytes
+from geouq.files import in_the_way
 
 _PART = re.compile(r"\d+\.part")
 #: all names that geouq gives in a work folder: ledger, parts, files about to get their final names, scratch folders
@@ -67,18 +67,6 @@ def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
 def digest_of(packed: bytes) -> str:
     """Return what a receipt knows a part by, its sha256."""
     return hashlib.sha256(packed).hexdigest()
-
-
-def write_part(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Write a part, whole or not at all, and return its sha256.
-
-    Raises
-    ------
-    OutputError : it cannot be written.
-    """
-    packed = pack(arrays)
-    write_bytes(path, packed)
-    return digest_of(packed)
 
 
 def read_part(path: Path, digest: str, most: int) -> dict[str, np.ndarray] | None:

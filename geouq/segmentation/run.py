@@ -19,7 +19,7 @@ import dask.threaded
 import numpy as np
 import xarray as xr
 
-from geouq.decisions import Cut, RankSums, ranks
+from geouq.decisions import Cut, RankSums
 from geouq.errors import OutputError
 from geouq.files import refuse_own_scene, write_bytes
 from geouq.grid import Roi, Tile, pixel_areas
@@ -29,7 +29,7 @@ from geouq.maps.stac import check_dated
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
 from geouq.segmentation.cluster import compute_on
-from geouq.segmentation.deciding import decided_part, rank_sums
+from geouq.segmentation.deciding import decided_part, of_ranks
 from geouq.segmentation.events import BatchHalved, Event, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import identify
 from geouq.segmentation.job import Job
@@ -259,8 +259,8 @@ class _Work:
         """Return what a mask that goes by the whole scene is made of."""
         if not self.job.scene_wide:
             return {}
-        sums = rank_sums(layers, pixel_areas(self.job.geobox, tile.core))
-        return {"rank": ranks(layers["probability"]), "sums": np.stack(astuple(sums))}
+        made = of_ranks(self.job, layers, tile)
+        return made | {"sums": np.stack(astuple(made["sums"]))}
 
     def _picture(self, values: np.ndarray, tile: Tile) -> dict[str, np.ndarray]:
         """Return what a picture shows of the scene in a tile, so that the scene is read (or geocoded) only once."""

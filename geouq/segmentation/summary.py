@@ -8,21 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from geouq.alarm import Expectation, expect
+from geouq.alarm import EXPECTED, Expectation, expect
 from geouq.decisions import Cut, RankSums
 from geouq.layers import area_interval
-from geouq.segmentation.job import Job, rule_for, run_attrs
+from geouq.segmentation.arguments import rule_for
+from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.ledger import Receipt
 from geouq.segmentation.results import Results
 
 #: A map is not to be trusted unseen if its positive class is less certain than this on the mean. Provisional: 0.5 is
 #: the entropy of a probability of 0.89, and no more than ten chips were looked at with it (docs/outputs.md).
 DOUBTFUL = 0.5
-#: findings that not every run has
-_EXPECTED = ("expected_wrong", "expected_wrong_p05", "expected_wrong_p95", "expectation")
-_NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", *_EXPECTED)
 #: ... or if the interval of the area goes from less than this share of it to the whole. Provisional likewise.
 NARROWEST = 0.1
+#: findings that not every run has
+_NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", *EXPECTED)
 
 
 def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: RankSums | None = None) -> dict[str, Any]:

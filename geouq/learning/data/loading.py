@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from geouq.errors import InputError, UnitsError
-from geouq.grid import GeoBox, Roi, corners_apart
+from geouq.grid import GeoBox, Roi, pieces, same_grid
 from geouq.learning.data.chip import LabelledChip
 from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
@@ -94,7 +94,7 @@ def _open_label(chip: LabelledChip) -> Raster:
 
 def _same_grid(image: GeoBox, label: GeoBox) -> bool:
     """True if both CRS are one and the corners lie within half a pixel; also where the image has no CRS to compare."""
-    return image.crs is None or (image.crs == label.crs and corners_apart(image, label) < 0.5)
+    return image.crs is None or same_grid(image, label)
 
 
 def load(
@@ -166,11 +166,9 @@ def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
 
 
 def windows(chip: LabelledChip, size: int) -> Iterator[Roi]:
-    """Yield windows of at most ``size``² pixels that cover a chip exactly once, row by row."""
+    """Return windows of at most ``size``² pixels that cover a chip exactly once, row by row."""
     rows, columns = open_chip(chip).shape[1:]
-    for y in range(0, rows, size):
-        for x in range(0, columns, size):
-            yield Roi(y, min(y + size, rows), x, min(x + size, columns))
+    return pieces((rows, columns), size, size)
 
 
 def _pick(chip: LabelledChip, names: Sequence[str], wanted: Sequence[str] | None) -> list[int | None]:

@@ -79,7 +79,8 @@ def calibrate(
     ----------
     model, samples, seed, device : as for ``segment``.
     most_pixels : about how many pixels are kept, chosen at random by ``seed`` and their position in the chip.
-    on_chip : called before each chip with its name, its number from 0, and how many there are.
+    on_chip : called before each chip with its name, its number from 0, and how many there are; in both passes where the
+        model gets a cut.
 
     Raises
     ------
@@ -98,18 +99,20 @@ def calibrate(
     fit = fit_places(parts, model, seed)
     decided = {}
     if model.binary:
-        folds = _folds({part.place for part in parts}, seed)
-        fit = replace(fit, left_out=_decided(model, [[c for c in chips if c.place in f] for f in folds], fit, settings))
+        folds = [[c for c in chips if c.place in f] for f in _folds({part.place for part in parts}, seed)]
+        fit = replace(fit, left_out=_decided(model, folds, fit, settings, on_chip))
         decided = stored(fit.left_out)
     scores = {**model.spec.scores, "calibration": {"before": fit.scores_before, "after": fit.scores_after}}
     return model.with_spec(temperature=fit.temperature, scores=scores, **decided), fit
 
 
-def _decided(model: Model, folds: Sequence[Sequence[LabelledChip]], fit: Fit, settings: Settings) -> dict[str, Any]:
+def _decided(
+    model: Model, folds: Sequence[Sequence[LabelledChip]], fit: Fit, settings: Settings, on_chip: OnChip | None
+) -> dict[str, Any]:
     """Return what is found on the chips, each mapped with the temperature fitted on the other folds."""
     temperatures = (fit.before,) * len(folds) if fit.kept else fit.fold_temperatures
     groups = [(model.with_spec(temperature=t), chips) for t, chips in zip(temperatures, folds, strict=True)]
-    return found_on(map_chips(groups, settings))
+    return found_on(map_chips(groups, settings, on_chip))
 
 
 def fit_laplace(

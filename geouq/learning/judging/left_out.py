@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from geouq.decisions import LEVELS, STEPS, Cut, Decision, RankSums, wrong_shares
+from geouq.decisions import STEPS, Cut, Decision, RankSums, wrong_shares
 from geouq.grid import Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, area_interval, mask_of_two
 from geouq.learning.data.augment import WET
@@ -92,13 +92,12 @@ class Mapped:
 
     def losses(self, rule: str) -> np.ndarray:
         """Return the share of the labelled area that is decided and wrong at each of ``LEVELS``."""
-        return wrong_shares(self.dry.area, self.wet.area, self.cut(rule), LEVELS)
+        return wrong_shares(self.dry.area, self.wet.area, self.cut(rule))
 
     def undecided(self, rule: str, level: float) -> float:
         """Return the share of the labelled area that is undecided at a confidence level."""
         cut = Cut.at_level(self.cut(rule), level)
-        between = slice(math.ceil(cut.low * STEPS), math.ceil(cut.high * STEPS))
-        return float((self.dry.area[between].sum() + self.wet.area[between].sum()) / self.total)
+        return float((self.dry.of_mask(cut)[2] + self.wet.of_mask(cut)[2]) / self.total)
 
     def calibration(self, pixels: float) -> Calibration:
         """Return counts by probability for calibration errors, as of so many pixels."""

@@ -106,23 +106,19 @@ def _shake(
     chosen = (lottery(chip.name, tile.core, seed) < share)[keep]
     area = np.broadcast_to(pixel_areas(job.geobox, tile.core), keep.shape)[keep].astype(np.float32)
     effects = place_effects(1.0, seed, job.sampler.numbers)
+    strengths = STRENGTHS[strength_field(job.sampler.model.spec)]
     logits, towards, areas = [], [], []
     with torch.inference_mode(), must_fit(window.shape, job.sampler.device):
         middle = None if centre is None else _positive(next(iter(centre.draw(window)))[1], keep, positive)
         for number, drawn in sorted(job.sampler.draw(window), key=lambda one: one[0]):
             one = _positive(drawn, keep, positive)
             more = one - middle if middle is not None else effects[number : number + 1]
-            areas.append([area[one + (g - 1) * more >= 0].sum(dtype=np.float64) for g in strengths(job)])
+            areas.append([area[one + (g - 1) * more >= 0].sum(dtype=np.float64) for g in strengths])
             logits.append(drawn.cpu().numpy()[:, keep][:, chosen])
             towards.append(more[chosen] if middle is not None else more)
     truth = area[label[keep] == positive].sum(dtype=np.float64)
     part = Part(chip.place, np.stack(logits), label[keep][chosen])
     return Shaken(part, np.stack(towards), np.array(areas).T, float(truth), float(area.sum(dtype=np.float64)))
-
-
-def strengths(job: Job) -> tuple[float, ...]:
-    """Return the strengths that are considered for a job's model."""
-    return STRENGTHS[strength_field(job.sampler.model.spec)]
 
 
 def _positive(logits: torch.Tensor, keep: np.ndarray, positive: int) -> np.ndarray:

@@ -162,11 +162,17 @@ def _chosen(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) 
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
     names = class_names(recipe, [int(i) for i in found], options.classes)
     positive = names.index(positive_name(names))
-    kept = [_well_posed(side, census, recipe, positive) for side, census in zip(sides, censuses, strict=False)]
+    kept = [well_posed(side, census, recipe, positive) for side, census in zip(sides, censuses, strict=False)]
     return [*kept, *([[]] if len(kept) == 1 else [])], names, sum(map(len, sides)) - sum(map(len, kept))
 
 
-def _well_posed(chips: Sequence[LabelledChip], census: Census, recipe: Recipe, positive: int) -> list[LabelledChip]:
+def well_posed(chips: Sequence[LabelledChip], census: Census, recipe: Recipe, positive: int) -> list[LabelledChip]:
+    """Return the chips without those of the positive class throughout, where the recipe drops such.
+
+    Raises
+    ------
+    InputError : none is left.
+    """
     kept = [c for c in chips if recipe.most_positive == 1 or census.share(c, positive) <= recipe.most_positive]
     if not kept:
         raise InputError(
