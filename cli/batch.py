@@ -46,7 +46,7 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
     from geouq.segmentation.job import load_models
 
     models = load_models(models_named(options["model"], options["weights"]))  # one that cannot be loaded stops all
-    positive = models[0].spec.positive
+    subject = models[0].spec.legend.subject
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     if not options["quiet"]:
@@ -61,7 +61,7 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
     for number, one in enumerate(found, 1):
         if not options["quiet"]:
             say(f"geouq: [{number}/{len(found)}] {one.name}", err=True)
-        summary, pixel = _mapped(one, options, folders, positive, map_scene)
+        summary, pixel = _mapped(one, options, folders, subject, map_scene)
         told.append({"scene": one.name} | summary)
         pixels.append(pixel)
     failed = [row["scene"] for row in told if "error" in row]
@@ -88,10 +88,10 @@ def _folder(path: Path | str) -> Path:
 
 
 def _mapped(
-    one: OneOfMany, options: dict[str, Any], folders: Mapping[str, Path], positive: str, map_scene: MapScene
+    one: OneOfMany, options: dict[str, Any], folders: Mapping[str, Path], subject: str, map_scene: MapScene
 ) -> tuple[dict[str, Any], float]:
     """Map a scene; return its summary, or the error that it ended in, and the area of a pixel (``MapScene``)."""
-    name = f"{one.name}_{positive}"
+    name = f"{one.name}_{subject}"
     own = {what: folders[what] / f"{name}{end}" for what, end in _BESIDE.items() if what in folders}
     try:
         return map_scene(one.source, options | own | {"output": folders["output"] / f"{name}.tif"})
@@ -102,18 +102,22 @@ def _mapped(
 
 
 def _table(told: list[dict[str, Any]], pixels: list[float]) -> str:
-    """Return a line a scene: the area and its interval, what is not classified, what became of it."""
+    """Return a line a scene (and class): the area and its interval, what is not classified, what became of it."""
     rows = [("scene", "area", "5–95 %", "not classified", "")]
     for row, pixel in zip(told, pixels, strict=True):
         if "error" in row:
             rows.append((row["scene"], "", "", "", f"no map: {row['error']}"))
             continue
-        low, high = row["area_m2_p05"], row["area_m2_p95"]
         unit, scale = told_in(row["crs"], pixel)
-        interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
         missing, state = f"{row['not_classified_percent']:g} %", "already there" if row["already_there"] else "mapped"
         state += " (see the warning)" if row["warnings"] else ""
-        rows.append((row["scene"], f"{row['area_m2'] / scale:.6g} {unit}", interval, missing, state))
+        first = (row["scene"], missing, state)
+        for one in row.get("by_class", [row]):  # of more than two classes a line each
+            low, high = one["area_m2_p05"], one["area_m2_p95"]
+            interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
+            area = f"{one['name']} " * ("by_class" in row) + f"{one['area_m2'] / scale:.6g} {unit}"
+            rows.append((first[0], area, interval, *first[1:]))
+            first = ("", "", "")
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return "\n".join(
         "  ".join([*(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows

@@ -71,6 +71,12 @@ def decided(fit: Fit, positive: str) -> str:
         return ""
     if fit.places < FEWEST:
         return f"\na cut, an alarm and a risk need {FEWEST} places or more: the model gets none"
+    if "decide" not in fit.left_out:
+        wrong = fit.left_out["alarm"]["wrong"]["accuracy"]
+        return (
+            f"\nalarm: made from {len(wrong)} maps of {fit.places} places, each with the temperature of the others; "
+            f"wrong on {100 * min(wrong):.3g} to {100 * max(wrong):.3g} % of their pixels"
+        )
     return f"\n\n{decisions(fit.left_out, positive)}"
 
 

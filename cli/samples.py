@@ -16,6 +16,7 @@ from geouq.errors import InputError
 
 @click.command("samples")
 @click.argument("path", metavar="MAP_samples.tif", type=FILE)
+@click.option("--class", "of", metavar="NAME", help="Which class is asked about. [default: the positive one]")
 @click.option("--sample", metavar="K", help="Export sample K (from 0), or: least, median, most.")
 @click.option(
     "-o", "--output", type=FILE, help="Where to: .tif for a mask, .gpkg or another vector format for polygons."
@@ -27,6 +28,7 @@ from geouq.errors import InputError
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
 def command(
     path: Path,
+    of: str | None,
     sample: str | None,
     output: Path | None,
     preview: Path | None,
@@ -38,7 +40,7 @@ def command(
     """List, export and draw the samples of a map; each is one plausible map of the whole scene."""
     if (sample is None) != (output is None):
         raise InputError("--sample K and -o FILE go together: which sample, and where to")
-    found = samples(path)
+    found = samples(path, of)
     facts = _facts(found)
     if sample is not None and output is not None:
         facts["exported"] = found.export(sample, output, overwrite=overwrite)

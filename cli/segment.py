@@ -55,7 +55,10 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @scene_options
 @product_options
 @click.option(
-    "-o", "--output", type=click.Path(), help="The map, a COG; or a folder. [default: <scene>_<class>.tif here]"
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="The map, a COG; or a folder. [default: <scene>_water.tif here, _classes.tif of more than two]",
 )
 @click.option(
     "--model",
@@ -91,7 +94,11 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
     help="Cut the mask by the scene (iou, area), at 0.5 (accuracy) or at a probability. [default: the model's]",
 )
 @click.option("--risk", type=float, metavar="R", help="Leave undecided what is needed for at most a share R wrong.")
-@click.option("--vector", type=FILE, help="Polygons: .gpkg, .fgb, .geojson or .parquet.")
+@click.option(
+    "--vector",
+    type=FILE,
+    help="Polygons: .gpkg, .fgb, .geojson or .parquet; of more than two classes those of each (column class).",
+)
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
 @click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
 @click.option("--zarr", type=FILE, help="The map's layers as a Zarr group too: .zarr.")
@@ -124,7 +131,7 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
 @voice_options
 def command(**options: Any) -> None:
-    """Map water, and how sure that is, in a scene.
+    """Map water, or the classes of any model, and how sure that is, in a scene.
 
     SCENE is any raster GDAL reads, with VV and VH in one file, or two files (--vv, --vh), or a Sentinel-1 GRD
     product as ESA delivers it (.SAFE or .zip). An interrupted run goes on where it stopped when the same command is
@@ -167,7 +174,7 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     models = load_models(models_named(options["model"], options["weights"]))
     model = models[0]
     job = prepare(scene, models, _settings(options))
-    path = Path(options["output"] or f"{_stem(source)}_{model.spec.positive}.tif")
+    path = Path(options["output"] or f"{_stem(source)}_{model.spec.legend.subject}.tif")
     outputs = Outputs(
         path=path,
         vector=options["vector"],
@@ -265,6 +272,7 @@ def _explain(scene: Any, job: Any, precision: str) -> None:
 def describe(summary: dict[str, Any], pixel: float) -> str:
     """Return the summary for people; ``pixel`` is the area of one in squared units of the grid."""
     unit, scale = told_in(summary["crs"], pixel)
+    classes = [_of_class(row, summary["samples"], unit, scale) for row in summary.get("by_class", ())]
     area = f"{summary['positive_class']}: {summary['area_m2'] / scale:.6g} {unit}"
     if not summary["valid_area_m2"]:
         area = f"{summary['positive_class']}: nothing was classified"
@@ -273,17 +281,29 @@ def describe(summary: dict[str, Any], pixel: float) -> str:
         area += f" (5–95 % of {summary['samples']} samples: {low:.6g}–{high:.6g} {unit})"
     elif "samples_saved_percent" in summary:
         area += f" (no interval: the tolerance saved {summary['samples_saved_percent']:g} % of the samples)"
-    doubts = {summary["positive_class"]: "mean_uncertainty_positive", "map": "mean_uncertainty"}
+    doubts = {} if classes else {summary["positive_class"]: "mean_uncertainty_positive"}
+    doubts |= {"map": "mean_uncertainty"}
     known = [f"{what} {100 * summary[key]:.0f} %" for what, key in doubts.items() if summary[key] is not None]
     verb = "already there, made by this very run:" if summary["already_there"] else "wrote"
     return "\n".join(
         [
-            area,
+            *(classes if classes and summary["valid_area_m2"] else [area]),
             *_decided(summary, unit, scale),
             f"not classified: {summary['not_classified_percent']:g} %",
             *([f"mean uncertainty: {', '.join(known)}"] if known else []),
             *(f"{verb} {file}" for file in summary["files"]),
         ]
+    )
+
+
+def _of_class(row: dict[str, Any], samples: Any, unit: str, scale: float) -> str:
+    """Return a line on one of several classes."""
+    text = f"{row['name']}: {row['area_m2'] / scale:.6g} {unit}"
+    if row["area_m2_p05"] is not None:
+        low, high = row["area_m2_p05"] / scale, row["area_m2_p95"] / scale
+        text += f" (5–95 % of {samples} samples: {low:.6g}–{high:.6g} {unit})"
+    return (
+        text if row["mean_uncertainty"] is None else f"{text}, mean uncertainty {100 * row['mean_uncertainty']:.0f} %"
     )
 
 

@@ -19,14 +19,38 @@ from geouq.polygons.vectorize import vectorize
 @click.option(
     "--samples", "samples_path", type=FILE, help="Votes, for area intervals. [default: MAP_samples.tif if there]"
 )
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="Polygons of this class alone; may be repeated. [default: the positive one of two, else all]",
+)
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
 def command(
-    map_path: Path, out_path: Path, samples_path: Path | None, min_area: float, overwrite: bool, as_json: bool
+    map_path: Path,
+    out_path: Path,
+    samples_path: Path | None,
+    classes: tuple[str, ...],
+    min_area: float,
+    overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Turn a map into polygons, whole across tile seams, in .gpkg, .fgb, .geojson or .parquet."""
-    summary = vectorize(map_path, out_path, samples_path=samples_path, min_area=min_area, overwrite=overwrite)
+    """Turn a map into polygons, whole across tile seams, in .gpkg, .fgb, .geojson or .parquet.
+
+    Of two classes the polygons are those of the positive one (water). Of more they are those of every class, in one
+    layer with a column "class": land cover has no background. --class chooses.
+    """
+    summary = vectorize(
+        map_path,
+        out_path,
+        samples_path=samples_path,
+        classes=classes or None,
+        min_area=min_area,
+        overwrite=overwrite,
+    )
     if as_json:
         say(json.dumps(asdict(summary)))
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -46,7 +45,10 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Say how much of each polygon is water, with an interval, from a map and its votes (MAP_samples.tif)."""
+    """Say how much of each polygon is water, with an interval, from a map and its votes (MAP_samples.tif).
+
+    Of a map of more than two classes each class has its own columns: forest_area_m2, forest_p_over_50 …
+    """
     summary = zonal(
         map_path,
         Places(places, layer, buffer, id_field),
@@ -56,7 +58,7 @@ def command(
         overwrite=overwrite,
     )
     if as_json:
-        say(json.dumps(asdict(summary)))
+        say(json.dumps(summary.to_dict()))
         return
     for name, got in summary.renamed.items():
         say(f"the places have a column {name} already: the other one is called {got}", err=True)

@@ -5,9 +5,10 @@ help, docs/uncertainty.md and checks read the row.
 
 *Mask value*: the index of a class, in binary maps too; 254 is undecided (classified, but neither class can be said at
 the risk that was asked for: geouq.decisions), 255 is not classified. *Positive*: the one class that
-``probability``, ``std``, votes, areas and polygons speak of; a model names it, a map's tags give its index, and it may
-stand at any index. *One logit* for two classes is that of class 1, for labels are class indices and the losses of
-training take them as the share of class 1: p(class 1) = sigmoid(logit).
+``probability`` and ``std`` speak of, and of two classes votes, areas and polygons too (of more, these are of each); a
+model names it, a map's tags give its index, and it may stand at any index. *One logit* for two classes is that of
+class 1, for labels are class indices and the losses of training take them as the share of class 1: p(class 1) =
+sigmoid(logit).
 
 In formulas p_s are the class probabilities of sample s of S (after the place's effect and temperature), p̄ their mean,
 C the number of classes, H the entropy in nats.
@@ -53,7 +54,7 @@ class Layer:
     needs : the running sums that it is made from, beside the mean: "entropy", "squares", "counts", "votes".
     limits : its lowest and highest value with C classes.
     ramp, legend : colours between these, and what a colour bar of percent says.
-    each_class : it has one plane a class.
+    plane, several : what one of its planes is called that it has for each class, from ``several`` classes on.
     source : paper of the formula.
     """
 
@@ -65,18 +66,21 @@ class Layer:
     limits: Limits = lambda classes: (0.0, 1.0)
     ramp: tuple[str, ...] = ()
     legend: str = ""
-    each_class: bool = False
+    plane: str = ""
+    several: int = 2
     source: str = ""
 
     def dtype(self, samples: float) -> np.dtype:
         """Return the type of its values in memory, with so many samples."""
         return votes_dtype(samples) if self.kind == "votes" else np.dtype(np.uint8 if self.kind == "class" else "f4")
 
+    def planes(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return what its planes are called, one a class, given the names of the classes; none if it is one plane."""
+        return tuple(f"{self.plane}_{name}" for name in names) if self.plane and len(names) >= self.several else ()
+
     def bands(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return what its bands in a map are called, given the names of the classes; votes have none there."""
-        if self.each_class:
-            return tuple(f"probability_{name}" for name in names)
-        return () if self.kind == "votes" else (self.name,)
+        return () if self.kind == "votes" else self.planes(names) or (self.name,)
 
     def attrs(self, legend: Legend) -> dict[str, Any]:
         """Return the attributes of its array, given what mask values mean (CF conventions 1.11, 3.1 to 3.5)."""
@@ -137,7 +141,7 @@ _ROWS = (
         "the same, of each class",
         ramp=LIKELY,
         legend="probability, %",
-        each_class=True,
+        plane="probability",
     ),
     Layer(
         "aleatoric",
@@ -179,10 +183,12 @@ _ROWS = (
     ),
     Layer(
         "votes",
-        "bit s = sample s says the positive class",
-        "all samples' maps in one band, in a file of its own",
+        "bit s = sample s says the positive class; with more than two classes a band a class",
+        "all samples' maps, in a file of their own",
         "votes",
         frozenset({"votes"}),
+        plane="votes",
+        several=3,
     ),
 )
 #: the table: name → row, in the order of its rows
@@ -277,6 +283,22 @@ class Legend:
     def positive_name(self) -> str:
         """The name of the class that counts."""
         return self.names[self.positive]
+
+    @property
+    def binary(self) -> bool:
+        """True of two classes: a map is of the positive one; of more it is of all of them alike."""
+        return len(self.names) == 2
+
+    @property
+    def subject(self) -> str:
+        """What a map is called after: the positive class of two, else "classes"."""
+        return self.positive_name if self.binary else "classes"
+
+    def index(self, name: str) -> int:
+        """Return the index of a class by its name; raise InputError if there is none of that name."""
+        if name not in self.names:
+            raise InputError(f"no class {name!r}: the map has {', '.join(self.names)}")
+        return self.names.index(name)
 
 
 def positive_logit(logit: Any, positive: int) -> Any:

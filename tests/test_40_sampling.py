@@ -394,7 +394,9 @@ def by_definition(p: np.ndarray, q: Question) -> dict[str, np.ndarray]:
 
     mean, positive = p.mean(0), p[:, q.positive]
     binary = q.classes == 2
-    says = positive >= q.threshold if binary else p.argmax(1) == q.positive
+    says = positive >= q.threshold
+    of_class = [says] if binary else [p.argmax(1) == c for c in range(q.classes)]
+    votes = [sum(s[k].astype(np.uint64) << np.uint64(k) for k in range(len(p))) for s in of_class]
     return {
         "probability": mean[q.positive],
         "probabilities": mean,
@@ -405,7 +407,7 @@ def by_definition(p: np.ndarray, q: Question) -> dict[str, np.ndarray]:
         "epistemic": entropy(mean, 0) - entropy(p, 1).mean(0),
         "std": positive.std(0),
         "variation_ratio": 1 - modal(says if binary else p.argmax(1), q.classes),
-        "votes": sum(says[s].astype(np.uint64) << np.uint64(s) for s in range(len(p))),
+        "votes": votes[0] if binary else np.array(votes),
     }
 
 
@@ -439,17 +441,17 @@ def test_layers_are_their_definitions(samples, channels, seed, threshold, temper
     for name, layer in sums.layers().items():
         if name in ("mask", "votes"):
             certain = valid & ~near & (np.abs(expected["probability"] - threshold) > 1e-5)
-            assert (layer[certain] == expected[name][certain]).all(), name
-            assert (layer[~valid] == (255 if name == "mask" else 0)).all()
+            assert (layer[..., certain] == expected[name][..., certain]).all(), name
+            assert (layer[..., ~valid] == (255 if name == "mask" else 0)).all()
         else:
             inside = np.broadcast_to(valid & ~near if name == "variation_ratio" else valid, layer.shape)
             np.testing.assert_allclose(layer[inside], expected[name][inside], atol=2e-6)
             assert np.isnan(layer[..., ~valid]).all()
     if not near.any():
-        votes = np.array([(expected["votes"] >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)
-        np.testing.assert_allclose(
-            [float(sums.areas[s]) for s in range(samples)], (votes * valid * area).sum((1, 2)), rtol=1e-6
-        )
+        planes = expected["votes"].reshape(-1, 5, 4)
+        votes = np.array([(planes >> np.uint64(s)) & np.uint64(1) for s in range(samples)], float)  # (S, 1 or C, 5, 4)
+        areas = np.array([sums.areas[s].numpy() for s in range(samples)])
+        np.testing.assert_allclose(areas, (votes * valid * area).sum((2, 3)), rtol=1e-6)
 
 
 def test_vote_width_and_limit():

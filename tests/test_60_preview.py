@@ -357,7 +357,7 @@ def test_one_palette_has_one_meaning(tmp_path):
     """Dark is sure and bright is unsure, in styles and pictures of every layer of doubt."""
     ends = {}
     for name, layer in LAYERS.items():
-        if layer.ramp and not layer.each_class:
+        if layer.ramp and not layer.plane:
             write_qml(tmp_path / "m.qml", [name], False, Legend(("a", "b", "c")))
             items = ElementTree.parse(tmp_path / "m.qml").findall(".//colorrampshader/item")
             ends[name] = (items[0].get("color"), items[-1].get("color"))

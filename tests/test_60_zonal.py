@@ -156,7 +156,7 @@ def test_strips_and_batches_do_not_show(tmp_path, monkeypatch):
     monkeypatch.setattr(layer, "_FEATURES", 7)
     monkeypatch.setattr(cover, "LIMIT", 60)
     whole = module.strips
-    monkeypatch.setattr(module, "strips", lambda geobox: whole(geobox, 400))
+    monkeypatch.setattr(module, "strips", lambda geobox, pixels: whole(geobox, 400))
     zonal(path, places, tmp_path / "b.gpkg", with_samples=True)
     for name in ("places", "samples"):
         a, b = (pyogrio.read_dataframe(tmp_path / f"{x}.gpkg", layer=name) for x in "ab")
@@ -212,7 +212,7 @@ def test_memory_grows_neither_with_the_map_nor_with_the_places(tmp_path, monkeyp
     monkeypatch.setattr(layer, "_READ", 50)
     monkeypatch.setattr(layer, "_FEATURES", 200)
     whole = module.strips
-    monkeypatch.setattr(module, "strips", lambda geobox: whole(geobox, 20_000))
+    monkeypatch.setattr(module, "strips", lambda geobox, pixels: whole(geobox, 20_000))
     peaks = []
     for size in (1, 4):
         folder = tmp_path / str(size)

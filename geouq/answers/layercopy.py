@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -54,7 +54,7 @@ class LayerCopy:
             name = stack.enter_context(_reading(source))
             info = _info(name, source, layer)
             self.fields, self.crs = list(info["fields"]), _known(info["crs"])
-            self.renamed = _apart(self.fields)
+            self.renamed, self._classes = _apart(self.fields), False
             stack.enter_context(writing(out, *FAILURES))
             self._copy_into(out, name, info["layer_name"])
         self.count = int(self._table.execute(f"SELECT count(*) FROM {LAYER}").fetchone()[0])
@@ -68,7 +68,7 @@ class LayerCopy:
                 self._copy(name, layer)
             self._table = stack.enter_context(closing(sqlite3.connect(self._stage)))
             self._table.execute("PRAGMA synchronous=OFF")  # it is gone after a crash anyway
-            self._table.execute(f"CREATE TABLE {SAMPLES} (place INTEGER, sample INTEGER, area_m2 REAL)")
+            self._table.execute(f"CREATE TABLE {SAMPLES} (place INTEGER, class TEXT, sample INTEGER, area_m2 REAL)")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> LayerCopy:
@@ -127,12 +127,16 @@ class LayerCopy:
         with writing(self.out, sqlite3.Error), self._table:
             self._table.executemany(f"UPDATE {LAYER} SET {sets} WHERE {_ID}=?", rows)
 
-    def add_samples(self, first: int, areas: np.ndarray) -> None:
-        """Add the ``areas`` (features, samples) of features from number ``first`` on to the table of samples."""
+    def add_samples(self, first: int, areas: np.ndarray, of: str = "") -> None:
+        """Add the ``areas`` (features, samples) of features from number ``first`` on to the table of samples.
+
+        ``of`` : name of the class that they are of, where there are several.
+        """
         number, sample = np.indices(areas.shape)
-        rows = zip((number + first).ravel().tolist(), sample.ravel().tolist(), areas.ravel().tolist(), strict=True)
+        self._classes |= bool(of)
+        rows = zip((number + first).ravel().tolist(), repeat(of), sample.ravel().tolist(), areas.ravel().tolist())  # noqa: B905 (endless)
         with writing(self.out, sqlite3.Error), self._table:
-            self._table.executemany(f"INSERT INTO {SAMPLES} VALUES (?, ?, ?)", rows)
+            self._table.executemany(f"INSERT INTO {SAMPLES} VALUES (?, ?, ?, ?)", rows)
 
     def repeated(self, name: str) -> int:
         """Return how many features have a value of the attribute ``name`` that an earlier one has too."""
@@ -156,8 +160,8 @@ class LayerCopy:
             convert(self._stage, made, LAYER)
             if samples:
                 self._add_ids(name)
-                columns = "place, id, sample, area_m2" if name else "place, sample, area_m2"
-                convert(self._stage, made, SAMPLES, f"SELECT {columns} FROM {SAMPLES} ORDER BY rowid")
+                columns = ["place", *["id"] * bool(name), *["class"] * self._classes, "sample", "area_m2"]
+                convert(self._stage, made, SAMPLES, f"SELECT {', '.join(columns)} FROM {SAMPLES} ORDER BY rowid")
             check_whole(made, LAYER, self.count)
             publish(made, self.out, replace)
 

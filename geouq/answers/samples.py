@@ -1,7 +1,8 @@
 """Work with the samples of a map: each bit of its votes is one plausible map of the whole scene.
 
 Samples are numbered from 0, as their bits are. ``least``, ``median`` and ``most`` stand for the sample with the least
-water, the one in the middle (the lower of two), and the one with the most.
+water, the one in the middle (the lower of two), and the one with the most. Of a map of more than two classes "water" is
+whichever class is asked about.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from geouq.alarm import EXPECTED
 from geouq.answers.connected import connected
 from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own, scratch
-from geouq.grid import area_unit, pixel_areas
+from geouq.grid import Roi, area_unit, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend, area_interval, mask_of_two, says
 from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
@@ -44,12 +45,14 @@ class Samples:
     areas : (samples,) area in m² that each calls water (squared units of the grid without a CRS).
     valid_area : area that is classified.
     unit : of areas: m²; without a CRS px where a pixel's area is 1, else squared units of the grid.
+    of : name of the class that they speak of; empty: the positive one.
     """
 
     path: Path
     areas: np.ndarray
     valid_area: float
     unit: str = "m²"
+    of: str = ""
 
     def __len__(self) -> int:
         return len(self.areas)
@@ -74,6 +77,8 @@ class Samples:
     def export(self, which: int | str, out_path: str | os.PathLike[str], *, overwrite: bool = False) -> int:
         """Write one sample as a mask (.tif) or as polygons (.gpkg, .fgb, .geojson, .parquet); return its number.
 
+        A sample is a map of all classes; the class asked about only says which is ``most``.
+
         Raises
         ------
         InputError : if there is no such sample.
@@ -94,21 +99,19 @@ class Samples:
         with Votes(self.path) as votes:
             told = {name for name in votes.tags if name.startswith("GEOUQ_")} - _OF_THE_MASK
             tags = {name: value for name, value in votes.tags.items() if name in told}
-            legend = _legend(votes)
+            legend = _whole_legend(votes)
             tags |= {"GEOUQ_SAMPLE": str(sample)}
             tags |= {f"GEOUQ_{name.upper()}": str(value) for name, value in legend.tags().items()}
             bands = map_bands(["mask"], legend=legend)
             with MapWriter(out, votes.geobox, bands, tags) as writer:
                 for roi in strips(votes.geobox):
-                    bits, valid = votes.votes(roi)
-                    chosen = mask_of_two(says(bits, sample), legend.positive)
-                    mask = np.where(valid, chosen, NOT_CLASSIFIED).astype(np.uint8)
+                    mask = _sample_mask(votes, roi, sample, legend)
                     writer.write(roi, quantise({"mask": mask}, bands))
                 writer.finish(replace)
 
     def connected(self, a: Sequence[float], b: Sequence[float], *, through: str = "water") -> np.ndarray:
         """Return (samples,) bool: is there a path over water, or land, from a to b? See geouq.answers.connected."""
-        with Votes(self.path) as votes:
+        with Votes(self.path, self.of or None) as votes:
             return connected(votes, a, b, through)
 
     def preview(self, out_png: str | os.PathLike[str], *, overwrite: bool = False) -> None:
@@ -123,7 +126,7 @@ class Samples:
             raise OutputError(f"{out}: pictures are written as .png: give it that suffix")
         refuse_own(out, (self.path, *maps_beside(self.path)))
         check_free(out, overwrite)
-        with Votes(self.path) as votes:
+        with Votes(self.path, self.of or None) as votes:
             (rows, columns), crs = votes.geobox.shape, votes.crs
             grid = Grid((rows, columns), votes.geobox.affine, CRS.from_user_input(crs) if crs else None)
             panels, facts = _panels(self, votes, grid), _facts(self, votes, grid)
@@ -135,18 +138,19 @@ class Samples:
         save(draw([*panels, bars], grid, self.path.stem, facts), out, replace=overwrite)
 
 
-def samples(path: str | os.PathLike[str]) -> Samples:
+def samples(path: str | os.PathLike[str], of: str | None = None) -> Samples:
     """Open the samples of a map.
 
     Parameters
     ----------
     path : a votes file (``<stem>_samples.tif``), or the map it lies beside.
+    of : name of the class that is asked about; default: the positive one.
 
     Raises
     ------
-    SceneError : if there are no votes.
+    SceneError : if there are no votes. InputError : if there is no class of that name.
     """
-    votes, found = open_votes(path)
+    votes, found = open_votes(path, of)
     if found is not None:
         found.file.close()
     with votes:
@@ -156,16 +160,33 @@ def samples(path: str | os.PathLike[str]) -> Samples:
             area = np.broadcast_to(pixel_areas(votes.geobox, roi), roi.shape)[valid]
             areas += sums(bits[valid], area, np.zeros(len(area), np.int64), 1, votes.samples)[0]
             valid_area += float(area.sum())
-    return Samples(votes.path, areas, valid_area, area_unit(votes.crs, votes.geobox.affine.determinant))
+    return Samples(votes.path, areas, valid_area, area_unit(votes.crs, votes.geobox.affine.determinant), of or "")
 
 
 def _legend(votes: Votes) -> Legend:
-    """Return what the values of a sample's mask mean: the map's classes if they are two, else all else and positive.
+    """Return what a picture of samples shows: the map's classes if they are two, else all else and the one asked about.
 
     A sample is one plausible map, in which every pixel has a class.
     """
     found = replace(votes.legend, undecided=False)
-    return found if len(found.names) == 2 else Legend(("all else", found.positive_name), 1)
+    return found if found.binary else Legend(("all else", found.names[votes.of]), 1)
+
+
+def _whole_legend(votes: Votes) -> Legend:
+    """Return what the values of a sample's mask mean: the map's classes, where there are votes for each of them."""
+    found = replace(votes.legend, undecided=False)
+    return found if found.binary or len(votes.classes) == len(found.names) else _legend(votes)
+
+
+def _sample_mask(votes: Votes, roi: Roi, sample: int, legend: Legend) -> np.ndarray:
+    """Return what a sample says of a part of the map, (rows, columns) uint8 by ``legend``."""
+    if legend.binary:
+        bits, valid = votes.votes(roi)
+        mask = mask_of_two(says(bits, sample), legend.positive)
+    else:
+        planes = [votes.votes(roi, number) for number in votes.classes]
+        mask, valid = np.argmax([says(bits, sample) for bits, _ in planes], axis=0), planes[0][1]
+    return np.where(valid, mask, NOT_CLASSIFIED).astype(np.uint8)
 
 
 def _panels(found: Samples, votes: Votes, grid: Grid) -> list[Panel]:
@@ -201,7 +222,7 @@ def _pictures(votes: Votes, chosen: Sequence[int]) -> list[np.ndarray]:
 def _facts(found: Samples, votes: Votes, grid: Grid) -> list[str]:
     """Return what is told below the pictures, piece by piece."""
     low, high = (area_text(value, grid) for value in found.interval)
-    mean = area_text(float(found.areas.mean()), grid)
-    facts = [f"{len(found)} samples: {mean} of water on average, 5–95 % {low} to {high}"]
+    mean, what = area_text(float(found.areas.mean()), grid), found.of or "water"
+    facts = [f"{len(found)} samples: {mean} of {what} on average, 5–95 % {low} to {high}"]
     facts.append(f"classified: {area_text(found.valid_area, grid)}")
     return facts + ([f"model {votes.tags['GEOUQ_MODEL']}"] if "GEOUQ_MODEL" in votes.tags else [])

@@ -1,4 +1,4 @@
-"""Answers about places: how much of each polygon is water, and how sure that is.
+"""Answers about places: how much of each polygon is water, or each class of a map, and how sure that is.
 
 Every pixel counts with the share of it that lies inside a polygon (geouq.answers.coverage), times its area on the
 ellipsoid. The sums are kept a sample at a time, so that samples stay whole maps: areas of several places in the same
@@ -17,15 +17,19 @@ sample may be added, and quantiles of those sums are the interval of all of them
 ``samples, note``
     their number; what had to be done to the place, or why it has no answer
 
+Of a map of more than two classes each has its own columns, which begin with its name: ``forest_area_m2``,
+``forest_area_m2_p05``, ``forest_area_m2_p95``, ``forest_mask_area_m2``, ``forest_p_over_50``.
+
 Without a CRS areas are in squared units of the grid. Memory is that of a strip of the map and a batch of places.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, overload
@@ -38,7 +42,7 @@ from geouq.answers.places import Measured, Places, measure
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
 from geouq.grid import Roi, area_unit, pixel_areas
-from geouq.layers import UNDECIDED, area_interval
+from geouq.layers import NOT_CLASSIFIED, UNDECIDED, area_interval
 from geouq.maps.votes import expectation, open_votes, strips, sums
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.frame import as_frame
@@ -46,7 +50,8 @@ from geouq.polygons.frame import as_frame
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-_INSIDE, _GROUND, _VALID, _MASK, _UNDECIDED, _DOUBT, _DOUBTED, _SAMPLES = range(8)
+#: columns of sums; from ``_MASKS`` on the mask's area of each class, and then of each class its area in each sample
+_INSIDE, _GROUND, _VALID, _UNDECIDED, _DOUBT, _DOUBTED, _MASKS = range(7)
 _TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
 _BEYOND = 1e-4  # share outside that is worth a note: a border that was projected is not quite the border
 
@@ -58,7 +63,9 @@ class ZonalSummary:
     ``water_area_m2`` is the mean of the sums in each sample, ``mask_area_m2`` what the map's mask says (None without a
     map): they differ where the map is in doubt. ``undecided_area_m2`` is what the mask leaves undecided, None if it
     never does. Areas are in m², without a CRS in ``unit``. ``expectation`` is what the map says of how wrong it is
-    likely to be. ``notes`` counts what was noted, ``renamed`` says which columns had to take another name.
+    likely to be. ``by_class`` : of a map of more than two classes the same areas of each, by its name; the others are
+    those of the positive class then. ``notes`` counts what was noted, ``renamed`` says which columns had to take
+    another name.
     """
 
     places: int = 0
@@ -74,14 +81,23 @@ class ZonalSummary:
     expectation: str | None = None
     notes: dict[str, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float | None]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {name: value for name, value in asdict(self).items() if name != "by_class" or value}
 
     def __str__(self) -> str:
-        text = (
-            f"{self.places} places, {self.answered} with an answer; together {self.water_area_m2:.6g} {self.unit} of "
-            f"water, the mean of {self.samples} samples (5–95 %: {self.water_area_m2_p05:.6g}–"
-            f"{self.water_area_m2_p95:.6g} {self.unit})"
-        )
-        if self.mask_area_m2 is not None:
+        text = f"{self.places} places, {self.answered} with an answer; together "
+        if self.by_class:
+            areas = (f"{one['area_m2']:.6g} {self.unit} of {name}" for name, one in self.by_class.items())
+            text += f"{', '.join(areas)}, the mean of {self.samples} samples"
+        else:
+            text += (
+                f"{self.water_area_m2:.6g} {self.unit} of water, the mean of {self.samples} samples (5–95 %: "
+                f"{self.water_area_m2_p05:.6g}–{self.water_area_m2_p95:.6g} {self.unit})"
+            )
+        if self.mask_area_m2 is not None and not self.by_class:
             text += f"; by the map's mask {self.mask_area_m2:.6g} {self.unit}"
         if self.undecided_area_m2 is not None:
             text += f", undecided {self.undecided_area_m2:.6g} {self.unit}"
@@ -128,8 +144,9 @@ def zonal(
     out_path : .gpkg, .fgb, .geojson or .parquet; shapes and attributes of the places, and the columns above.
         None: return them as a GeoDataFrame, with the summary in its ``attrs``.
     shares : percentages X, 0 ≤ X < 100, of the columns ``p_over_X``.
-    with_samples : add a table ``samples`` (place, id, sample, area_m2) to a GeoPackage: add up the areas of places
-        sample by sample, and the quantiles of that are their interval together. ``place`` is the polygon's fid.
+    with_samples : add a table ``samples`` (place, id, class where there are several, sample, area_m2) to a GeoPackage:
+        add up the areas of places sample by sample, and the quantiles of that are their interval together. ``place`` is
+        the polygon's fid.
     overwrite : replace ``out_path`` if it exists.
 
     Raises
@@ -153,27 +170,40 @@ def zonal(
         rasters = stack.enter_context(_Rasters(map_path))
         layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
         _check_inputs(out, where, layer, rasters)
-        names = layer.add_columns(_columns(shares, rasters.undecided))
-        votes = rasters.votes
+        votes, classes = rasters.votes, _class_columns(rasters.names)
+        names = layer.add_columns(_columns(shares, rasters.undecided, classes))
         unit = area_unit(votes.crs, votes.geobox.affine.determinant)
         summary = ZonalSummary(layer.count, samples=votes.samples, unit=unit, expectation=rasters.expectation)
         summary.renamed = layer.renamed | {name: got for name, got in names.items() if got != name}
-        total = np.zeros(votes.samples)
+        total = np.zeros((len(classes), votes.samples))
         for first, shapes in layer.batches():
             found = measure(shapes, layer.crs, where.buffer, votes.geobox)
             totals = rasters.sums(found.edges, len(shapes))
-            answers = _answers(totals, found, shares)
+            answers = _answers(totals, found, shares, classes)
             layer.fill(first, {names[name]: answers[name] for name in names})
-            if with_samples:
-                layer.add_samples(first, totals[:, _SAMPLES:])
-            total += totals[:, _SAMPLES:].sum(axis=0)
-            _count(summary, answers)
-        summary.water_area_m2 = float(total.mean())
-        summary.water_area_m2_p05, summary.water_area_m2_p95 = area_interval(total)
+            for k, (columns, areas) in enumerate(zip(classes, _by_sample(totals, len(classes)), strict=True)):
+                if with_samples:
+                    layer.add_samples(first, areas, columns.name)
+                total[k] += areas.sum(axis=0)
+            _count(summary, answers, classes)
+        _add_up(summary, classes, total, rasters.numbers.index(votes.of))
         if where.id is not None and (shared := layer.repeated(where.id)):
             summary.notes["with an id that others have too"] = shared
         layer.finish(with_samples, where.id, overwrite)
     return summary
+
+
+def _add_up(summary: ZonalSummary, classes: Sequence[_ClassColumns], total: np.ndarray, positive: int) -> None:
+    """Enter the areas of all places together, by class and sample (K, S); ``positive``: which of the classes is."""
+    for k, columns in enumerate(classes):
+        low, high = area_interval(total[k])
+        areas = {"area_m2": float(total[k].mean()), "area_m2_p05": low, "area_m2_p95": high}
+        if columns.name:
+            summary.by_class[columns.name] = areas | summary.by_class.get(columns.name, {"mask_area_m2": None})
+        if k == positive:
+            summary.water_area_m2, summary.water_area_m2_p05, summary.water_area_m2_p95 = areas.values()
+        if k == positive and columns.name:
+            summary.mask_area_m2 = summary.by_class[columns.name]["mask_area_m2"]
 
 
 @contextmanager
@@ -208,59 +238,109 @@ def _check_inputs(out: Path, where: Places, layer: LayerCopy, rasters: _Rasters)
         raise InputError(f"{without} has no CRS and {other} has one: say what it is (ogr2ogr or gdal_edit, -a_srs)")
 
 
-def _columns(shares: Sequence[float], undecided: bool) -> dict[str, str]:
+@dataclass(frozen=True)
+class _ClassColumns:
+    """The columns of a class: its ``name`` and how they begin; both empty where one class alone is asked about."""
+
+    name: str = ""
+    prefix: str = ""
+
+    @property
+    def areas(self) -> tuple[str, str, str]:
+        """Mean, 5 % and 95 % quantile of the area."""
+        area = f"{self.prefix or 'water_'}area_m2"
+        return area, f"{area}_p05", f"{area}_p95"
+
+    @property
+    def mask(self) -> str:
+        """Area by the mask."""
+        return f"{self.prefix}mask_area_m2"
+
+    def over(self, share: float) -> str:
+        """Share of samples in which it is more than ``share`` percent."""
+        text = np.format_float_positional(share, trim="-")  # 1e-05 is no name
+        return f"{self.prefix}p_over_{text}".replace(".", "_")
+
+
+def _class_columns(names: Sequence[str]) -> list[_ClassColumns]:
+    """Return the columns of each class; ``names`` : none where a map is asked about one class alone."""
+    words = [_word(name) for name in names]
+    apart = [word if words.count(word) == 1 else f"{word}_{k}" for k, word in enumerate(words)]
+    return [_ClassColumns(name, f"{word}_") for name, word in zip(names, apart, strict=True)] or [_ClassColumns()]
+
+
+def _word(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_").lower() or "class"
+
+
+def _columns(shares: Sequence[float], undecided: bool, classes: Sequence[_ClassColumns]) -> dict[str, str]:
     """Return the columns in their order, with their SQLite types."""
-    decided = ("mask_area_m2", "undecided_area_m2") if undecided else ("mask_area_m2",)
-    areas = ("water_area_m2", "water_area_m2_p05", "water_area_m2_p95", *decided, "valid_area_m2")
-    names = (*areas, "not_classified", "outside", *map(_over, shares), "uncertainty")
-    return dict.fromkeys(names, "REAL") | {"samples": "INTEGER", "note": "TEXT"}
+    known = ("undecided_area_m2",) * undecided + ("valid_area_m2", "not_classified", "outside")
+    if len(classes) == 1:
+        (one,) = classes
+        names = [*one.areas, one.mask, *known, *map(one.over, shares)]
+    else:
+        names = [name for one in classes for name in (*one.areas, one.mask, *map(one.over, shares))] + list(known)
+    return dict.fromkeys([*names, "uncertainty"], "REAL") | {"samples": "INTEGER", "note": "TEXT"}
 
 
-def _over(share: float) -> str:
-    return f"p_over_{np.format_float_positional(share, trim='-')}".replace(".", "_")  # 1e-05 is no name
-
-
-def _count(summary: ZonalSummary, answers: dict[str, Any]) -> None:
+def _count(summary: ZonalSummary, answers: dict[str, Any], classes: Sequence[_ClassColumns]) -> None:
     """Add a batch to the summary."""
     valid = np.asarray(answers["valid_area_m2"])
     summary.answered += int((valid > 0).sum())
     summary.valid_area_m2 += float(valid.sum())
-    for name in ("mask_area_m2", "undecided_area_m2"):
-        area = np.asarray(answers[name], float)
-        if np.isfinite(area).any():
-            setattr(summary, name, (getattr(summary, name) or 0.0) + float(np.nansum(area)))
+    for columns in classes:
+        if columns.name:
+            one = summary.by_class.setdefault(columns.name, {"mask_area_m2": None})
+            one["mask_area_m2"] = _more(one["mask_area_m2"], answers[columns.mask])
+        else:
+            summary.mask_area_m2 = _more(summary.mask_area_m2, answers[columns.mask])
+    summary.undecided_area_m2 = _more(summary.undecided_area_m2, answers["undecided_area_m2"])
     for note in "; ".join(text for text in answers["note"] if text).split("; "):
         if note:
             summary.notes[note] = summary.notes.get(note, 0) + 1
 
 
-def _answers(totals: np.ndarray, found: Measured, shares: Sequence[float]) -> dict[str, Any]:
+def _more(before: float | None, areas: Sequence[float]) -> float | None:
+    """Return a sum of areas with more added; None as long as none is known."""
+    area = np.asarray(areas, float)
+    return (before or 0.0) + float(np.nansum(area)) if np.isfinite(area).any() else before
+
+
+def _by_sample(totals: np.ndarray, classes: int) -> list[np.ndarray]:
+    """Return of each class the sums of areas (places, S)."""
+    return np.split(totals[:, _MASKS + classes :], classes, axis=1)
+
+
+def _answers(
+    totals: np.ndarray, found: Measured, shares: Sequence[float], classes: Sequence[_ClassColumns]
+) -> dict[str, Any]:
     """Turn sums (places, …) into columns; NaN = not known."""
-    inside, ground, valid, mask, undecided, doubt, doubted = totals[:, :_SAMPLES].T
-    areas = np.minimum(totals[:, _SAMPLES:], valid[:, None])  # where all is water, rounding may differ
+    inside, ground, valid, undecided, doubt, doubted = totals[:, :_MASKS].T
     none = valid == 0
-    low, high = area_interval(areas) if len(areas) else np.empty((2, 0))
     outside = 1 - _ratio(inside, found.area)
     outside = np.where(outside < _TIE, 0.0, outside)
     columns = {
-        "water_area_m2": np.where(none, np.nan, areas.mean(axis=1)),
-        "water_area_m2_p05": np.where(none, np.nan, low),
-        "water_area_m2_p95": np.where(none, np.nan, high),
-        "mask_area_m2": np.where(none, np.nan, mask),
         "undecided_area_m2": np.where(none, np.nan, undecided),
         "valid_area_m2": valid,
         "not_classified": np.maximum(1 - _ratio(valid, ground), 0),
         "outside": outside,
         "uncertainty": _ratio(doubt, doubted),
     }
-    for share in shares:
-        wet = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
-        columns[_over(share)] = np.where(none, np.nan, wet)
+    for k, (names, areas) in enumerate(zip(classes, _by_sample(totals, len(classes)), strict=True)):
+        areas = np.minimum(areas, valid[:, None])  # where all is water, rounding may differ
+        low, high = area_interval(areas) if len(areas) else np.empty((2, 0))
+        told = dict(zip(names.areas, (areas.mean(axis=1), low, high), strict=True)) | {
+            names.mask: totals[:, _MASKS + k]
+        }
+        for share in shares:
+            told[names.over(share)] = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
+        columns |= {name: np.where(none, np.nan, values) for name, values in told.items()}
     notes = [
         "; ".join([*note, *_whereabouts(*where)]) for note, *where in zip(found.notes, inside, outside, strict=True)
     ]
     out: dict[str, Any] = {name: values.tolist() for name, values in columns.items()}
-    return out | {"samples": [areas.shape[1]] * len(areas), "note": [note or None for note in notes]}
+    return out | {"samples": [areas.shape[1]] * len(valid), "note": [note or None for note in notes]}
 
 
 def _whereabouts(inside: float, outside: float) -> list[str]:
@@ -280,6 +360,9 @@ class _Rasters:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.votes, self.map = open_votes(path)
+        whole = len(self.votes.classes) == len(self.votes.legend.names)
+        self.numbers = self.votes.classes if whole else (self.votes.of,)  # of the classes asked about
+        self.names = self.votes.legend.names if whole else ()
         self._mask = self.map.band("mask") if self.map else None
         self._doubt = self.map.band("uncertainty") if self.map else None
         self.undecided = self.map is not None and self._mask is not None and self.map.legend.undecided
@@ -294,18 +377,21 @@ class _Rasters:
             self.map.file.close()
 
     def sums(self, found: Edges, count: int) -> np.ndarray:
-        """Sum over the pixels of ``count`` places: (count, 7 + samples), in the order of ``_INSIDE`` … ``_SAMPLES``."""
-        out = np.zeros((count, _SAMPLES + self.votes.samples))
-        out[:, _MASK] = np.nan if self._mask is None else 0.0
+        """Sum over the pixels of ``count`` places, in the order of ``_INSIDE`` … ``_MASKS`` and what follows."""
+        out = self._zeros(count)
+        out[:, _MASKS : _MASKS + len(self.numbers)] = np.nan if self._mask is None else 0.0
         out[:, _UNDECIDED] = 0.0 if self.undecided else np.nan
         order = np.argsort(found.y0)
         tops, taken, active = found.y0[order], 0, np.empty(0, np.int64)
-        for strip in strips(self.votes.geobox):
+        for strip in strips(self.votes.geobox, max((1 << 20) // len(self.numbers), 1 << 16)):
             upto = int(np.searchsorted(tops, strip.y1))
             active = np.sort(np.concatenate([active[found.y1[active] > strip.y0], order[taken:upto]]))
             taken = upto
             self._add(out, found[active], strip)
         return out
+
+    def _zeros(self, count: int) -> np.ndarray:
+        return np.zeros((count, _MASKS + len(self.numbers) * (1 + self.votes.samples)))
 
     def _add(self, out: np.ndarray, found: Edges, strip: Roi) -> None:
         """Add the pixels of one strip, reading no more columns than there are places."""
@@ -321,22 +407,22 @@ class _Rasters:
             out[part.owners] += self._measure(layers, part)
 
     def _read(self, roi: Roi) -> _Strip:
-        votes, valid = self.votes.votes(roi)
+        votes, (valid, *_) = zip(*(self.votes.votes(roi, number) for number in self.numbers), strict=True)
         rows = Roi(roi.y0, roi.y1, 0, self.votes.geobox.shape[1])  # whole: PROJ's rounding goes by where it is asked
         area = np.broadcast_to(pixel_areas(self.votes.geobox, rows), rows.shape)[:, roi.x0 : roi.x1]
-        wet, open_, doubt = np.zeros(roi.shape, bool), np.zeros(roi.shape, bool), None
+        said, doubt = np.full(roi.shape, NOT_CLASSIFIED, np.uint8), None
         if self.map is not None and self._mask is not None:
             mask = self.map.read(self._mask, roi)
-            wet = (mask.data == self.map.legend.positive) & ~np.ma.getmaskarray(mask)
-            open_ = mask.data == UNDECIDED
+            said = np.where(np.ma.getmaskarray(mask), NOT_CLASSIFIED, mask.data).astype(np.uint8)
         if self.map is not None and self._doubt is not None:
             doubt = self.map.read(self._doubt, roi)
-        return _Strip(roi, area.ravel(), votes.ravel(), valid.ravel(), wet.ravel(), open_.ravel(), doubt)
+        planes = tuple(plane.ravel() for plane in votes)
+        return _Strip(roi, area.ravel(), planes, valid.ravel(), said.ravel(), doubt)
 
     def _measure(self, strip: _Strip, part: Coverage) -> np.ndarray:
         """Sum over the pixels of each of a few places; only the first two count what is not classified."""
         count = len(part.owners)
-        out = np.zeros((count, _SAMPLES + self.votes.samples))
+        out = self._zeros(count)
         pixel = (part.row - strip.roi.y0) * strip.roi.shape[1] + part.column - strip.roi.x0
         weight = part.share * strip.area[pixel]
         out[:, _INSIDE] = np.bincount(part.polygon, part.share, count)
@@ -344,27 +430,27 @@ class _Rasters:
         valid = strip.valid[pixel]
         polygon, pixel, weight = part.polygon[valid], pixel[valid], weight[valid]
         out[:, _VALID] = np.bincount(polygon, weight, count)
-        wet = strip.wet[pixel]
-        out[:, _MASK] = np.bincount(polygon[wet], weight[wet], count)
-        open_ = strip.undecided[pixel]
-        out[:, _UNDECIDED] = np.bincount(polygon[open_], weight[open_], count)
+        said = strip.mask[pixel]
+        for column, value in ((_UNDECIDED, UNDECIDED), *enumerate(self.numbers, _MASKS)):
+            here = said == value
+            out[:, column] = np.bincount(polygon[here], weight[here], count)
         if self.map is not None and strip.doubt is not None and self._doubt is not None:
             known = ~np.ma.getmaskarray(strip.doubt).ravel()[pixel]
             values = strip.doubt.data.ravel()[pixel[known]] * self.map.file.scales[self._doubt - 1]
             out[:, _DOUBT] = np.bincount(polygon[known], weight[known] * values, count)
             out[:, _DOUBTED] = np.bincount(polygon[known], weight[known], count)
-        out[:, _SAMPLES:] = sums(strip.votes[pixel], weight, polygon, count, self.votes.samples)
+        for areas, votes in zip(_by_sample(out, len(self.numbers)), strip.votes, strict=True):  # views into ``out``
+            areas[:] = sums(votes[pixel], weight, polygon, count, self.votes.samples)
         return out
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """Pixels of ``roi``, one after the other: area, votes, whether valid, what the mask says; uncertainty."""
+    """Pixels of ``roi``, one after the other: area, votes a class, whether valid, what the mask says; uncertainty."""
 
     roi: Roi
     area: np.ndarray
-    votes: np.ndarray
+    votes: tuple[np.ndarray, ...]
     valid: np.ndarray
-    wet: np.ndarray
-    undecided: np.ndarray
+    mask: np.ndarray
     doubt: np.ma.MaskedArray | None

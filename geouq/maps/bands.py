@@ -71,9 +71,19 @@ def map_bands(names: Sequence[str], float32: bool = False, legend: Legend = Lege
     )
 
 
-def vote_bands(samples: int) -> tuple[MapBand, ...]:
-    """Return the one band of a samples file that holds the votes of up to 64 samples."""
-    return (MapBand("votes", "bits", votes_dtype(samples).name, samples=samples),)
+def vote_bands(samples: int, legend: Legend = Legend()) -> tuple[MapBand, ...]:  # noqa: B008 (frozen)
+    """Return the bands of up to 64 samples' votes: one of two classes (the positive one's), else one each."""
+    names = LAYERS["votes"].planes(legend.names) or ("votes",)
+    return tuple(MapBand(name, "bits", votes_dtype(samples).name, samples=samples) for name in names)
+
+
+def by_band(layers: Mapping[str, np.ndarray], legend: Legend) -> dict[str, np.ndarray]:
+    """Return layers, those that have a plane a class as planes under the names of their bands, (rows, columns) each."""
+    planes: dict[str, np.ndarray] = {}
+    for name, layer in layers.items():
+        names = LAYERS[name].planes(legend.names)
+        planes |= dict(zip(names, layer, strict=True)) if names else {name: layer}
+    return planes
 
 
 def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.ndarray:
@@ -87,13 +97,14 @@ def quantise(layers: Mapping[str, np.ndarray], bands: Sequence[MapBand]) -> np.n
 
     Returns
     -------
-    (bands, rows, columns) in the file's data type: percent rounded half up. For votes (2, rows, columns): the
+    (bands, rows, columns) in the file's data type: percent rounded half up. For votes (bands + 1, rows, columns): the
     bits, and 255 where they are valid.
     """
     if bands[0].kind == "bits":
         valid = layers["mask"] != NOT_CLASSIFIED
-        votes = layers[bands[0].name].astype(bands[0].dtype)
-        return np.stack([np.where(valid, votes, nothing(bands)[0]), valid * votes.dtype.type(NOT_CLASSIFIED)])
+        votes = [layers[band.name].astype(band.dtype) for band in bands]
+        masked = [np.where(valid, bits, nothing(bands)[0]) for bits in votes]
+        return np.stack([*masked, valid * votes[0].dtype.type(NOT_CLASSIFIED)])
     return np.stack([_quantise(layers[band.name], band) for band in bands])
 
 

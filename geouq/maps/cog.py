@@ -273,16 +273,16 @@ def _put(file: rasterio.io.DatasetWriter, window: Window, array: np.ndarray, ban
     if bands[0].kind != "bits":
         file.write(array, window=window)
         return
-    file.write(array[:1], window=window)
+    file.write(array[:-1], window=window)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-        file.write_mask(array[1].astype(np.uint8), window=window)
+        file.write_mask(array[-1].astype(np.uint8), window=window)
 
 
 def _get(file: rasterio.io.DatasetReader, window: Window, bands: Sequence[MapBand]) -> np.ndarray:
     array: np.ndarray = file.read(window=window)
     if bands[0].kind != "bits":
         return array
-    return np.concatenate([array, file.read_masks(window=window).astype(array.dtype)])
+    return np.concatenate([array, file.read_masks(1, window=window)[None].astype(array.dtype)])
 
 
 def _chunks(rows: int, columns: int) -> Iterator[Roi]:

@@ -19,7 +19,7 @@ from geouq.errors import OutputError, SceneError
 from geouq.files import check_free
 from geouq.grid import Roi
 from geouq.layers import LAYERS, NOT_CLASSIFIED, Legend
-from geouq.maps.bands import map_bands, quantise, vote_bands
+from geouq.maps.bands import by_band, map_bands, quantise, vote_bands
 from geouq.maps.cog import MapWriter
 from geouq.maps.styles import write_qml, write_votes_qml
 from geouq.maps.votes import beside
@@ -63,7 +63,7 @@ def write_map(
     grid = scene_geobox(layers["mask"])
     files = {path: map_bands(names, float32, legend)}
     if with_votes:
-        files[votes] = vote_bands(int(layers.attrs["samples"]))
+        files[votes] = vote_bands(int(layers.attrs["samples"]), legend)
     if "cut" in layers.coords:
         layers = layers.compute()  # the mask goes by all tiles, which would be sampled anew for each strip
     tags = _tags(layers)
@@ -111,9 +111,7 @@ def _strips(layers: xr.Dataset, legend: Legend) -> Iterator[tuple[Roi, dict[str,
         strip = layers.isel({mask.dims[0]: slice(stop - height, stop)})
         (computed,) = dask.compute(strip)
         values = {str(name): computed[name].values for name in computed.data_vars if name in LAYERS}
-        if "probabilities" in values:
-            bands = LAYERS["probabilities"].bands(legend.names)
-            values |= dict(zip(bands, values.pop("probabilities"), strict=True))
+        values = by_band(values, legend)
         values["mask"] = _as_stored(values["mask"])
         yield Roi(stop - height, stop, 0, columns), values
 

@@ -33,6 +33,7 @@ _INK, _FAINT, _PAPER, _HATCH = "#222222", "#8a8a8a", "#f7f7f7", "#c4c4c4"
 _LINES = "/////"
 _BAR, _BAND = "#1f78b4", "#dbe9f3"
 _DPI = 160
+_FEW = 4  # classes whose names are sure to stand in one row
 _LONGEST = 800  # pixels of a panel's longer side, at most
 _SMALL, _TEXT, _TITLE = 7.5, 9.0, 12.0  # points
 _MARGIN, _GAP, _HEAD, _NAME, _LEGEND = 0.3, 0.25, 0.5, 0.26, 0.68  # inches; title, above and below a panel
@@ -102,7 +103,8 @@ def draw(panels: Sequence[Panel | Histogram], grid: Grid, title: str, facts: Seq
     down = -(-len(panels) // across)
     wide = 2 * _MARGIN + across * width + (across - 1) * _GAP
     lines = _lines(facts, int(wide / 0.073))
-    tall = _HEAD + down * (height + _NAME + _LEGEND) + 0.18 * len(lines) + 0.2
+    below = max(_legend_height(panel, width) for panel in panels)
+    tall = _HEAD + down * (height + _NAME + below) + 0.18 * len(lines) + 0.2
     figure = Figure(figsize=(wide, tall))
     kept = title if len(title) < 9 * wide else title[: int(9 * wide) - 1] + "…"
     figure.text(_MARGIN / wide, 1 - 0.3 / tall, kept, size=_TITLE, weight="bold", color=_INK, va="center")
@@ -110,17 +112,33 @@ def draw(panels: Sequence[Panel | Histogram], grid: Grid, title: str, facts: Seq
     figure.text(_MARGIN / wide, 0.18 / tall, "\n".join(lines), **text)
     for i, panel in enumerate(panels):
         left = _MARGIN + (i % across) * (width + _GAP)
-        bottom = tall - _HEAD - (i // across + 1) * (height + _NAME) - (i // across) * _LEGEND
+        bottom = tall - _HEAD - (i // across + 1) * (height + _NAME) - (i // across) * below
         axes = figure.add_axes((left / wide, bottom / tall, width / wide, height / tall))
         if isinstance(panel, Histogram):
             _bars(axes, panel)
             continue
         image = _show(axes, panel, grid.shape, stretch)
-        below = (left / wide, (bottom - 0.16) / tall, min(0.75 * width, 2.6) / wide, 0.08 / tall)
-        _legend(figure, panel, image, below)
+        box = (left / wide, (bottom - 0.16) / tall, min(0.75 * width, 2.6) / wide, 0.08 / tall)
+        _legend(figure, panel, image, box, _legend_columns(panel, width))
     _scale_bar(figure, figure.axes[0], grid)
     _north(figure.axes[0], grid)
     return figure
+
+
+def _legend_columns(panel: Panel, width: float) -> int:
+    """Return in how many columns the meaning of a panel's colours is told, the panel being so many inches wide."""
+    if len(panel.patches) <= _FEW:
+        return _FEW
+    longest = max(len(label) for label, _ in panel.patches)
+    return max(1, min(_FEW, int(72 * width / (0.55 * _SMALL * longest + 3.2 * _SMALL))))  # points: letters, patch, gap
+
+
+def _legend_height(panel: Panel | Histogram, width: float) -> float:
+    """Return how many inches are to be left below a panel."""
+    if isinstance(panel, Histogram) or len(panel.patches) <= _FEW:
+        return _LEGEND
+    rows = -(-len(panel.patches) // _legend_columns(panel, width))
+    return max(_LEGEND, 0.25 + rows * 1.6 * _SMALL / 72)
 
 
 def _lines(facts: Sequence[str], letters: int) -> list[str]:
@@ -195,8 +213,10 @@ def area_text(square_metres: float, grid: Grid) -> str:
     return f"{kilometres:,.{max(0, 3 - len(str(int(kilometres))))}f} km²"
 
 
-def _legend(figure: Figure, panel: Panel, image: AxesImage, box: tuple[float, float, float, float]) -> None:
-    """Draw a panel's colour bar, or the meaning of its colours, below it."""
+def _legend(
+    figure: Figure, panel: Panel, image: AxesImage, box: tuple[float, float, float, float], columns: int
+) -> None:
+    """Draw a panel's colour bar, or the meaning of its colours in so many columns, below it."""
     if panel.patches:
         edge: dict[str, Any] = {"edgecolor": _FAINT, "linewidth": 0.5}
         handles = [
@@ -215,7 +235,7 @@ def _legend(figure: Figure, panel: Panel, image: AxesImage, box: tuple[float, fl
             handles=handles,
             loc="upper left",
             bbox_to_anchor=corner,
-            ncols=4,
+            ncols=columns,
             frameon=False,
             fontsize=_SMALL,
             labelcolor=_INK,

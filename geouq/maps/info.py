@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 from geouq.maps.votes import MapFile, expectation
 
 _TAG = "GEOUQ_"
+
+
+def _by_class(text: str) -> str:
+    """Return what a map says of its classes, for people."""
+    try:
+        return ", ".join(f"{row['name']} {row['area_m2']:.6g}" for row in json.loads(text))
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def map_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -23,6 +32,8 @@ def map_info(path: str | os.PathLike[str]) -> dict[str, Any] | None:
             return None
         if "expectation" in tags:
             tags["expectation"] = expectation(found) or ""
+        if "by_class" in tags:
+            tags["by_class"] = _by_class(tags["by_class"])
         return {
             "file": str(found.path),
             "is": f"a map made by geouq {tags.pop('version')}, no scene: its bands are results",

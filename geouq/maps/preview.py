@@ -122,7 +122,7 @@ def preview(
         out_png : the picture; an existing one is replaced in one step.
     title : default: the name of the map file.
     summary : what ``run`` returns: ``area_m2``, ``area_m2_p05``, ``area_m2_p95``, ``not_classified_percent``,
-        ``samples``, ``cut``, ``expectation`` …; those given are told below the pictures.
+        ``samples``, ``cut``, ``expectation``, ``by_class`` …; those given are told below the pictures.
 
     Raises
     ------
@@ -283,14 +283,14 @@ def _mask_panel(found: _Map) -> Panel:
 def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     """Return what is told below the pictures, piece by piece."""
     rows, columns = found.grid.shape
-    facts = []
-    if "area_m2" in summary:
+    facts = [_class_fact(row, found.grid) for row in summary.get("by_class", ())]
+    if "area_m2" in summary and not facts:
         low, high = summary.get("area_m2_p05"), summary.get("area_m2_p95")
         text = f"{found.positive.capitalize()}: {area_text(summary['area_m2'], found.grid)}"
         if low is not None and high is not None:
             text += f" (5–95 % of samples: {area_text(low, found.grid)} to {area_text(high, found.grid)})"
         facts.append(text)
-    if summary.get("mean_uncertainty_positive") is not None:
+    if summary.get("mean_uncertainty_positive") is not None and "by_class" not in summary:
         facts.append(f"mean uncertainty of the {found.positive}: {100 * summary['mean_uncertainty_positive']:.0f} %")
     facts += _decided(summary)
     warnings = summary.get("warnings", [])
@@ -308,6 +308,14 @@ def _facts(found: _Map, summary: Mapping[str, Any]) -> list[str]:
     authority = crs.to_authority() if crs else None
     facts.append(":".join(authority) if authority else crs.name if crs else "no coordinate system")
     return facts
+
+
+def _class_fact(row: Mapping[str, Any], grid: Grid) -> str:
+    """Return the area of one of several classes, and its interval if there is one."""
+    text = f"{row['name']}: {area_text(row['area_m2'], grid)}"
+    if row["area_m2_p05"] is None:
+        return text
+    return f"{text} ({area_text(row['area_m2_p05'], grid)} to {area_text(row['area_m2_p95'], grid)})"
 
 
 def _decided(summary: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,6 @@ blue over whatever lies below, land transparent, grey what is not classified.
 
 from __future__ import annotations
 
-import colorsys
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -14,34 +13,25 @@ from xml.etree import ElementTree
 
 from geouq.files import whole
 from geouq.layers import DOUBT, LIKELY, UNDECIDED, Legend, band_layer
+from geouq.maps.palette import distinct
 
 LAND, WATER = LIKELY[0], LIKELY[-1]
 #: of votes that contradict one another: bright is unsure
 DIFFER = DOUBT[3]
 #: of what is not classified, and of what is undecided: no class has them
 UNKNOWN, OPEN = "#c4c4c4", DOUBT[3]
-#: for further classes: the qualitative palette of Okabe and Ito 2008, told apart by colour-blind readers too
-OTHERS = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#999999", "#56b4e9")
 _DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
 def class_colours(legend: Legend) -> list[str]:
     """Return one ``#rrggbb`` a class: the positive one water blue, class 0 (or 1) land, others told apart."""
-    rest = iter(LAND if i == 0 else _other(i - 1) for i in range(len(legend.names)))
+    rest = iter((LAND, *distinct(len(legend.names) - 2, (LAND, WATER, UNKNOWN))))
     return [WATER if i == legend.positive else next(rest) for i in range(len(legend.names))]
 
 
 def value_colours(legend: Legend) -> dict[int, str]:
     """Return the ``#rrggbb`` of each value of a mask, but that of not classified."""
     return dict(enumerate(class_colours(legend))) | ({UNDECIDED: OPEN} if legend.undecided else {})
-
-
-def _other(i: int) -> str:
-    """Return a further colour: of the palette while it lasts, then hues a golden angle apart, darker and lighter."""
-    if i < len(OTHERS):
-        return OTHERS[i]
-    rgb = colorsys.hls_to_rgb(i * 0.618034 % 1, (0.35, 0.5, 0.65)[i % 3], 0.6)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
 def colour_table(legend: Legend) -> dict[int, tuple[int, int, int, int]]:
@@ -90,6 +80,8 @@ def write_votes_qml(
 ) -> None:
     """Write a QGIS 3 style for votes: no sample says the positive class (transparent), all do, or they differ.
 
+    With more than two classes it shows the band of the positive one.
+
     Raises
     ------
     OutputError : if the file cannot be written.
@@ -100,7 +92,8 @@ def write_votes_qml(
     entries: list[_Entry] = [(0, f"{name} in no sample", LAND, 0)]
     entries += [(differ, "samples differ", DIFFER, 255)] if samples > 1 else []
     entries += [(every, f"{name} in all {samples} samples", WATER, 255)]
-    _write(path, lambda pipe: _ramp(pipe, "1", entries, "DISCRETE"), replace=replace)
+    band = "1" if legend.binary else str(legend.positive + 1)
+    _write(path, lambda pipe: _ramp(pipe, band, entries, "DISCRETE"), replace=replace)
 
 
 def _write(
@@ -126,23 +119,37 @@ def _write(
         made.write_text(text, encoding="utf-8")
 
 
-def polygon_qml(colour: str = WATER) -> str:
-    """Return a QGIS 3 style for polygons: filled, seen through, with an outline; the colour as ``#rrggbb``."""
-    channels = ",".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+def polygon_qml(legend: Legend | None = None) -> str:
+    """Return a QGIS 3 style for polygons: filled, seen through, with an outline.
+
+    legend : of several classes; their colours go by the attribute ``class``. None: all are water.
+    """
     root = ElementTree.Element("qgis", version="3.22.0", styleCategories="Symbology")
-    renderer = ElementTree.SubElement(root, "renderer-v2", type="singleSymbol", symbollevels="0")
+    kind = {"type": "singleSymbol"} if legend is None else {"type": "categorizedSymbol", "attr": "class"}
+    renderer = ElementTree.SubElement(root, "renderer-v2", kind, symbollevels="0")
+    if legend is not None:
+        categories = ElementTree.SubElement(renderer, "categories")
+        for number, name in enumerate(legend.names):
+            told = {"symbol": str(number), "value": name, "label": name, "render": "true"}
+            ElementTree.SubElement(categories, "category", told)
     symbols = ElementTree.SubElement(renderer, "symbols")
-    symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name="0", alpha="1")
+    for number, colour in enumerate([WATER] if legend is None else class_colours(legend)):
+        _fill_symbol(symbols, str(number), colour)
+    return _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _fill_symbol(symbols: ElementTree.Element, name: str, colour: str) -> None:
+    channels = ",".join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))
+    symbol = ElementTree.SubElement(symbols, "symbol", type="fill", name=name, alpha="1")
     fill = {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
     options = ElementTree.SubElement(ElementTree.SubElement(symbol, "layer", fill), "Option", type="Map")
-    for name, value in (
+    for option, value in (
         ("color", f"{channels},110"),
         ("outline_color", f"{channels},255"),
         ("outline_width", "0.26"),
         ("style", "solid"),
     ):
-        ElementTree.SubElement(options, "Option", type="QString", name=name, value=value)
-    return _DOCTYPE + ElementTree.tostring(root, encoding="unicode") + "\n"
+        ElementTree.SubElement(options, "Option", type="QString", name=option, value=value)
 
 
 _Entry = tuple[float, str, str, int]  # value, label, colour, alpha; votes are whole numbers, of which all digits count

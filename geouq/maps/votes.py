@@ -1,7 +1,8 @@
-"""Read the votes of samples: which samples call a pixel water, one bit a sample (geouq.maps.bands).
+"""Read the votes of samples: which samples call a pixel a class, one bit a sample (geouq.maps.bands).
 
-Each bit is one plausible map of the whole scene. Sums over pixels are therefore kept a sample at a time, and only
-their distribution over the samples is looked at in the end.
+With two classes a file holds the votes for the positive one, in one band; with more it has a band a class. Each bit is
+one plausible map of the whole scene. Sums over pixels are therefore kept a sample at a time, and only their
+distribution over the samples is looked at in the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rasterio.windows import Window
 from geouq.errors import SceneError
 from geouq.gdal import check_projections, gdal_errors, open_dataset
 from geouq.grid import Roi
-from geouq.layers import MOST_VOTES, Legend, says
+from geouq.layers import LAYERS, MOST_VOTES, Legend, says
 
 #: tags that a map and its votes must share
 _RUN = tuple(f"GEOUQ_{name}" for name in ("RUN", "MODEL_HASH", "SEED", "SAMPLES", "SITES", "THRESHOLD"))
@@ -63,6 +64,11 @@ class MapFile:
         names = self.file.descriptions
         return names.index(name) + 1 if name in names else None
 
+    @property
+    def holds_votes(self) -> bool:
+        """True of a samples file."""
+        return any(name == "votes" or (name or "").startswith("votes_") for name in self.file.descriptions)
+
     def number(self, tag: str, default: float) -> float:
         """Return what a tag says as a number, or ``default`` where it is missing."""
         try:
@@ -75,17 +81,26 @@ class MapFile:
 
 
 class Votes(MapFile):
-    """A samples file, open: votes of ``samples`` samples.
+    """A samples file, open: votes of ``samples`` samples, for the classes with these indices (``classes``).
+
+    ``of`` is the class that is asked about: by its name, or the positive one, or the only one there is.
 
     Raises
     ------
-    SceneError : if the file cannot be read or holds no votes.
+    SceneError : if the file cannot be read or holds no votes, or none for the class asked about.
+    InputError : if there is no class of that name.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], of: str | None = None) -> None:
         super().__init__(path)
         try:
             self.samples = self._count()
+            names = LAYERS["votes"].planes(self.legend.names)
+            self._bands = {i: self.band(name) for i, name in enumerate(names) if self.band(name)}
+            self._bands = self._bands or {self.legend.positive: 1}
+            self.of = self.legend.positive if of is None else self.legend.index(of)
+            if self.of not in self._bands:
+                raise SceneError(f"{path} holds votes for {self.legend.positive_name} alone: ask about that class")
         except BaseException:
             self.file.close()
             raise
@@ -101,9 +116,17 @@ class Votes(MapFile):
             )
         return samples
 
-    def votes(self, roi: Roi) -> tuple[np.ndarray, np.ndarray]:
-        """Return the votes (rows, columns), 0 where not classified, and where they are classified."""
-        values = self.read(1, roi)
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Indices of the classes that it holds votes for."""
+        return tuple(self._bands)
+
+    def votes(self, roi: Roi, of: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the votes for a class (rows, columns), 0 where not classified, and where they are classified.
+
+        ``of`` : its index; by default that of the class asked about.
+        """
+        values = self.read(self._bands[self.of if of is None else of] or 1, roi)
         return values.filled(0), ~np.ma.getmaskarray(values)
 
     def check_map(self, found: MapFile) -> None:
@@ -120,8 +143,10 @@ class Votes(MapFile):
                 raise SceneError(f"{self.path} and {found.path} are of different runs ({tag}): give this map's samples")
 
 
-def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, MapFile | None]:
+def open_votes(path: str | os.PathLike[str], of: str | None = None) -> tuple[Votes, MapFile | None]:
     """Open the votes beside a map, ``<stem>_samples.tif``, and the map; or votes alone, given themselves.
+
+    ``of`` : as for ``Votes``.
 
     Raises
     ------
@@ -129,15 +154,15 @@ def open_votes(path: str | os.PathLike[str]) -> tuple[Votes, MapFile | None]:
     """
     found = MapFile(path)
     try:
-        if found.band("votes") is not None:
+        if found.holds_votes:
             found.file.close()
-            return Votes(path), None
+            return Votes(path, of), None
         if not beside(found.path).exists():
             raise SceneError(
                 f"{path} has no votes beside it ({beside(found.path).name}): run geouq segment again with "
                 "--layers mask,uncertainty,confidence,votes"
             )
-        votes = Votes(beside(found.path))
+        votes = Votes(beside(found.path), of)
         votes.check_map(found)
     except BaseException:
         found.file.close()
@@ -174,7 +199,7 @@ def strips(geobox: GeoBox, pixels: int = 1 << 20) -> Iterator[Roi]:
 
 
 def sums(votes: np.ndarray, weight: np.ndarray, owner: np.ndarray, owners: int, samples: int) -> np.ndarray:
-    """Sum the weights of pixels that a sample calls water, by owner.
+    """Sum the weights of pixels for which a sample votes, by owner.
 
     Where all samples agree, which is nearly everywhere, one sum does for all of them.
 

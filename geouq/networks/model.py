@@ -63,7 +63,7 @@ class ModelSpec:
     missing_bands : "zero" lets the model run with a band absent (it was trained so), "refuse" does not.
     classes : class names in the order of class indices; two names for a network with one logit, which is that of
         class 1 (geouq.layers).
-    positive : the class that ``probability``, ``votes`` and areas speak of.
+    positive : the class that ``probability`` and ``std`` speak of, and of two classes votes, areas and polygons too.
     temperature : logits are divided by it before probabilities are taken (Guo et al. 2017, arXiv 1706.04599).
     place_effect : standard deviation, in logits, of an offset drawn once a sample for the whole scene: how far off
         the model was on places it had not seen (geouq.sampling.draws.place_effects). 0 = none.

@@ -69,7 +69,7 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise ModelError(f"model {values['name']!r}: bands, mean and std differ in length")
     if values["black"] is not None and values["units"] != RGB:
         raise ModelError(f"model {values['name']!r}: black is for rgb, and its units are {values['units']}")
-    for field in ("decide", "alarm", "risk"):
+    for field in ("decide", "risk"):
         if values[field] is not None and len(values["classes"]) > 2:
             raise ModelError(
                 f"model {values['name']!r}: {field} is for two classes, and it has {len(values['classes'])}"

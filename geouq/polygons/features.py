@@ -28,6 +28,7 @@ from geouq.errors import OutputError
 from geouq.files import check_free, publish, scratch, unmarked, writing
 from geouq.gdal import OFFLINE, guard
 from geouq.grid import straight_length
+from geouq.layers import Legend
 from geouq.maps.styles import polygon_qml
 from geouq.sources import is_remote
 
@@ -37,7 +38,8 @@ try:
 except ImportError:  # an extra: only .parquet needs it
     pyarrow = parquet = None
 
-LAYER = "water"
+#: the layer of polygons of the positive class, that of polygons of several, and the attribute with each one's class
+LAYER, CLASSES, CLASS = "water", "classes", "class"
 #: QGIS's table of styles in a GeoPackage
 STYLES = "layer_styles"
 _EPOCH = "1970-01-01T00:00:00.000Z"
@@ -82,21 +84,30 @@ class FeatureWriter:
     description : what the file's metadata say it is.
     crs : of the coordinates, anything pyproj understands, or None. GeoJSON is always written in longitude and
         latitude (RFC 7946), if there is a CRS.
+    legend : of the map, where polygons are of several classes: they have a text attribute ``class`` then.
 
     Raises
     ------
     OutputError : in any method, if the file cannot be written; the message names ``path``.
     """
 
-    def __init__(self, path: Path, fields: Mapping[str, str], crs: str | None, description: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        fields: Mapping[str, str],
+        crs: str | None,
+        description: str = "",
+        legend: Legend | None = None,
+    ) -> None:
         self.path, self.fields, self.crs, self.description = path, list(fields), crs, description
-        self.aliases = dict(fields)
+        self.legend, self.layer = legend, LAYER if legend is None else CLASSES
+        self.aliases = ({} if legend is None else {CLASS: "class"}) | dict(fields)
         self.count = 0
         # Edges that become degrees by their ends alone: a centimetre from where they were, ten times that at 84° N.
         degrees = path.suffix.lower() == ".geojson" and crs is not None
         self._straight = straight_length(CRS(crs), 0.01) if degrees else 0.0
         # begins with no features: a layer without any is a valid result
-        self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))))]
+        self._pending = [(np.empty(0, object), np.empty((0, len(self.fields))), np.empty(0, object))]
         self._stack = ExitStack()
         with writing(path):
             self._folder = self._stack.enter_context(unmarked(self._stack.enter_context(scratch(path))))
@@ -110,13 +121,13 @@ class FeatureWriter:
     ) -> None:
         self._stack.close()
 
-    def append(self, polygons: np.ndarray, values: np.ndarray) -> None:
-        """Add ``polygons`` (n,) with their attributes ``values`` (n, fields)."""
+    def append(self, polygons: np.ndarray, values: np.ndarray, of: str = "") -> None:
+        """Add ``polygons`` (n,) with their attributes ``values`` (n, fields), all of the class of that name."""
         if self._straight:
             polygons = shapely.segmentize(polygons, self._straight)
-        self._pending.append((shapely.to_wkb(polygons), values))
+        self._pending.append((shapely.to_wkb(polygons), values, np.full(len(polygons), of, object)))
         self.count += len(polygons)
-        if sum(len(wkb) for wkb, _ in self._pending) >= _BATCH:
+        if sum(len(wkb) for wkb, _, _ in self._pending) >= _BATCH:
             self._flush()
 
     def finish(self, replace: bool = True) -> Path:
@@ -124,26 +135,27 @@ class FeatureWriter:
         self._flush()
         made = self._folder / f"finished{self.path.suffix.lower()}"
         with writing(self.path, *FAILURES), quiet():
-            convert(self._stage, made, LAYER, description=self.description)
+            convert(self._stage, made, self.layer, description=self.description)
             if made.suffix == ".gpkg":
-                add_style(made, LAYER, polygon_qml())
-                _add_aliases(made, LAYER, self.aliases)
-            check_whole(made, LAYER, self.count)
+                add_style(made, self.layer, polygon_qml(self.legend))
+                _add_aliases(made, self.layer, self.aliases)
+            check_whole(made, self.layer, self.count)
             publish(made, self.path, replace)
         return self.path
 
     def _flush(self) -> None:
         if not self._pending:
             return
-        wkb, values = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        wkb, values, classes = (np.concatenate(parts) for parts in zip(*self._pending, strict=True))
+        named = {} if self.legend is None else {CLASS: classes}
         self._pending = []
         with writing(self.path, *FAILURES), quiet():
             pyogrio.raw.write(
                 self._stage,
                 geometry=wkb,
-                field_data=list(np.ascontiguousarray(values.T)),
-                fields=self.fields,
-                layer=LAYER,
+                field_data=[*named.values(), *np.ascontiguousarray(values.T)],
+                fields=[*named, *self.fields],
+                layer=self.layer,
                 driver="GPKG",
                 geometry_type="Polygon",
                 crs=self.crs,

@@ -16,7 +16,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from geouq.decisions import Cut
 from geouq.layers import (
@@ -64,15 +63,15 @@ class RunningSums:
         """
         self.question, self.valid, self.area = question, valid, area.expand(valid.shape)
         self.samples = 0
-        self.areas: dict[int, Tensor] = {}
+        self.areas: dict[int, Tensor] = {}  # sample → area of the positive class of two, or of each of more, (1 or C,)
         needs, shape, device = needed(question.layers), valid.shape, valid.device
         self.mean = torch.zeros(0, device=device)  # of two classes with one logit: of the positive one alone
         self.entropy = torch.zeros(shape, device=device) if "entropy" in needs else None
         self.square = torch.zeros(2, *shape, device=device) if "squares" in needs else None
-        classes = question.classes if question.classes > 2 else 1  # of two, the positive one alone
-        self.counts = torch.zeros(classes, *shape, device=device) if "counts" in needs else None
+        planes = (question.classes if question.classes > 2 else 1, *shape)  # of two, the positive one alone
+        self.counts = torch.zeros(planes, device=device) if "counts" in needs else None
         integers = torch.int64 if votes_dtype(samples).itemsize == 8 else torch.int32
-        self.votes = torch.zeros(shape, dtype=integers, device=device) if "votes" in needs else None
+        self.votes = torch.zeros(planes, dtype=integers, device=device) if "votes" in needs else None
 
     def add(self, logits: Tensor, number: int | None = None) -> None:
         """Add one sample's logits (classes or 1, h, w), float32; ``number`` is the sample's, in any order."""
@@ -80,7 +79,7 @@ class RunningSums:
         if self.samples == 0:
             self.mean = logits.new_zeros(logits.shape)
         areas = [self._add_rows(logits[:, rows], number, rows) for rows in self._strips()]
-        self.areas[number] = torch.stack(areas).sum()
+        self.areas[number] = torch.stack([torch.stack(of_class).sum() for of_class in zip(*areas, strict=True)])
         self.samples += 1
 
     def _strips(self) -> list[slice]:
@@ -89,8 +88,8 @@ class RunningSums:
         step = STRIP if self.valid.device.type == "cpu" else max(height, 1)
         return [slice(y, y + step) for y in range(0, height, step)]
 
-    def _add_rows(self, logits: Tensor, number: int, rows: slice) -> Tensor:
-        """Add some rows of a sample's logits; return the positive class's area there, float64."""
+    def _add_rows(self, logits: Tensor, number: int, rows: slice) -> list[Tensor]:
+        """Add some rows of a sample's logits; return the areas there, float64: as ``areas`` has them."""
         probabilities = tempered(logits, self.question)  # (C or 1, r, w)
         if self.entropy is not None:
             self.entropy[rows] += _entropy(probabilities)  # (r, w)
@@ -99,16 +98,13 @@ class RunningSums:
             step = self._positive(probabilities) - centre  # (r, w)
             centre += step / (self.samples + 1)
             squares += step * (self._positive(probabilities) - centre)
-        votes = self._decide(probabilities).logical_and_(self.valid[rows])  # (r, w) bool
-        if self.counts is not None and len(self.counts) == 1:
-            self.counts[0, rows] += votes
-        elif self.counts is not None:
-            chosen = probabilities.argmax(0)  # (C, r, w) → (r, w)
-            self.counts[:, rows] += functional.one_hot(chosen, len(self.counts)).movedim(-1, 0)  # (r, w, C) → (C, r, w)
+        votes = self._votes(probabilities).logical_and_(self.valid[rows])  # (C or 1, r, w) bool
+        if self.counts is not None:
+            self.counts[:, rows] += votes
         if self.votes is not None:
-            self.votes[rows] |= votes.to(self.votes.dtype) << number
+            self.votes[:, rows] |= votes.to(self.votes.dtype) << number
         self.mean[:, rows] += probabilities  # (C or 1, r, w)
-        return (votes * self.area[rows]).sum(dtype=torch.float64)
+        return [(plane * self.area[rows]).sum(dtype=torch.float64) for plane in votes]
 
     def settled(self, samples: int) -> bool:
         """True if what is left of ``samples`` cannot move any valid pixel's p̄ by more than the tolerance.
@@ -146,6 +142,13 @@ class RunningSums:
     def _positive(self, probabilities: Tensor) -> Tensor:
         return probabilities[0 if len(probabilities) == 1 else self.question.positive]
 
+    def _votes(self, probabilities: Tensor) -> Tensor:
+        """Return where the positive class of two is chosen, (1, r, w) bool, or each of more, (C, r, w)."""
+        if self.question.classes == 2:
+            return self._decide(probabilities)[None]
+        chosen = probabilities.argmax(0)  # (C, r, w) → (r, w)
+        return torch.stack([chosen == number for number in range(self.question.classes)])
+
     def _decide(self, probabilities: Tensor) -> Tensor:
         """Return where the positive class is chosen, (h, w) bool."""
         chosen: Tensor = says_positive(probabilities, self.question.positive, self.question.threshold)
@@ -154,7 +157,7 @@ class RunningSums:
     def layers(self) -> dict[str, np.ndarray]:
         """Return the layers asked for: float32 with NaN, or integers with 255 or 0, where not valid.
 
-        ``probabilities`` is (C, h, w), all others are (h, w).
+        ``probabilities`` is (C, h, w), votes of more than two classes are, all others are (h, w).
         """
         means, invalid, out = _Means(self), ~self.valid, {}
         for name in self.question.layers:
@@ -218,7 +221,7 @@ def _variation_ratio(means: _Means) -> Tensor:
 
 def _votes(means: _Means) -> Tensor:
     assert means.sums.votes is not None
-    return means.sums.votes
+    return means.sums.votes if len(means.sums.votes) > 1 else means.sums.votes[0]
 
 
 #: layer → its function of the sums: (h, w), or (C, h, w) where it has one plane a class

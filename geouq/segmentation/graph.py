@@ -213,7 +213,8 @@ def _layer_array(
 ) -> da.Array:
     """Return one layer, each chunk of which is taken, or made by a ``task``, from what one task of ``source`` gives."""
     what, size = LAYERS[layer], job.tiling.size
-    dtype, lead = what.dtype(job.sampler.samples), (job.question.classes,) if what.each_class else ()
+    planes = what.planes(job.legend.names)
+    dtype, lead = what.dtype(job.sampler.samples), (len(planes),) if planes else ()
     rows = {tile.core.y0: tile.core.shape[0] for tile in job.tiling}
     columns = {tile.core.x0: tile.core.shape[1] for tile in job.tiling}
     chunks = (*((n,) for n in lead), tuple(rows.values()), tuple(columns.values()))

@@ -15,8 +15,8 @@ from geouq.segmentation.results import Results
 #: of each output: its asset's key, title and role
 _ASSETS = {
     "map": ("map", "Map: a band a layer", "data"),
-    "votes": ("votes", "Votes: which samples call a pixel {positive}", "data"),
-    "vector": ("polygons", "Polygons of {positive}", "data"),
+    "votes": ("votes", "Votes: which samples call a pixel {what}", "data"),
+    "vector": ("polygons", "Polygons of {subject}", "data"),
     "zarr": ("zarr", "The map's layers as a Zarr group", "data"),
     "preview": ("picture", "Picture of scene and map", "overview"),
     "style": ("style", "Style of the map for QGIS", "metadata"),
@@ -42,7 +42,9 @@ def _assets(job: Job, results: Results) -> dict[str, Any]:
         final = getattr(results, output)
         if final is None:
             continue
-        made, title = results.made(final), title.format(positive=job.sampler.model.spec.positive)
+        legend = job.legend
+        what = legend.positive_name if legend.binary else "which class"
+        made, title = results.made(final), title.format(what=what, subject=legend.subject)
         told = file_asset(made, final, results.stac, title, [role])
         assets[key] = told | (band_fields(made, bands[output]) if output in bands else {})
     return assets

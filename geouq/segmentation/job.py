@@ -145,11 +145,13 @@ class Job:
         window = self.tiling.largest_window
         core = min(self.tiling.size, self.region.shape[0]) * min(self.tiling.size, self.region.shape[1])
         bands, layers = 4 * len(self.bands), 4 * (len(self.question.layers) + 1)
-        probabilities = 4 * (self.question.classes if self.question.classes > 2 else 1)
+        planes = self.question.classes if self.question.classes > 2 else 1
+        votes = 8 * (planes - 1)  # those of one class are in the figures below
         return {
             "tensors": self.at_once * self.sampler.bytes_for(window),
             "windows": (in_flight + 1) * window * (2 * bands + 2),
-            "layers": self.at_once * core * (5 * probabilities + 32) + in_flight * core * (2 * layers + 8),
+            "layers": self.at_once * core * (20 * planes + 32 + votes)
+            + in_flight * core * (2 * layers + 8 + 2 * votes),
             "buffers": 384 << 20,
         }
 

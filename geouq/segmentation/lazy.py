@@ -82,7 +82,8 @@ def segment(
     Returns
     -------
     Dataset with one dask-backed variable a layer, along the scene's further dimensions and on its own grid: float32 in
-    0..1 with NaN where not valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid). A mask that goes by
+    0..1 with NaN where not valid; mask uint8 with 255; votes uint32 or uint64 (0 where not valid); probabilities, and
+    with more than two classes votes, have a dimension ``class``. A mask that goes by
     the whole scene comes with the coordinate ``cut``. Attributes and encoding are those of the CF conventions, for
     ``to_netcdf`` and ``to_zarr``; read back with ``decode_coords="all"``, else the CRS is lost.
 
@@ -142,8 +143,9 @@ def _lazy_dataset(scene: xr.DataArray, jobs: Sequence[Job]) -> xr.Dataset:
     for layer in job.question.layers:
         what, arrays = LAYERS[layer], [one[layer] for one in maps]
         array = _stacked(arrays, [scene.sizes[dim] for dim in others])
-        dims = (*others, *(("class",) if what.each_class else ()), *scene.dims[-2:])
-        labels = {"class": list(names)} if what.each_class else {}
+        planes = what.planes(names)
+        dims = (*others, *(("class",) if planes else ()), *scene.dims[-2:])
+        labels = {"class": list(names)} if planes else {}
         variables[layer] = xr.DataArray(array, dims=dims, coords=coords | labels, attrs=layer_attrs(what, job.legend))
         variables[layer].encoding = layer_encoding(what, mapping)
     return xr.Dataset(variables, attrs=run_attrs(job) | CONVENTIONS)

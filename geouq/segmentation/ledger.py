@@ -40,6 +40,8 @@ class Receipt:
     """What a finished tile says of itself; areas in m² (pixels² without a CRS), samples drawn.
 
     doubt, water_doubt : sums of uncertainty · pixel area over what is classified, and over the positive class.
+    class_areas, mask_areas, mask_doubts : of more than two classes each one's area by sample (C, S), and of the mask
+        area and sum of uncertainty · pixel area, (C,) each; of two classes empty.
     undecided_area : of what is classified, and of neither class. Where the mask goes by the whole scene, areas of the
         mask and its doubt are of no account: the part holds what they are made of (geouq.segmentation.deciding).
     """
@@ -55,6 +57,9 @@ class Receipt:
     doubt: float = 0.0
     water_doubt: float = 0.0
     undecided_area: float = 0.0
+    class_areas: tuple[tuple[float, ...], ...] = ()
+    mask_areas: tuple[float, ...] = ()
+    mask_doubts: tuple[float, ...] = ()
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -247,7 +252,8 @@ def _receipt(line: object) -> Receipt | None:
     values = json.loads(text)
     if not _PART.fullmatch(values["part"]):
         return None
-    return Receipt(**values | {"areas": tuple(values["areas"])})
+    lists = {name: tuple(values[name]) for name in ("areas", "mask_areas", "mask_doubts")}
+    return Receipt(**values | lists | {"class_areas": tuple(map(tuple, values["class_areas"]))})
 
 
 def _hold(work: Path) -> sqlite3.Connection:

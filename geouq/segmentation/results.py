@@ -117,7 +117,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         zarr=outputs.zarr,
         stac=outputs.stac,
         bands=bands,
-        vote_bands=vote_bands(len(job.sampler.numbers)) if keeps_votes else (),
+        vote_bands=vote_bands(len(job.sampler.numbers), job.legend) if keeps_votes else (),
         layers=tuple(dict.fromkeys((*asked, *_needed(job, keeps_votes)))),
         tags=_tags(job) | _companions(outputs),
         min_area=outputs.min_area,
@@ -182,8 +182,3 @@ def _band_names(job: Job) -> list[str]:
     """Return the names of the map's bands: one a layer, one a class for ``probabilities``, none for votes."""
     classes = job.sampler.model.spec.classes
     return [band for layer in job.question.layers for band in LAYERS[layer].bands(classes)]
-
-
-def class_bands(job: Job) -> tuple[str, ...]:
-    """Return the names of the bands that ``probabilities`` become, class by class."""
-    return LAYERS["probabilities"].bands(job.sampler.model.spec.classes)

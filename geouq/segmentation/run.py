@@ -24,7 +24,7 @@ from geouq.errors import OutputError
 from geouq.files import refuse_own_scene, write_bytes
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED
-from geouq.maps.bands import quantise
+from geouq.maps.bands import by_band, quantise
 from geouq.maps.stac import check_dated
 from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
@@ -37,7 +37,7 @@ from geouq.segmentation.ledger import Ledger, Receipt, digest_of, enter, pack, r
 from geouq.segmentation.mapgrid import grid_of_map
 from geouq.segmentation.matching import scene_name, scene_origin, scene_windows
 from geouq.segmentation.publishing import found_before, publish_results
-from geouq.segmentation.results import Outputs, Results, class_bands, resolve
+from geouq.segmentation.results import Outputs, Results, resolve
 from geouq.segmentation.summary import as_tags, findings, summarise
 from geouq.segmentation.tile import look_first, segment_tile, tile_values
 
@@ -214,7 +214,8 @@ class _Work:
 
     def part(self, receipt: Receipt, tile: Tile) -> Mapping[str, np.ndarray]:
         """Return the arrays of a finished tile; if its part was lost meanwhile, it is computed again."""
-        most = tile.core.shape[0] * tile.core.shape[1] * (4 * len(self.results.bands) + 40) + (1 << 20)
+        bands = 4 * len(self.results.bands) + 8 * len(self.results.vote_bands) + 40  # bytes of a pixel, at most
+        most = tile.core.shape[0] * tile.core.shape[1] * bands + (1 << 20)
         arrays = read_part(self.results.work / receipt.part, receipt.digest, most)
         if arrays is None:
             self.on_event(Noted(f"{receipt.part} in {self.results.work.name} is damaged or gone: computed again"))
@@ -246,14 +247,24 @@ class _Work:
             doubt=float((area * doubt)[classified].sum()),
             water_doubt=float((area * doubt)[water].sum()),
             undecided_area=float(area[mask == UNDECIDED].sum()),
+            **self._by_class(result, area),
         )
+
+    def _by_class(self, result: TileResult, area: np.ndarray) -> dict[str, Any]:
+        """Return what a receipt says of each of more than two classes; area : of the pixels, (h, w)."""
+        if self.job.legend.binary:
+            return {}
+        mask, doubt, count = result.layers["mask"], result.layers["uncertainty"], len(self.job.legend.names)
+        known = mask != NOT_CLASSIFIED
+        weights = {"mask_areas": area[known], "mask_doubts": (area * doubt)[known]}
+        sums = {name: tuple(np.bincount(mask[known], w, count).tolist()) for name, w in weights.items()}
+        return sums | {"class_areas": tuple(map(tuple, result.class_areas.T.tolist()))}
 
     def _arrays(self, layers: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return what the files store of a tile: of the map, of the votes."""
-        if "probabilities" in layers:
-            layers = layers | dict(zip(class_bands(self.job), layers["probabilities"], strict=True))
+        planes = by_band(layers, self.job.legend)
         files = {"map": self.results.bands, "votes": self.results.vote_bands}
-        return {what: quantise(layers, bands) for what, bands in files.items() if bands}
+        return {what: quantise(planes, bands) for what, bands in files.items() if bands}
 
     def _ranks(self, layers: dict[str, np.ndarray], tile: Tile) -> dict[str, np.ndarray]:
         """Return what a mask that goes by the whole scene is made of."""

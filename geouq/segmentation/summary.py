@@ -22,7 +22,7 @@ DOUBTFUL = 0.5
 #: ... or if the interval of the area goes from less than this share of it to the whole. Provisional likewise.
 NARROWEST = 0.1
 #: findings that not every run has
-_NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", *EXPECTED)
+_NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", "by_class", *EXPECTED)
 
 
 def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: RankSums | None = None) -> dict[str, Any]:
@@ -31,7 +31,8 @@ def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: Ra
     cut, sums : where the mask is cut, if by a decision; of the scene by rank, if that goes by the whole of it.
 
     Areas are in m², without a CRS in squared units of the grid. Only with a decision there is ``cut``, with a risk
-    ``undecided_area_m2`` of what is classified, with a model that has an alarm ``expected_wrong`` (the share of wrong
+    ``undecided_area_m2`` of what is classified, with more than two classes ``by_class`` (area, its interval, mean
+    uncertainty of each), with a model that has an alarm ``expected_wrong`` (the share of wrong
     pixels; its interval, ``expected_wrong_p05`` and ``_p95``) and the same in words, ``expectation``. ``warnings`` are
     lines for people: why the map says nothing, or should not be trusted unseen.
     """
@@ -55,6 +56,7 @@ def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: Ra
     found |= ({} if cut is None else {"cut": cut.at}) | (
         {"undecided_area_m2": undecided} if job.legend.undecided else {}
     )
+    found |= {} if job.legend.binary else {"by_class": _by_class(job, receipts)}
     return found | _trust(job, found, doubt / valid_area if valid_area else None)
 
 
@@ -62,6 +64,27 @@ def _of_mask(receipts: list[Receipt]) -> tuple[float, float, float]:
     """Return the area and doubt of what is positive, and the area that is undecided."""
     water, doubt = sum(r.water_area for r in receipts), sum(r.water_doubt for r in receipts)
     return water, doubt, sum(r.undecided_area for r in receipts)
+
+
+def _by_class(job: Job, receipts: list[Receipt]) -> list[dict[str, Any]]:
+    """Return what was found of each of more than two classes, in their order."""
+    areas, doubts = (np.sum([getattr(r, name) for r in receipts], axis=0) for name in ("mask_areas", "mask_doubts"))
+    low: list[Any]
+    high: list[Any]
+    low = high = [None] * len(areas)
+    if job.intervals:
+        low, high = (end.tolist() for end in area_interval(np.sum([r.class_areas for r in receipts], axis=0)))
+    return [
+        {
+            "class": number,
+            "name": name,
+            "area_m2": float(areas[number]),
+            "area_m2_p05": low[number],
+            "area_m2_p95": high[number],
+            "mean_uncertainty": round(float(doubts[number] / areas[number]), 4) if areas[number] else None,
+        }
+        for number, name in enumerate(job.legend.names)
+    ]
 
 
 def _trust(job: Job, found: Mapping[str, Any], doubt: float | None) -> dict[str, Any]:
@@ -85,11 +108,15 @@ def _expectation(job: Job, doubt: float) -> Expectation | None:
     alarm = models[0].spec.alarm
     if alarm is None or len(models) > 1:
         return None
+    if not job.legend.binary:  # the likeliest class, whatever the threshold
+        return expect(alarm, "accuracy", doubt)
     return expect(alarm, rule_for(threshold) if job.decision is None else job.decision.rule, doubt)
 
 
 def _warnings(job: Job, found: Mapping[str, Any]) -> list[str]:
     """Return why a map should not be trusted unseen, where the model has no alarm."""
+    if "by_class" in found:
+        return _class_warnings(found["by_class"])
     positive, low, high = job.sampler.model.spec.positive, found["area_m2_p05"], found["area_m2_p95"]
     warnings = []
     doubt = found["mean_uncertainty_positive"]
@@ -99,6 +126,22 @@ def _warnings(job: Job, found: Mapping[str, Any]) -> list[str]:
         share = f"{100 * low / high:.0f} % of its upper end"
         warnings.append(f"the samples contradict one another: the interval of the area begins at {share}")
     return warnings
+
+
+def _class_warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the same of more than two classes, each by itself."""
+    doubtful = [
+        f"{r['name']} ({100 * r['mean_uncertainty']:.0f} %)" for r in rows if (r["mean_uncertainty"] or 0) > DOUBTFUL
+    ]
+    vague = [r["name"] for r in rows if r["area_m2_p95"] and r["area_m2_p05"] < NARROWEST * r["area_m2_p95"]]
+    warnings = (
+        [f"some of what was found is uncertain on the mean: {', '.join(doubtful)}: look at it"] if doubtful else []
+    )
+    return warnings + (
+        [f"the samples contradict one another on the area of {', '.join(vague)}: intervals begin near 0"]
+        if vague
+        else []
+    )
 
 
 def summarise(job: Job, results: Results, run: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from geouq.errors import InputError
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import of_split
-from geouq.learning.judging.decide import found_on, stored
+from geouq.learning.judging.decide import FEWEST, found_on, stored
+from geouq.learning.judging.doubts import class_alarm
 from geouq.learning.judging.labelled import MOST_PIXELS, labelled, lottery, pixels_share
 from geouq.learning.judging.left_out import LAYERS, OnChip, map_chips
 from geouq.learning.judging.metrics import Calibration, ProperScores
@@ -42,7 +43,8 @@ class Fit:
     kept : True where no temperature did better on held-out places, so that the old one stays.
     pixels, chips, places : what it was fitted on.
     areas_covered : on how many chips the 90 % interval of the samples' areas covers the label's.
-    left_out : of a model of two classes, what its maps decide on these places (geouq.learning.judging.decide.found_on).
+    left_out : of a model of two classes, what its maps decide on these places (geouq.learning.judging.decide.found_on);
+        of more, ``alarm``: how much doubt they have, and how much of them is wrong.
     """
 
     temperature: float
@@ -71,7 +73,7 @@ def calibrate(
 ) -> tuple[Model, Fit]:
     """Fit the temperature of a model, and return the model that has it, and what was found.
 
-    Of two classes, and on ``decide.FEWEST`` places or more, it also gets the cut, the alarm and the risk of these maps.
+    On ``decide.FEWEST`` places or more it also gets the alarm of these maps, and of two classes their cut and risk.
 
     Chips of the split "validation" are taken if there are any, else all that are not of the split "train".
 
@@ -79,8 +81,7 @@ def calibrate(
     ----------
     model, samples, seed, device : as for ``segment``.
     most_pixels : about how many pixels are kept, chosen at random by ``seed`` and their position in the chip.
-    on_chip : called before each chip with its name, its number from 0, and how many there are; in both passes where the
-        model gets a cut.
+    on_chip : called before each chip with its name, its number from 0, and how many there are, in both passes.
 
     Raises
     ------
@@ -97,22 +98,24 @@ def calibrate(
     if not parts:
         raise InputError(f"none of the {len(chips)} chips has a pixel that is both valid and labelled")
     fit = fit_places(parts, model, seed)
-    decided = {}
+    folds = [[c for c in chips if c.place in f] for f in _folds({part.place for part in parts}, seed)]
     if model.binary:
-        folds = [[c for c in chips if c.place in f] for f in _folds({part.place for part in parts}, seed)]
-        fit = replace(fit, left_out=_decided(model, folds, fit, settings, on_chip))
+        fit = replace(fit, left_out=found_on(map_chips(_groups(model, folds, fit), settings, on_chip)))
         decided = stored(fit.left_out)
+    else:
+        told = replace(settings, layers=("mask", "uncertainty"))
+        fit = replace(fit, left_out={"alarm": class_alarm(_groups(model, folds, fit), told, on_chip)})
+        decided = fit.left_out if fit.places >= FEWEST else {"alarm": None}
     scores = {**model.spec.scores, "calibration": {"before": fit.scores_before, "after": fit.scores_after}}
     return model.with_spec(temperature=fit.temperature, scores=scores, **decided), fit
 
 
-def _decided(
-    model: Model, folds: Sequence[Sequence[LabelledChip]], fit: Fit, settings: Settings, on_chip: OnChip | None
-) -> dict[str, Any]:
-    """Return what is found on the chips, each mapped with the temperature fitted on the other folds."""
+def _groups(
+    model: Model, folds: Sequence[Sequence[LabelledChip]], fit: Fit
+) -> list[tuple[Model, Sequence[LabelledChip]]]:
+    """Return the chips of each fold with the model at the temperature fitted on the other folds."""
     temperatures = (fit.before,) * len(folds) if fit.kept else fit.fold_temperatures
-    groups = [(model.with_spec(temperature=t), chips) for t, chips in zip(temperatures, folds, strict=True)]
-    return found_on(map_chips(groups, settings, on_chip))
+    return [(model.with_spec(temperature=t), chips) for t, chips in zip(temperatures, folds, strict=True)]
 
 
 def fit_laplace(

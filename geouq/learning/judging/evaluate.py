@@ -185,7 +185,8 @@ class _Work:
                 *_positives(layers, keep, self.positive, len(job.sampler.numbers)), raters[:, keep] == self.positive
             )
             if "votes" in layers:
-                areas.add(layers["votes"][keep], label[keep] == self.positive, _area(job, tile.core)[keep])
+                votes = _positive_votes(layers, self.positive)
+                areas.add(votes[keep], label[keep] == self.positive, _area(job, tile.core)[keep])
         if not own.matrix.counts.any():
             self.skipped.append(chip.name)
             return None
@@ -282,8 +283,14 @@ def _positives(
     mask = layers["mask"][keep] == positive
     if "votes" not in layers:
         return mask[None], mask
-    votes = layers["votes"][keep]
+    votes = _positive_votes(layers, positive)[keep]
     return np.stack([says(votes, s) for s in range(samples)]), mask
+
+
+def _positive_votes(layers: dict[str, np.ndarray], positive: int) -> np.ndarray:
+    """Return the votes for the positive class, (h, w)."""
+    votes = layers["votes"]
+    return votes[positive] if votes.ndim == 3 else votes
 
 
 def _mean_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

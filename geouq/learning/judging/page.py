@@ -10,7 +10,19 @@ from markupsafe import Markup
 from geouq.learning.judging import diagrams
 from geouq.learning.judging.evaluate import Evaluation
 from geouq.learning.judging.html import bold, legend, render
-from geouq.learning.judging.summary import COLUMNS, KEYS, facts, heading, methods, number, row
+from geouq.learning.judging.summary import (
+    COLUMNS,
+    ONE_CLASS,
+    class_rows,
+    confusion_rows,
+    facts,
+    heading,
+    heads,
+    methods,
+    number,
+    row,
+)
+from geouq.maps.styles import class_colours
 
 _FEWEST = 0.005  # share of the class in a place that gets a column of its own among the methods
 
@@ -36,6 +48,7 @@ def page(evaluation: Evaluation, data: str) -> str:
         classes=_classes(scores),
         methods=_methods(scores) if scores["baselines"] else None,
         legend=legend(scores["model"]["classes"], scores["model"]["positive"]),
+        colours=list(zip(class_colours(evaluation.legend), evaluation.legend.names, strict=True)),
         chips=chips,
         left_out=len(scores["chips"]) - len(chips),
     )
@@ -43,7 +56,9 @@ def page(evaluation: Evaluation, data: str) -> str:
 
 def _tiles(scores: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the few numbers that stand at the top, with their names."""
-    wanted = [column for column in COLUMNS if column[0] not in ("accuracy", "mIoU", "FPR")]
+    several = len(scores["model"]["classes"]) > 2
+    left = ONE_CLASS if several else ("accuracy", "miou", "false_positive_rate")
+    wanted = [column for column in COLUMNS if column[1] not in left]
     tiles = [(name, number(scores["pooled"][key], form)) for name, key, form in wanted]
     area = scores["areas"]
     return [*tiles, ("areas covered", f"{area['covered']} of {area['chips']}")] if area else tiles
@@ -61,26 +76,21 @@ def _drawings(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _places(scores: dict[str, Any]) -> dict[str, Any]:
     """Return heads and rows of the table by place, and above which row a line is drawn."""
-    heads = ["place", "dataset", "pixels", f"{scores['model']['positive']} %", *(h for h, _, _ in COLUMNS)]
+    titles = ["place", "dataset", "pixels", f"{scores['model']['positive']} %", *heads(scores)]
     rows: list[list[str]] = [[r["place"], r["dataset"], *row("", r)[1:]] for r in scores["places"]]
     if len(scores["datasets"]) > 1:
         rows += [[bold("all of it"), r["dataset"], *row("", r)[1:]] for r in scores["datasets"]]
     rows.append([bold("pooled"), "all", *row("", scores["pooled"])[1:]])
     rows.append(["one pass", "all", *row("", scores["one_pass"])[1:]])
-    return {"heads": heads, "rows": rows, "rule": len(scores["places"])}
+    return {"heads": titles, "rows": rows, "rule": len(scores["places"])}
 
 
 def _classes(scores: dict[str, Any]) -> dict[str, Any] | None:
     """Return the tables by class where there are more than two: scores, and what of each class is mapped as which."""
-    pooled, names = scores["pooled"], scores["model"]["classes"]
-    if "by_class" not in pooled:
+    if "by_class" not in scores["pooled"]:
         return None
-    rows = [[name, *(number(r[key]) for key in KEYS)] for name, r in zip(names, pooled["by_class"], strict=True)]
-    shares = [[number(100 * n / max(sum(line), 1), ".1f") for n in line] for line in pooled["confusion"]]
-    confusion = [
-        [name, str(sum(line)), *share] for name, line, share in zip(names, pooled["confusion"], shares, strict=True)
-    ]
-    return {"names": names, "scores": rows, "confusion": confusion}
+    names = scores["model"]["classes"]
+    return {"names": names, "scores": class_rows(scores), "confusion": confusion_rows(scores)}
 
 
 def _methods(scores: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +109,8 @@ def _chips(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     scores = {c["name"]: c for c in evaluation.scores["chips"]}
     for picture in evaluation.pictures:
         found = scores[picture.name]
-        told = f"IoU {number(found['iou'])}, ECE {number(found['ece'], '.4f')}"
+        key, name = ("iou", "IoU") if evaluation.legend.binary else ("miou", "mIoU")
+        told = f"{name} {number(found[key])}, ECE {number(found['ece'], '.4f')}"
         told += f", {100 * found['positive_share']:.1f} % {evaluation.legend.positive_name}"
         if found.get("best_threshold_iou") is not None:
             told += f"; best threshold with hindsight: IoU {found['best_threshold_iou']:.3f}"

@@ -19,23 +19,48 @@ COLUMNS = (
     ("NLL", "nll", ".4f"),
     ("AURC", "aurc", ".4f"),
 )
-#: scores of one class
+#: scores of one class; those among ``COLUMNS``
 KEYS = ("precision", "recall", "f1", "iou")
+ONE_CLASS = (*KEYS, "false_positive_rate")
 
 
 def summary(scores: dict[str, Any]) -> str:
     """Return the scores as tables for a terminal."""
-    rows = [["", "pixels", f"{scores['model']['positive']} %", *(h for h, _, _ in COLUMNS)]]
+    rows = [["", "pixels", f"{scores['model']['positive']} %", *heads(scores)]]
     rows += [row(r["place"], r) for r in scores["places"]]
     if len(scores["datasets"]) > 1:
         rows += [row(r["dataset"], r) for r in scores["datasets"]]
     rows += [row("all, pooled", scores["pooled"]), row("all, one pass", scores["one_pass"])]
     blocks = [heading(scores), columns(rows)]
+    if "by_class" in scores["pooled"]:
+        names = scores["model"]["classes"]
+        blocks.append(columns([["class", "precision", "recall", "F1", "IoU"], *class_rows(scores)]))
+        table = [["% of the label's pixels", "pixels", *names], *confusion_rows(scores)]
+        blocks.append("label (a row) and map (a column):\n" + columns(table))
     if scores["baselines"]:
         table = [["on the same pixels", "", "precision", "recall", "F1", "IoU"]]
         table += [[name, details, *numbers] for name, details, *numbers in methods(scores)]
         blocks.append(columns(table, left=2))
     return "\n\n".join([*blocks, "\n".join(facts(scores))])
+
+
+def heads(scores: dict[str, Any]) -> list[str]:
+    """Return the headings of ``COLUMNS``; with more than two classes they name the one that some of them are of."""
+    model = scores["model"]
+    several = len(model["classes"]) > 2
+    return [f"{h} {model['positive']}" if several and key in ONE_CLASS else h for h, key, _ in COLUMNS]
+
+
+def class_rows(scores: dict[str, Any]) -> list[list[str]]:
+    """Return a line a class: name, precision, recall, F1, IoU, of all pixels."""
+    named = zip(scores["model"]["classes"], scores["pooled"]["by_class"], strict=True)
+    return [[name, *(number(one[key]) for key in KEYS)] for name, one in named]
+
+
+def confusion_rows(scores: dict[str, Any]) -> list[list[str]]:
+    """Return a line a class of the label: name, pixels, and of them the percentage that is each class in the map."""
+    named = zip(scores["model"]["classes"], scores["pooled"]["confusion"], strict=True)
+    return [[name, str(sum(c)), *(number(100 * n / max(sum(c), 1), ".1f") for n in c)] for name, c in named]
 
 
 def heading(scores: dict[str, Any]) -> str:
