@@ -21,7 +21,8 @@ from geouq.learning.data.dataset import read_dataset, read_outlines
 from geouq.learning.data.examples import Example, simulate_examples
 from geouq.learning.data.layouts import public_chips
 from geouq.learning.data.loading import load
-from geouq.learning.training.losses import bce, bce_dice, dice
+from geouq.learning.training.losses import bce, bce_dice
+from geouq.learning.training.regions import dice
 from geouq.learning.training.train import TrainConfig, draw_masks, schedule, seed_weights, train
 from geouq.networks.sites import find_sites
 from geouq.networks.unet import UNet, UNetConfig
@@ -72,23 +73,23 @@ def source(chips):
 
 
 def test_losses_see_valid_pixels_only():
-    logits, label = torch.tensor([[[2.0, -3.0, 50.0]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
+    logits, label = torch.tensor([[[[2.0, -3.0, 50.0]]]]), torch.tensor([[[1.0, 0.0, 0.0]]])
     valid = torch.tensor([[[1.0, 1.0, 0.0]]])
     for loss in (bce, dice, bce_dice):
         changed = logits.clone()
         changed[..., 2] = -7
         assert loss(logits, label, valid) == loss(changed, label, valid)
-    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[..., :2], label[..., :2])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[:, 0, :, :2], label[..., :2])
     assert bce(logits, label, valid).item() == pytest.approx(expected.item())
 
 
 def test_losses_are_small_when_right_and_finite_when_nothing_is_valid():
     label = torch.tensor([[[1.0, 0.0]]])
-    right = (label * 2 - 1) * 20
+    right = (label * 2 - 1)[:, None] * 20
     ones = torch.ones_like(label)
     assert bce_dice(right, label, ones) < 1e-3 < 1 < bce_dice(-right, label, ones)
     assert torch.isfinite(bce_dice(right, label, ones * 0))
-    assert dice(torch.full((1, 4, 4), -20.0), torch.zeros(1, 4, 4), torch.ones(1, 4, 4)) < 1e-3
+    assert dice(torch.full((1, 1, 4, 4), -20.0), torch.zeros(1, 4, 4), torch.ones(1, 4, 4)) < 1e-3
 
 
 # -- augmentation

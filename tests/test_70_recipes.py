@@ -235,6 +235,24 @@ def test_recipes_adapt_to_bands_units_and_classes(data):
     json.dumps(dict(rgb.arguments))
 
 
+def test_balanced_class_weights_are_counted_in_the_labels(data, tmp_path):
+    chips = read_dataset(data / "radar")  # 1800 of 7200 pixels of each chip are water
+    weighted = find_recipe("unet-16", ["training.class_weights=balanced", "training.loss=bce + dice"])
+    recipe = settle(weighted, chips, 2, None, 0)
+    assert recipe.training.class_weights == pytest.approx((7200 / (2 * 5400), 7200 / (2 * 1800)), rel=1e-5)
+    assert (
+        settle(recipe, chips, 2, None, 0) == recipe
+        and settle(weighted, chips, 3, None, 0).training.class_weights[2] == 1
+    )
+    assert settle(weighted, chips, 3, None, 0).training.loss == "cross_entropy + dice"
+    with pytest.raises(InputError, match="class_weights are 2"):
+        settle(recipe, chips, 3, None, 0)
+    small_one = small("unet-16", training=replace(weighted.training, every=2))
+    path = train_model(data / "radar", small_one, tmp_path, options(steps=2))
+    assert Model.load(path).spec.scores["val_loss"] > 0
+    assert find_recipe(tmp_path / "recipe.toml").training.class_weights == recipe.training.class_weights
+
+
 def test_scenes_are_cut_not_shrunk(tmp_path):
     for place in "ab":
         write(tmp_path / "images" / f"{place}_1.tif", np.full((2, 200, 1100), 0.1, np.float32))

@@ -23,6 +23,7 @@ from geouq.learning.data.examples import Census, Example, Reading, read_example,
 from geouq.learning.data.loading import opacity_note, windows
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_examples
+from geouq.learning.training.losses import takes_shares
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
 from geouq.learning.training.settle import class_names, positive_name, settle
@@ -235,7 +236,7 @@ def _prepared(recipe: Recipe, sides: Sides, left_out: int, device: str, told: Se
 
 
 def _reading(recipe: Recipe) -> Reading:
-    soft = recipe.training.loss.startswith("bce")
+    soft = takes_shares(recipe.training.loss)
     return Reading(recipe.bands, recipe.units, recipe.size, recipe.view, soft, recipe.padding)
 
 

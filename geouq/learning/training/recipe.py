@@ -223,6 +223,10 @@ _KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
 
 
 def _value(kind: str, value: Any, source: str, key: str) -> Any:
+    if kind.endswith(" | str"):
+        if isinstance(value, str):
+            return value
+        kind = kind.removesuffix(" | str")
     if kind in ("Augmentation", "TrainConfig") and isinstance(value, Mapping):
         return _read({"Augmentation": Augmentation, "TrainConfig": TrainConfig}[kind], value, source, f"{key}.")
     if kind.startswith("tuple[") and isinstance(value, list | tuple):

@@ -10,7 +10,9 @@ import numpy as np
 
 from geouq.errors import InputError
 from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.examples import take_census
 from geouq.learning.data.loading import load, open_chip, windows
+from geouq.learning.training.losses import for_classes
 from geouq.learning.training.recipe import Recipe
 from geouq.units import AMPLITUDE, DB, POWER, UNKNOWN, check_convertible
 
@@ -23,9 +25,10 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
 
     Where units cannot be converted to the recipe's, the data's own are kept and normalised by mean and standard
     deviation of the training chips; a recipe with bands of its own refuses instead. With more than two classes, binary
-    losses become cross entropy. Backscatter in dB is also speckled and shifted where pictures are only turned. Scenes
-    (a longest side of more than ``SCENE`` pixels, in the median) are neither shrunk nor held whole, but cut into
-    windows. A pass draws one example from a chip, and from a scene as many windows as cover it.
+    losses become cross entropy; balanced class weights become numbers. Backscatter in dB is also speckled and shifted
+    where pictures are only turned. Scenes (a longest side of more than ``SCENE`` pixels, in the median) are neither
+    shrunk nor held whole, but cut into windows. A pass draws one example from a chip, and from a scene as many windows
+    as cover it.
 
     Raises
     ------
@@ -47,8 +50,9 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
     if np.median([max(shape) for shape in shapes]) > SCENE:
         changes["view"] = "window"
     every, length = _rounds(recipe, shapes)
-    loss = recipe.training.loss if classes == 2 or not recipe.training.loss.startswith("bce") else "cross_entropy"
-    training = replace(recipe.training, steps=steps or length, every=every, loss=loss, seed=seed)
+    loss = recipe.training.loss if classes == 2 else for_classes(recipe.training.loss)
+    weights = _class_weights(recipe, chips, classes)
+    training = replace(recipe.training, steps=steps or length, every=every, loss=loss, class_weights=weights, seed=seed)
     return replace(recipe, **changes, epochs=0, training=training)
 
 
@@ -60,6 +64,17 @@ def _rounds(recipe: Recipe, shapes: Sequence[tuple[int, ...]]) -> tuple[int, int
     drawn = [-(-h // size) * -(-w // size) if max(h, w) > SCENE else 1 for h, w in shapes]
     a_pass = -(-sum(drawn) // recipe.batch)
     return max(a_pass, recipe.round_steps), max(a_pass * recipe.epochs, recipe.training.floor)
+
+
+def _class_weights(recipe: Recipe, chips: Sequence[LabelledChip], classes: int) -> tuple[float, ...]:
+    """Return what each class counts in the loss: "balanced" by the labels, a class that has no pixels as 1."""
+    given = recipe.training.class_weights
+    if given and not isinstance(given, str) and len(given) != classes:
+        raise InputError(f"recipe {recipe.name}: class_weights are {len(given)}, and there are {classes} classes")
+    if not isinstance(given, str):
+        return given
+    counts = take_census(chips, recipe.size).counts.sum(0)[:classes]
+    return tuple(round(float(counts.sum() / (classes * n)), 6) if n else 1.0 for n in counts)
 
 
 def _units_and_bands(recipe: Recipe, chips: Sequence[LabelledChip]) -> tuple[str, tuple[str, ...]]:

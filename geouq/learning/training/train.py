@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from geouq.errors import InputError
 from geouq.files import whole
-from geouq.learning.training.losses import LOSSES
+from geouq.learning.training.losses import evaluate_loss, parse_loss
 from geouq.learning.training.ssn_loss import Integral, ssn_nll
 from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import SSN, mean_of
@@ -39,7 +39,10 @@ class TrainConfig:
 
     steps, warmup : optimiser steps in all, and those in which the rate rises from 0.
     every : steps a round; after each one the network is judged and the checkpoint rewritten.
-    loss : name in geouq.learning.training.losses.LOSSES, or "ssn" for a Stochastic Segmentation Network.
+    loss : a sum of terms of geouq.learning.training.losses, "bce + 0.5 * dice"; or "ssn" for a Stochastic
+        Segmentation Network.
+    class_weights : what each class counts in the loss, in order; "balanced": as its pixels are rare in the training
+        labels (all / (classes · of it)); none: all pixels count alike.
     optimiser : "adamw", "adam" or "nadam" (Dozat 2016). rate, decay : its learning rate and weight decay.
     schedule : "cosine" (half a cosine to 0 after warmup), "constant", or "plateau" (times ``factor`` whenever
         ``plateau`` rounds bring no lower loss).
@@ -56,6 +59,7 @@ class TrainConfig:
     warmup: int = 50
     every: int = 200
     loss: str = "bce_dice"
+    class_weights: tuple[float, ...] | str = ()
     optimiser: str = "adamw"
     rate: float = 2e-3
     decay: float = 1e-2
@@ -73,12 +77,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for value, known in (
-            (self.loss, (*LOSSES, "ssn")),
             (self.optimiser, OPTIMISERS),
             (self.schedule, SCHEDULES),
         ):
             if value not in known:
                 raise InputError(f"{value!r} is none of {', '.join(known)}")
+        if self.loss != "ssn":
+            parse_loss(self.loss)
+        self._check_class_weights()
         for key, least in (("steps", 1), ("every", 1), ("warmup", 0), ("patience", 0), ("plateau", 1), ("draws", 1)):
             if getattr(self, key) < least:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be {least} or more")
@@ -92,6 +98,14 @@ class TrainConfig:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be {rule}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}: give a whole number from 0 to 4294967295")
+
+    def _check_class_weights(self) -> None:
+        given = self.class_weights
+        known = given == "balanced" if isinstance(given, str) else all(0 < weight < inf for weight in given)
+        if not known:
+            raise InputError(f'class_weights is {given!r}: it must be numbers above 0, one a class, or "balanced"')
+        if given and self.loss == "ssn":
+            raise InputError('class_weights are for losses of pixels and regions: the loss "ssn" has none')
 
 
 @dataclass
@@ -260,11 +274,13 @@ def loss_of(
 ) -> Tensor:
     """Return the loss of a network's logits (N, C, H, W) on ``truth``, label and valid (N, H, W), as configured."""
     if config.loss != "ssn":
-        return LOSSES[config.loss](logits, *truth)
+        if isinstance(config.class_weights, str):
+            raise InputError("class_weights are to be counted first: settle the recipe by its data")
+        return evaluate_loss(config.loss, logits, truth, config.class_weights)
     if not isinstance(network, SSN):
         raise InputError('the loss "ssn" is for Stochastic Segmentation Networks: take an architecture that is one')
     if step < config.mean_steps:
-        return LOSSES["bce" if network.classes == 1 else "cross_entropy"](mean_of(network, logits), *truth)
+        return evaluate_loss("bce" if network.classes == 1 else "cross_entropy", mean_of(network, logits), truth)
     how = Integral(config.draws, config.antithetic)
     loss, left_out = ssn_nll(network.split(logits), *truth, how, generator)
     network.fallbacks += left_out
