@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geouq.cli.options import models_named
+from geouq.cli.options import models_chosen
 from geouq.cli.show import say, told_in
 from geouq.errors import GeouqError, InputError
 
@@ -43,9 +43,8 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
     found, notes = scenes_named(options["scenes"])
     folders = {name: _folder(options[name]) for name in ("output", *_BESIDE) if options[name]}
     folders.setdefault("output", Path("."))
-    from geouq.segmentation.job import load_models
 
-    models = load_models(models_named(options["model"], options["weights"]))  # one that cannot be loaded stops all
+    models = models_chosen(options["model"], options["weights"], options["tta"])  # one that cannot be loaded stops all
     subject = models[0].spec.legend.subject
     for folder in folders.values():
         folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from geouq.cli.options import FILE, WEIGHTS, models_named
+from geouq.cli.options import FILE, PLACES, TTA, WEIGHTS, models_chosen
 from geouq.cli.progress import each_chip
 from geouq.cli.show import say
 from geouq.files import check_free, existing, refuse_own
@@ -17,7 +17,6 @@ from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
 from geouq.learning.judging.decide import FEWEST
 from geouq.learning.judging.left_out_text import decisions
-from geouq.segmentation.job import load_models
 
 
 @click.command("calibrate")
@@ -26,6 +25,8 @@ from geouq.segmentation.job import load_models
 @click.option("-o", "--output", type=FILE, required=True, help="The calibrated model: .safetensors.")
 @WEIGHTS
 @click.option("--samples", default=20, show_default=True, help="As many as you will map with.")
+@PLACES
+@TTA
 @click.option("--laplace", is_flag=True, help="First fit a posterior of the last layer, which samples come from then.")
 @click.option("--seed", default=0, show_default=True, help="Of samples, pixels and folds.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
@@ -40,11 +41,11 @@ def command(model: str, data: Path, **options: Any) -> None:
     """
     output = options["output"]
     check_free(output, options["overwrite"])
-    chips = read_dataset(data)
+    chips = read_dataset(data, options["place_pattern"])
     refuse_own(output, [*existing([model, *options["weights"]]), *data_files(data, chips)])
 
     settings = {key: options[key] for key in ("seed", "device")} | {"on_chip": each_chip(options["quiet"])}
-    (loaded,) = load_models(models_named([model], options["weights"]))
+    (loaded,) = models_chosen([model], options["weights"], options["tta"])
     if options["laplace"]:
         loaded = fit_laplace(loaded, chips, **settings)
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)

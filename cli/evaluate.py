@@ -8,14 +8,13 @@ from typing import Any
 
 import click
 
-from geouq.cli.options import FILE, WEIGHTS, models_named
+from geouq.cli.options import FILE, PLACES, TTA, WEIGHTS, models_chosen
 from geouq.cli.progress import each_chip
 from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.files import existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.sampling.names import AUTO, CHOICES, HELP
-from geouq.segmentation.job import load_models
 
 
 @click.command("evaluate")
@@ -26,6 +25,8 @@ from geouq.segmentation.job import load_models
 @WEIGHTS
 @click.option("--samples", default=20, show_default=True, help="How many to draw, at most 64; 0 = one pass.")
 @click.option("--sampler", type=click.Choice(CHOICES), default=AUTO, show_default=True, help=HELP)
+@PLACES
+@TTA
 @click.option("--decide", metavar="RULE", help="Cut the mask as segment does: iou, area, accuracy or a probability.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same scores.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
@@ -50,13 +51,13 @@ def command(model: str, data: Path, **options: Any) -> None:
     if options["output"]:
         check_folder(options["output"], options["overwrite"])
 
-    chips = read_dataset(data)
+    chips = read_dataset(data, options["place_pattern"])
     models = (model, *options["also"])
     read = [*data_files(data, chips), *map(Path, existing((*models, *options["weights"])))]
     for name in (PAGE, DATA) if options["output"] else ():
         refuse_own(options["output"] / name, read)
     found = evaluate(
-        load_models(models_named(models, options["weights"])),
+        models_chosen(models, options["weights"], options["tta"]),
         chips,
         samples=options["samples"],
         seed=options["seed"],

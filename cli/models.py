@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
-from geouq.cli.options import WEIGHTS, models_named
+from geouq.cli.options import FILE, WEIGHTS, models_chosen
 from geouq.cli.show import say, shortened, table
+from geouq.files import check_free, existing, refuse_own
 from geouq.networks.model import read_spec, shipped_models
 
 
@@ -26,15 +28,28 @@ def command(ctx: click.Context, as_json: bool) -> None:
         say(f"{name:<16} {', '.join(spec.bands)} in {spec.units} → {', '.join(spec.classes)}: {spec.description}")
 
 
+@command.command("combine")
+@click.argument("names", metavar="MODEL...", nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, required=True, help="The one model: .safetensors.")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+def combine(names: tuple[str, ...], output: Path, overwrite: bool) -> None:
+    """Make one model of several: the mean of their logits. Calibrate it on places that none of them has seen."""
+    from geouq.networks.combine import combined
+
+    check_free(output, overwrite)
+    refuse_own(output, existing(names))
+    combined(models_chosen(names, ()), output.stem).save(output, replace=overwrite)
+    say(f"wrote {output}")
+
+
 @command.command("show")
 @click.argument("name")
 @WEIGHTS
 def show(name: str, weights: tuple[str, ...]) -> None:
     """Show one model: what it expects, how its samples are drawn and computed, its scores."""
     from geouq.sampling.samplers import make_sampler
-    from geouq.segmentation.job import load_models
 
-    (model,) = load_models(models_named([name], weights))
+    (model,) = models_chosen([name], weights)
     sites = model.active_sites()
     hidden = ("arguments", "format") + (() if model.spec.sampler == "ssn" else ("correlation", "spread"))
     plan = make_sampler(model, samples=1).plan()

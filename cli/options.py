@@ -84,6 +84,29 @@ WEIGHTS = click.option(
 )
 
 
+PLACES = click.option(
+    "--place-pattern",
+    metavar="REGEX",
+    help="Tells a chip's place from its name by its first group: '^([A-Z]+)'. [default: as DATA say]",
+)
+TTA = click.option(
+    "--tta",
+    type=click.Choice(["none", "d4"]),
+    default="none",
+    show_default=True,
+    help="d4: average logits over the eight flips and quarter turns, at eight times the cost.",
+)
+
+
+def models_chosen(names: Sequence[str], weights: Sequence[str], tta: str = "none") -> list[Model]:
+    """Return the models of some names, loaded (``models_named``), each averaged over turns if that is asked for."""
+    from geouq.networks.combine import turned  # here, for it brings torch
+    from geouq.segmentation.job import load_models
+
+    models = load_models(models_named(names, weights))
+    return [turned(model) for model in models] if tta == "d4" else models
+
+
 def models_named(names: Sequence[str], weights: Sequence[str]) -> list[str | Model]:
     """Return names of models as they are, and the models of classes that the user names, each with its weights.
 

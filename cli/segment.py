@@ -14,10 +14,11 @@ import click
 from geouq.cli.batch import is_batch, map_batch
 from geouq.cli.options import (
     FILE,
+    TTA,
     WEIGHTS,
     band_numbers,
     creation_options,
-    models_named,
+    models_chosen,
     preprocessing,
     product_options,
     scaling,
@@ -83,6 +84,7 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
     show_default=True,
     help=HELP,
 )
+@TTA
 @click.option("--spread", default=1.0, show_default=True, help="Of an SSN's samples about their mean; 0 = the mean.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same map.")
 @click.option("--layers", default=",".join(DEFAULT_LAYERS), show_default=True, help=LAYERS_HELP)
@@ -167,11 +169,11 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     # From here on torch is needed, which takes seconds to import: what cannot be opened has been refused by now.
     from geouq.cli.progress import RunProgress
     from geouq.segmentation.cluster import connected
-    from geouq.segmentation.job import load_models, prepare
+    from geouq.segmentation.job import prepare
     from geouq.segmentation.results import Outputs
     from geouq.segmentation.run import run
 
-    models = load_models(models_named(options["model"], options["weights"]))
+    models = models_chosen(options["model"], options["weights"], options["tta"])
     model = models[0]
     job = prepare(scene, models, _settings(options))
     path = Path(options["output"] or f"{_stem(source)}_{model.spec.legend.subject}.tif")

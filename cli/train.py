@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import click
 
-from geouq.cli.options import FILE
+from geouq.cli.options import FILE, PLACES
 from geouq.cli.progress import Bar, each_chip
 from geouq.cli.show import say
 from geouq.errors import InputError
+from geouq.learning.data.dataset import read_unlabelled
 from geouq.learning.folds import Folding, FoldOptions, train_folds
 from geouq.learning.judging.left_out_text import summary
+from geouq.learning.rounds import Labelled, train_rounds
 from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
-from geouq.learning.training.recipe import find_recipe, recipe_names, write_recipe
+from geouq.learning.training.recipe import Recipe, find_recipe, recipe_names, write_recipe
 
 
 @click.command("train")
@@ -39,7 +40,11 @@ from geouq.learning.training.recipe import find_recipe, recipe_names, write_reci
 @click.option(
     "--classes", metavar="NAME,…", help="Class names in order. [default: land,water, or as many as there are]"
 )
+@PLACES
 @click.option("--init", metavar="MODEL", help="Start from the weights of a model: a file, or a shipped model's name.")
+@click.option(
+    "--freeze", metavar="PART,…", help="Parts of that model to leave as they are: encoder, or modules by name."
+)
 @click.option("--resume", is_flag=True, help="Go on from the folder's checkpoint.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
@@ -49,6 +54,9 @@ from geouq.learning.training.recipe import find_recipe, recipe_names, write_reci
 )
 @click.option(
     "--only", metavar="1,3,all,judge", help="Of the folds' trainings and their judging do these alone (docs/folds.md)."
+)
+@click.option(
+    "--unlabelled", type=FILE, metavar="FOLDER", help="Images that the recipe's rounds label (docs/few_labels.md)."
 )
 @click.option("--samples", type=click.IntRange(0), default=20, show_default=True, help="Of maps of places left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found on places left out as JSON.")
@@ -63,7 +71,9 @@ def command(
     seed: int,
     val: str | None,
     classes: str | None,
+    place_pattern: str | None,
     init: str | None,
+    freeze: str | None,
     resume: bool,
     device: str,
     quiet: bool,
@@ -77,7 +87,8 @@ def command(
     With --folds the recipe is also trained without each fold of places and judged on them; the model gets the
     temperature, the cut, the alarm and the risk that were found there.
     """
-    chosen = find_recipe(recipe, changes)
+    frozen = [] if freeze is None else [f"training.freeze={_names(freeze)}"]
+    chosen = find_recipe(recipe, [*changes, *frozen])
     if show:
         say(write_recipe(chosen), nl=False)
         return
@@ -88,10 +99,16 @@ def command(
         seed=seed,
         validation=_validation(val),
         classes=tuple(_names(classes)) if classes is not None else None,
+        place_pattern=place_pattern,
         init=init,
         resume=resume,
         device=device,
     )
+    if left_out["unlabelled"] is not None or chosen.rounds.count:
+        if left_out["folds"] is not None:
+            raise click.UsageError("--folds is for one training at a time: leave out --unlabelled and rounds")
+        _rounds(data, chosen, output, options, left_out["unlabelled"], quiet)
+        return
     if left_out["folds"] is None:
         if left_out["only"] is not None:
             raise click.UsageError("--only is for --folds")
@@ -109,6 +126,16 @@ def command(
     if not quiet:
         made = "folds.html" if "judge" in plan.only else f"{chosen.name}.safetensors"
         say(f"wrote {output / made}", err=True)
+
+
+def _rounds(
+    data: Path, recipe: Recipe, output: Path, options: FitOptions, unlabelled: Path | None, quiet: bool
+) -> None:
+    chips = [] if unlabelled is None else read_unlabelled(unlabelled, options.place_pattern)
+    with _Progress(quiet) as progress:
+        path = train_rounds(data, recipe, output, chips, options, progress)
+    if not quiet:
+        say(f"wrote {path}")
 
 
 def _names(text: str) -> list[str]:
@@ -142,11 +169,18 @@ class _Progress(Bar):
     """Shows a training run: what begins, a line a round, and on a terminal the step."""
 
     def __init__(self, quiet: bool) -> None:
-        super().__init__(quiet, unit="steps", scale=1.0, interval=math.inf)
+        super().__init__(quiet, unit="steps", scale=1.0, interval=60.0)
         self._step: int | None = None
 
-    def __call__(self, event: Event | Folding) -> None:
+    def __call__(self, event: Event | Folding | Labelled) -> None:
         """Show one event."""
+        if isinstance(event, Labelled):
+            self.line(
+                f"round {event.round}: {event.accepted} of {event.chips} chips labelled, {100 * event.pixels:.0f} % of "
+                f"their pixels, {100 * event.positive:.1f} % of these positive"
+            )
+            self._step = None
+            return
         if isinstance(event, Folding):
             without = f", without {', '.join(event.places)}" if event.places else ""
             self.line(f"training {event.number} of {event.count}, {event.name}{without}")

@@ -12,6 +12,9 @@ from geouq.learning.data.chip import LabelledChip, place_of
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load, windows
 from geouq.learning.data.splits import split_by_place
+from geouq.learning.training.fit import FitOptions, train_model
+from geouq.learning.training.recipe import find_recipe
+from geouq.networks.model import Model
 from tests.helpers import pairs, scene_values, write_raster
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -36,6 +39,30 @@ def test_a_folder_of_pairs(tmp_path):
     np.testing.assert_array_equal(pixels, np.where(np.isfinite(expected), expected, np.nan))
     assert (label[0, :3] == -1).all() and set(np.unique(label)) == {-1, 0, 1}
     np.testing.assert_array_equal(valid, np.isfinite(expected).all(0) & (label >= 0))
+
+
+def test_a_pattern_tells_places_and_a_file_names_classes(tmp_path):
+    data = pairs(tmp_path, ["2021_Bonn_a", "2022_Bonn_b", "2021_Ulm"])
+    (tmp_path / "classes.txt").write_text("dry\n\nwet\n")
+    chips = read_dataset(data, r"_([A-Z]\w+?)(_|$)")
+    assert [chip.place for chip in chips] == ["Bonn", "Ulm", "Bonn"]
+    assert {chip.class_names for chip in chips} == {("dry", "wet")}
+    assert [chip.place for chip in read_dataset(data, r"(\d)_(?P<place>[A-Z])")] == ["B", "U", "B"]
+    assert [chip.place for chip in read_dataset(data, r"^\d{4}")] == ["2021", "2021", "2022"]
+    for pattern, says in (
+        ("(", "no regular expression"),
+        ("Köln", "finds nothing in the name '2021_Bonn_a'"),
+        ("x*", "empty"),
+    ):
+        with pytest.raises(InputError, match=says):
+            read_dataset(data, pattern)
+    tiny = ["arguments.widths=[4,6]", "size=16", "batch=2", "epochs=0", "training.steps=1"]
+    options = FitOptions(place_pattern=r"^\d{4}", validation=("2022",))
+    path = train_model(data, find_recipe("unet-16", tiny), tmp_path / "out", options)
+    spec = Model.load(path).spec
+    assert spec.classes == ("dry", "wet") and spec.positive == "wet" and "held out: 2022" in spec.training
+    rows = [{"image": "images/2021_Ulm.tif", "label": "labels/2021_Ulm.png", "class_names": "no;yes"}]
+    assert read_dataset(manifest(tmp_path, rows))[0].class_names == ("no", "yes")
 
 
 def test_windows_give_the_same_pixels_as_the_whole(tmp_path):

@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from geouq.cli.train import command
 from geouq.errors import InputError, ModelError
 from geouq.learning.training.fit import FitOptions, train_model
+from geouq.learning.training.freeze import freeze
 from geouq.learning.training.recipe import find_recipe, read_recipe, recipe_names, write_recipe
+from geouq.networks.architectures import sketch_network
 from geouq.networks.model import Model, shipped_models
 from tests.helpers import pairs
 
@@ -154,6 +156,41 @@ def test_a_run_starts_from_the_weights_of_a_model(tmp_path):
     with pytest.raises(ModelError):
         train_model(data, find_recipe("s1-water", still), tmp_path / "x", FitOptions(init="absent"))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_frozen_encoder_stays_to_the_bit_and_the_rest_learns(tmp_path):
+    data = pairs(tmp_path / "data", ["a_1", "b_1"], size=40)
+    old = train_model(data, find_recipe("s1-water", NARROW), tmp_path / "old")
+    frozen = find_recipe("s1-water", [*NARROW, "training.freeze=['encoder']", "training.steps=4", "training.every=2"])
+    with pytest.raises(InputError, match="--init"):
+        train_model(data, frozen, tmp_path / "x")
+    fine = train_model(data, frozen, tmp_path / "fine", FitOptions(init=old))
+    before, after = (Model.load(path).network.state_dict() for path in (old, fine))
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved and not any(name.startswith("down.") for name in moved)
+    assert {"head.weight", "up_blocks.0.conv1.weight", "up_blocks.0.bn1.running_mean"} <= moved
+    one = find_recipe("s1-water", [*NARROW, "training.freeze=['down.0']", "training.steps=1"])
+    path = train_model(data, one, tmp_path / "one", FitOptions(init=old))
+    moved = {name for name in before if not np.array_equal(before[name], Model.load(path).network.state_dict()[name])}
+    assert any(name.startswith("down.1.") for name in moved) and not any(name.startswith("down.0.") for name in moved)
+    with pytest.raises(InputError, match="no such part: it has encoder, stem, down"):
+        wrong = find_recipe("s1-water", [*NARROW, "training.freeze=['down.9']"])
+        train_model(data, wrong, tmp_path / "y", FitOptions(init=old))
+
+
+@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"ssn", "s1-water-ssn"}))
+def test_every_network_has_an_encoder(name):
+    recipe = find_recipe(name)
+    network = sketch_network("it", recipe.architecture, {**recipe.arguments, "bands": 2, "classes": 1})
+    freeze(network, ["encoder"])
+    still = {name.partition(".")[0] for name, weight in network.named_parameters() if not weight.requires_grad}
+    assert still <= set(network.encoder) and not any(part.startswith(("up", "dec", "head")) for part in still)
+    assert (
+        0.1
+        < sum(w.numel() for w in network.parameters() if not w.requires_grad)
+        / sum(w.numel() for w in network.parameters())
+        < 0.99
+    )
 
 
 def test_the_command_needs_data_and_a_folder_or_show(tmp_path):

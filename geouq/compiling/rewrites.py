@@ -64,21 +64,27 @@ def remove_inactive_sites(module: fx.GraphModule, active: dict[str, float]) -> N
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:
-    """Fold each batch normalisation (in eval mode) into the convolution that it alone reads."""
-    for node in list(module.graph.nodes):
-        norm = module_of(module, node)
-        if not isinstance(norm, nn.BatchNorm2d):
+    """Fold each batch normalisation (in eval mode) into the convolution that it alone reads.
+
+    A convolution that is called several times has one set of weights: it is folded if the same normalisation follows
+    each time, and else left as it is.
+    """
+    calls: dict[str, list[fx.Node]] = {}
+    for node in module.graph.nodes:
+        if isinstance(module_of(module, node), CONVOLUTIONS):
+            calls.setdefault(str(node.target), []).append(node)
+    for name, nodes in calls.items():
+        after = [next(iter(node.users)) if len(node.users) == 1 else node for node in nodes]
+        conv, norm = module_of(module, nodes[0]), module_of(module, after[0])
+        if not isinstance(conv, CONVOLUTIONS) or not isinstance(norm, nn.BatchNorm2d):
             continue
-        before = node.args[0]
-        conv = module_of(module, before)
-        if not isinstance(conv, CONVOLUTIONS) or len(before.users) != 1:
+        transpose, alike = isinstance(conv, nn.ConvTranspose2d), all(module_of(module, node) is norm for node in after)
+        if not alike or (transpose and conv.groups != 1):
             continue
-        transpose = isinstance(conv, nn.ConvTranspose2d)
-        if transpose and conv.groups != 1:
-            continue
-        module.set_submodule(str(before.target), fuse_conv_bn_eval(conv, norm, transpose))
-        node.replace_all_uses_with(before)
-        module.graph.erase_node(node)
+        module.set_submodule(name, fuse_conv_bn_eval(conv, norm, transpose))
+        for node, read in zip(after, nodes, strict=True):
+            node.replace_all_uses_with(read)
+            module.graph.erase_node(node)
 
 
 def tainted_nodes(module: fx.GraphModule) -> set[fx.Node]:

@@ -108,7 +108,7 @@ def train_folds(
     """
     options, plan, out = options or FitOptions(), plan or FoldOptions(), Path(out)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    chips = read_dataset(data)
+    chips = read_dataset(data, options.place_pattern)
     folds = [*_folds(chips, recipe, options, plan.folds), _Fold(ALL)]
     chosen = _chosen(folds, plan.only)
     model, beside = (out / f"{recipe.name}{end}" for end in (".safetensors", ".md"))
@@ -188,7 +188,8 @@ def _folds(
     if not chips:
         raise InputError("no chip can be left out: all are for tests or validation")
     census = take_census(chips, recipe.size)
-    names = class_names(recipe, [int(i) for i in np.flatnonzero(census.counts.sum(0))], options.classes)
+    told = options.classes or chips[0].class_names or None
+    names = class_names(recipe, [int(i) for i in np.flatnonzero(census.counts.sum(0))], told)
     if len(names) > 2:
         raise InputError(f"cross-validation by place decides between two classes, and the labels hold {len(names)}")
     positive = names.index(positive_name(names))

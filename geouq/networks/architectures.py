@@ -15,6 +15,7 @@ from geouq.networks.fcn import FCN, FCNConfig
 from geouq.networks.linknet import LinkNet, LinkNetConfig
 from geouq.networks.pspnet import PSPNet, PSPNetConfig
 from geouq.networks.seeds import MCDropoutUNet, PlainUNet
+from geouq.networks.several import Mean, Turned
 from geouq.networks.ssn import SSN
 from geouq.networks.unet import UNet, UNetConfig
 
@@ -23,6 +24,19 @@ def _ssn(arguments: Mapping[str, Any]) -> nn.Module:
     rest = {"classes": 1, "rank": 10, **arguments}
     backbone, classes, rank = rest.pop("backbone"), rest["classes"], rest.pop("rank")
     return SSN(ARCHITECTURES[backbone](rest | {"classes": classes * (2 + rank)}), classes, rank)
+
+
+def _turned(arguments: Mapping[str, Any]) -> nn.Module:
+    network = _member(arguments)
+    return Turned(network, int(network.stride))  # type: ignore[arg-type]
+
+
+def _mean(arguments: Mapping[str, Any]) -> nn.Module:
+    return Mean([_member(member) for member in arguments["members"]], arguments["scales"])
+
+
+def _member(named: Mapping[str, Any]) -> nn.Module:
+    return ARCHITECTURES[named["architecture"]](named["arguments"])
 
 
 #: architecture name → what builds it from its arguments
@@ -34,8 +48,13 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "deeplabv3+": lambda arguments: DeepLab(DeepLabConfig(**arguments)),
     "mc-dropout-unet": lambda arguments: MCDropoutUNet(**arguments),
     "plain-unet": lambda arguments: PlainUNet(**arguments),
+    "turned": _turned,  # any of the others, over the eight flips and quarter turns
+    "mean": _mean,  # several of the others
     "ssn": _ssn,  # any of the others as "backbone", with an SSN head of "rank"
 }
+
+#: those made of others, which are not trained as such
+OF_OTHERS = ("turned", "mean")
 
 
 def sketch_network(what: str, architecture: str, arguments: Mapping[str, Any]) -> nn.Module:

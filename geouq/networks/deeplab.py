@@ -79,6 +79,8 @@ class DeepLab(nn.Module):
 
     #: rows and columns must be multiples of this
     stride = 16
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("stem", "fine", "coarse")
 
     def __init__(self, config: DeepLabConfig) -> None:
         super().__init__()

@@ -60,6 +60,8 @@ class FCN(nn.Module):
 
     #: rows and columns must be multiples of this
     stride = 32
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("stages",)
 
     def __init__(self, config: FCNConfig) -> None:
         super().__init__()

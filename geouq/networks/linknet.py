@@ -71,6 +71,9 @@ class Decoder(nn.Module):
 class LinkNet(nn.Module):
     """The network: (N, K, H, W) → logits (N, classes, H, W); H and W multiples of :attr:`stride`."""
 
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("stem", "stages")
+
     def __init__(self, config: LinkNetConfig) -> None:
         super().__init__()
         self.config = config

@@ -59,6 +59,8 @@ class PSPNet(nn.Module):
 
     #: rows and columns must be multiples of this
     stride = 8
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("stem", "stages")
 
     def __init__(self, config: PSPNetConfig) -> None:
         super().__init__()

@@ -46,6 +46,9 @@ class MCDropoutUNet(nn.Module):
     rate : of all dropout sites, named ``encoder.0`` …, ``bottleneck``, ``decoder.0`` ….
     """
 
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("down",)
+
     def __init__(
         self,
         bands: int = 3,
@@ -96,6 +99,9 @@ class PlainUNet(nn.Module):
     rate : of all dropout sites; a site bears the name of the level it enters: ``encoder.1`` …, ``bottleneck``,
         ``decoder.0`` ….
     """
+
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("down",)
 
     def __init__(
         self,

@@ -73,6 +73,9 @@ class DoubleConv(nn.Module):
 class UNet(nn.Module):
     """The network: (N, K, H, W) → logits (N, classes, H, W); H and W multiples of :attr:`stride`."""
 
+    #: modules before the way back up, which fine-tuning may freeze
+    encoder = ("stem", "down")
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config

@@ -110,14 +110,20 @@ def turn(example: Example, rng: np.random.Generator) -> Example:
     return Example(*(turned(array, how) for array in example))
 
 
-def jitter_backscatter(example: Example, rng: np.random.Generator, gain_db: float = 1.5) -> Example:
-    """Shift each band (dB) by up to ± ``gain_db``; every other time add speckle of 4 to 30 looks."""
-    pixels = example.pixels + rng.uniform(-gain_db, gain_db, (len(example.pixels), 1, 1))
+def jitter_backscatter(
+    example: Example, rng: np.random.Generator, gain_db: float = 1.5, bands: int | None = None
+) -> Example:
+    """Shift each band (dB) by up to ± ``gain_db``; every other time add speckle of 4 to 30 looks.
+
+    ``bands`` : the first so many are backscatter, the others stay; all by default.
+    """
+    radar, others = example.pixels[:bands], example.pixels[len(example.pixels) if bands is None else bands :]
+    pixels = radar + rng.uniform(-gain_db, gain_db, (len(radar), 1, 1))
     if rng.random() < 0.5:
         looks = rng.uniform(4, 30)
         gamma = rng.standard_gamma(looks, size=pixels.shape) / looks
         pixels = pixels + 10 * np.log10(np.maximum(gamma, 1e-6))
-    return example._replace(pixels=pixels.astype(np.float32))
+    return example._replace(pixels=np.concatenate([pixels.astype(np.float32), others]))
 
 
 def draw_example(

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from geouq.errors import InputError
+
 
 @dataclass(frozen=True)
 class LabelledChip:
@@ -24,6 +26,8 @@ class LabelledChip:
     least : in those units; lower values are raised to it, as a count of 0 stands for less than half of one.
     ignore : label values that say nothing; None stands for 255 and all below 0.
     classes : label values in class order; empty stands for 0, 1, 2 …
+    beside : another image of the same ground, on the same grid, that a teacher sees.
+    class_names : names of the classes, in order, where the data tell them.
     throughout : class index of every pixel; ``label`` is then the first image, and not read.
     """
 
@@ -43,6 +47,8 @@ class LabelledChip:
     classes: tuple[int, ...] = ()
     raters: tuple[Path, ...] = ()
     throughout: int | None = None
+    class_names: tuple[str, ...] = ()
+    beside: LabelledChip | None = None
 
     def by_rater(self) -> tuple[LabelledChip, ...]:
         """Return the chip once a rater, each with that rater's label alone."""
@@ -57,3 +63,23 @@ def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:
 def place_of(stem: str) -> str:
     """Return a file name's place: the name up to its last underscore and number, or all of it."""
     return re.sub(r"_\d+$", "", stem)
+
+
+def place_in(name: str, pattern: str) -> str:
+    """Return the place that a regular expression finds in a name: its group ``place``, else its first, else all of it.
+
+    Raises
+    ------
+    InputError : the pattern is none, or finds nothing there.
+    """
+    try:
+        found = re.search(pattern, name)
+    except re.error as error:
+        raise InputError(f"place pattern {pattern!r} is no regular expression: {error}") from None
+    if found is None:
+        raise InputError(f"place pattern {pattern!r} finds nothing in the name {name!r}: it must in all of them")
+    groups = found.groupdict().get("place"), *found.groups(), found[0]
+    place = next((group for group in groups if group), "")
+    if not place:
+        raise InputError(f"place pattern {pattern!r} finds an empty place in the name {name!r}")
+    return place

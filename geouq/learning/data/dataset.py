@@ -3,13 +3,15 @@
 Three forms are read (``read_dataset``):
 
 - a folder with ``images/`` and ``labels/`` (or ``masks/``), one label file for each image, under the same name but for
-  the ending. The place of ``Bonn_12.tif`` is ``Bonn``: the name up to its last underscore and number.
+  the ending; ``classes.txt``, if it is there, names the classes, one a line. The place of ``Bonn_12.tif`` is ``Bonn``:
+  the name up to its last underscore and number.
 - a manifest, ``manifest.csv`` or ``manifest.json``, with one row a chip. Columns: ``image`` (path relative to the
   manifest; several, one a band, divided by ``;``), ``label``; and where wanted ``name``, ``place``, ``split`` (train,
   validation or test), ``dataset``, ``bands`` (names, in order), ``units`` (as ``--scale``), ``factor`` and ``offset``
   (value · factor + offset is in those units; one number, or one a band), ``nodata``, ``ignore`` (label values that
-  say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …). JSON: a list of
-  objects with those keys. Several labels of one image, divided by ``;``, are those of several raters.
+  say nothing; else 255 and all below 0), ``classes`` (label values in class order; else 0, 1, 2 …), ``class_names``
+  (names in that order), ``throughout`` (the class index of every pixel, in place of a label). JSON: a list of objects
+  with those keys. Several labels of one image, divided by ``;``, are those of several raters.
 - a folder of public Sentinel-1 chips as their publishers lay them out (geouq.learning.data.layouts); ``etci2021/``
   beside them gives outlines of water (``read_outlines``).
 
@@ -30,14 +32,14 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.data.chip import LabelledChip, place_of
+from geouq.learning.data.chip import LabelledChip, place_in, place_of
 from geouq.learning.data.layouts import public_chips
 from geouq.rasters.raster import inspect_raster, read_window
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".vrt", ".img", ".jp2")
 COLUMNS = (
     "image", "label", "name", "place", "split", "dataset",
-    "bands", "units", "factor", "offset", "nodata", "ignore", "classes",
+    "bands", "units", "factor", "offset", "nodata", "ignore", "classes", "class_names", "throughout",
 )  # fmt: skip
 _SPLITS = {"val": "validation", "valid": "validation"}
 
@@ -52,8 +54,11 @@ def data_files(data: str | Path, chips: Sequence[LabelledChip]) -> list[Path]:
     return [*(file for file in manifests if file.is_file()), *inside]
 
 
-def read_dataset(data: str | Path) -> list[LabelledChip]:
+def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[LabelledChip]:
     """Return the chips of a folder or manifest, in a fixed order; files are looked up, and a few labels looked into.
+
+    ``place_pattern`` : a regular expression that tells a chip's place from its name, by its group ``place`` or its
+    first one; it overrules what the data say.
 
     Raises
     ------
@@ -62,7 +67,8 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
     data = Path(data)
     if not data.exists():
         raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")
-    chips = _placed(list(_manifest(data)) if data.is_file() else _folder(data))
+    chips = list(_manifest(data)) if data.is_file() else _folder(data)
+    chips = _placed(chips, place_pattern)
     seen: set[str] = set()
     for chip in chips:
         missing = next((p for p in (*chip.images, chip.label, *chip.raters) if not p.exists()), None)
@@ -77,6 +83,21 @@ def read_dataset(data: str | Path) -> list[LabelledChip]:
     return chips
 
 
+def read_unlabelled(data: str | Path, place_pattern: str | None = None) -> list[LabelledChip]:
+    """Return images without labels as chips whose label is not to be read: the rasters of a folder, or of its images/.
+
+    Raises
+    ------
+    InputError : there is no image, or a place pattern does not fit.
+    """
+    folder = Path(data) / "images" if (Path(data) / "images").is_dir() else Path(data)
+    images = _rasters(folder) if folder.is_dir() else {}
+    if not images:
+        raise InputError(f"{data}: holds no images: give a folder of rasters ({', '.join(RASTERS)})")
+    chips = [LabelledChip(name, "", (path,), path, dataset=folder.resolve().name) for name, path in images.items()]
+    return _placed(chips, place_pattern)
+
+
 def read_outlines(data: str | Path, least: float = 0.02, most: float = 0.9) -> list[np.ndarray]:
     """Read outlines of real water, flood and permanent, from the ETCI 2021 labels of a data folder, if it has any.
 
@@ -89,13 +110,29 @@ def read_outlines(data: str | Path, least: float = 0.02, most: float = 0.9) -> l
     return [shape for shape in shapes if least <= shape.mean() <= most]
 
 
+def read_masks(folder: str | Path, least: float = 0.02, most: float = 0.9) -> list[np.ndarray]:
+    """Read outlines of water from a folder of masks (rasters of one band, not 0 on water), those of 32² pixels or more.
+
+    Returns
+    -------
+    As ``read_outlines``.
+    """
+    shapes = [_positive(path) for path in _rasters(Path(folder)).values()]
+    return [shape for shape in shapes if min(shape.shape) >= 32 and least <= shape.mean() <= most]
+
+
 def _positive(path: Path) -> np.ndarray:
     raster = inspect_raster(path, [1])
     return np.asarray(read_window(raster, raster.bands, *(slice(0, n) for n in raster.shape))[0] > 0)
 
 
-def _placed(chips: list[LabelledChip]) -> list[LabelledChip]:
-    """Return the chips, each without a place at the one its name tells; if all tell the same, its own."""
+def _placed(chips: list[LabelledChip], pattern: str | None) -> list[LabelledChip]:
+    """Return the chips, each without a place at the one its name tells; if all tell the same, its own.
+
+    A pattern tells the place of each instead.
+    """
+    if pattern is not None:
+        return [replace(chip, place=place_in(chip.name, pattern)) for chip in chips]
     told = {place_of(chip.name) for chip in chips if not chip.place}
     alone = len(told) == 1 and not any(chip.place for chip in chips)
     return [chip if chip.place else replace(chip, place=chip.name if alone else place_of(chip.name)) for chip in chips]
@@ -139,8 +176,19 @@ def _pairs(folder: Path, labels: Path) -> Iterator[LabelledChip]:
     if lonely or not images:
         what = f"{lonely[0]!r} has an image or a label, but not both" if lonely else "images/ is empty"
         raise InputError(f"{folder}: {what}: give each image a label under the same name")
+    names, told = _class_names(folder / "classes.txt"), folder.resolve().name
     for stem, path in images.items():
-        yield LabelledChip(stem, "", (path,), found[stem], dataset=folder.resolve().name)
+        yield LabelledChip(stem, "", (path,), found[stem], dataset=told, class_names=names)
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Return the names in a file, one a line; none if there is no such file."""
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no text ({error}): give names of the classes, one a line") from None
 
 
 def _rasters(folder: Path) -> dict[str, Path]:
@@ -155,9 +203,8 @@ def _is_manifest(path: Path) -> bool:
     """True for a manifest of chips; other tables may bear that name too."""
     if not path.is_file():
         return False
-    return path.suffix == ".json" or {"image", "label"} <= set(
-        path.read_text("utf-8-sig", "replace").partition("\n")[0].strip().split(",")
-    )
+    columns = set(path.read_text("utf-8-sig", "replace").partition("\n")[0].strip().split(","))
+    return path.suffix == ".json" or ("image" in columns and bool(columns & {"label", "throughout"}))
 
 
 def _manifest(path: Path) -> Iterator[LabelledChip]:
@@ -171,7 +218,7 @@ def _manifest(path: Path) -> Iterator[LabelledChip]:
     for number, row in enumerate(rows, 1):
         row = {key: _text(value) for key, value in row.items()}
         unknown = [str(key) for key in row if key not in COLUMNS]
-        if unknown or not _several(row, "image") or not _several(row, "label"):
+        if unknown or not _several(row, "image") or not (_several(row, "label") or row.get("throughout")):
             what = f"has a column {unknown[0]!r}" if unknown else "needs image and label"
             raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
         try:
@@ -194,7 +241,10 @@ def _several(row: dict[str, str], column: str) -> list[str]:
 
 def _row(path: Path, row: dict[str, str]) -> LabelledChip:
     images = tuple(path.parent / image for image in _several(row, "image"))
-    labels = tuple(path.parent / label for label in _several(row, "label"))
+    labels = tuple(path.parent / label for label in _several(row, "label")) or images[:1]
+    throughout = int(row["throughout"]) if row.get("throughout") else None
+    if throughout is not None and not 0 <= throughout < 255:
+        raise ValueError(f"throughout {throughout} is no class index")
     return LabelledChip(
         name=row.get("name") or images[0].stem,
         place=row.get("place", ""),
@@ -210,4 +260,6 @@ def _row(path: Path, row: dict[str, str]) -> LabelledChip:
         nodata=float(row["nodata"]) if row.get("nodata") else None,
         ignore=tuple(map(int, _several(row, "ignore"))) if row.get("ignore") else None,
         classes=tuple(map(int, _several(row, "classes"))),
+        class_names=tuple(_several(row, "class_names")),
+        throughout=throughout,
     )

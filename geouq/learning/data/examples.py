@@ -5,7 +5,7 @@ All drawing is done by the generator that is handed in, so that a batch can be a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -58,6 +58,7 @@ class Reading:
     view : how; "window" and "crop" cut at the chip's own resolution; "fit" resizes a whole chip into the square, aspect
         kept, the rest not valid; "stretch" to the square.
     black : pixels none of whose bands is above it are padding (geouq.validity).
+    beside : how the image beside each chip is read; its bands then follow the chip's own.
     soft : the label of a resized chip is the share of class 1 (two classes only), else that of the nearest pixel.
     """
 
@@ -67,6 +68,7 @@ class Reading:
     view: str = "window"
     soft: bool = False
     black: float | None = None
+    beside: Reading | None = None
 
 
 # --- reading
@@ -76,8 +78,31 @@ def read_example(chip: LabelledChip, reading: Reading, window: Roi) -> Example:
     """Read a window of a chip; what lies outside the chip is not valid."""
     rows, columns = open_chip(chip).shape[1:]
     if rows * columns <= SMALL:
-        return read_piece(chip, reading.bands, reading.units, reading.black).window(window)
-    return _read(chip, reading, window).window(Roi(0, window.shape[0], 0, window.shape[1]))
+        return read_whole(chip, reading).window(window)
+    own = _read(chip, reading, window).window(Roi(0, window.shape[0], 0, window.shape[1]))
+    return _joined(own, chip, reading, lambda other, how: read_example(other, how, window))
+
+
+def read_whole(chip: LabelledChip, reading: Reading) -> Example:
+    """Read a chip as it is, of its own size; kept in memory for the next time."""
+    own = read_piece(chip, reading.bands, reading.units, reading.black)
+    return _joined(own, chip, reading, read_whole)
+
+
+def _joined(
+    own: Example, chip: LabelledChip, reading: Reading, read: Callable[[LabelledChip, Reading], Example]
+) -> Example:
+    """Return an example with the bands of the image beside, which are NaN where a chip has none."""
+    if reading.beside is None:
+        return own
+    if chip.beside is None:
+        other = np.full((len(reading.beside.bands), *own.label.shape), np.nan, np.float32)
+    else:
+        other = read(chip.beside, reading.beside).pixels
+    if other.shape[1:] != own.label.shape:
+        beside = chip.images[0] if chip.beside is None else chip.beside.images[0]
+        raise InputError(f"{beside}: is not on the grid of {chip.images[0]}, of which it is to show the same ground")
+    return own._replace(pixels=np.concatenate([own.pixels, other]))
 
 
 @lru_cache(maxsize=256)
@@ -102,7 +127,8 @@ def read_fitted(chip: LabelledChip, reading: Reading) -> Example:
         rows, columns = ((np.arange(n) + 0.5) * old / n for n, old in zip(shape, label.shape, strict=True))
         nearest = np.ix_(rows.astype(int), columns.astype(int))
         label, valid = label[nearest], valid[nearest]
-    return Example(pixels, label, valid).padded([((size - n) // 2, size - n - (size - n) // 2) for n in shape])
+    own = Example(pixels, label, valid).padded([((size - n) // 2, size - n - (size - n) // 2) for n in shape])
+    return _joined(own, chip, reading, read_fitted)
 
 
 def simulate_examples(count: int, seed: int, size: int = 512) -> list[Example]:

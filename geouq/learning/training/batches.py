@@ -22,7 +22,7 @@ from geouq.learning.data.examples import (
     draw_window,
     read_example,
     read_fitted,
-    read_piece,
+    read_whole,
     simulate_examples,
     take_census,
 )
@@ -70,9 +70,9 @@ def training_examples(
 
 def prepared_ahead(prepare: Batches, steps: int, background: ThreadPoolExecutor) -> Batches:
     """Prepare the next batch while the network works on this one."""
-    waiting: dict[int, Future[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {}
+    waiting: dict[int, Future[tuple[np.ndarray, ...]]] = {}
 
-    def at(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def at(step: int) -> tuple[np.ndarray, ...]:
         ready = waiting.pop(step, None) or background.submit(prepare, step)
         if step + 1 < steps:
             waiting[step + 1] = background.submit(prepare, step + 1)
@@ -162,7 +162,7 @@ def _place(pieces: Sequence[Version]) -> Group:
 
 def _versions(chip: LabelledChip, recipe: Recipe, reading: Reading, positive: int) -> list[Version]:
     """Return a chip once a rater; nothing if it has no valid pixel."""
-    pieces = [partial(read_piece, one, reading.bands, reading.units, reading.black) for one in chip.by_rater()]
+    pieces = [partial(read_whole, one, reading) for one in chip.by_rater()]
     if not pieces[0]().valid.any():
         return []
     if recipe.augment != "water":
@@ -215,7 +215,7 @@ def _shapes(recipe: Recipe, census: Census, outlines: Sequence[np.ndarray], posi
     """Return outlines of water to paint more of it by, as the recipe says where they come from."""
     if recipe.augment != "water" or recipe.outlines == "none":
         return ()
-    return outlines if recipe.outlines == "etci2021" and outlines else _outlines(census, positive)
+    return outlines if recipe.outlines != "labels" and outlines else _outlines(census, positive)
 
 
 def _outlines(census: Census, positive: int, most: int = 100) -> list[np.ndarray]:
@@ -229,7 +229,7 @@ def _augment(example: Example, recipe: Recipe, rng: np.random.Generator) -> Exam
     if recipe.augment == "none":
         return example
     if recipe.augment == "backscatter":
-        example = jitter_backscatter(example, rng)
+        example = jitter_backscatter(example, rng, bands=len(recipe.bands))
     return turn(example, rng)
 
 

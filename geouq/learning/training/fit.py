@@ -18,7 +18,7 @@ from torch import nn
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
 from geouq.learning.data.chip import LabelledChip
-from geouq.learning.data.dataset import data_files, read_dataset, read_outlines
+from geouq.learning.data.dataset import data_files, read_dataset, read_masks, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
 from geouq.learning.data.loading import opacity_note, windows
 from geouq.learning.data.splits import split_by_place
@@ -27,7 +27,7 @@ from geouq.learning.training.losses import takes_shares
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
 from geouq.learning.training.settle import class_names, positive_name, settle
-from geouq.learning.training.start import as_sampled, new_model
+from geouq.learning.training.start import as_sampled, new_model, normalised_as, paired, with_extra_loss
 from geouq.learning.training.train import Judge, Row, TrainConfig, loss_of, train
 from geouq.networks.model import Model
 from geouq.networks.ssn import mean_of
@@ -43,6 +43,7 @@ class FitOptions:
     validation : places to hold out, or a share of them; None: as the data say, else as the recipe says.
     without : places that are neither trained on nor held out: as if the data had them not.
     classes : names in order; the network has as many. None: as many as the labels hold.
+    place_pattern : a regular expression that tells a chip's place from its name (``read_dataset``).
     init : a model whose weights the network starts from; an SSN starts with its mean at them.
     resume : go on from the folder's checkpoint, if there is one.
     device : "auto", "cpu", "cuda", ….
@@ -53,6 +54,7 @@ class FitOptions:
     validation: tuple[str, ...] | float | None = None
     without: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
+    place_pattern: str | None = None
     init: str | Path | None = None
     resume: bool = False
     device: str = "auto"
@@ -115,8 +117,11 @@ def train_model(
     out: str | Path,
     options: FitOptions | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    chips: Sequence[LabelledChip] | None = None,
 ) -> Path:
     """Train a recipe on labelled data and return the model file written into the folder ``out``.
+
+    ``chips`` : are trained on and held out in place of those that ``data`` hold.
 
     Raises
     ------
@@ -127,23 +132,30 @@ def train_model(
     options, out = options or FitOptions(), Path(out)
     refuse_another(out, options.resume)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    chips = read_dataset(data)
+    if recipe.training.freeze and not options.init:
+        raise InputError(f"freeze {', '.join(recipe.training.freeze)}: of which model? Name one to start from (--init)")
+    chips = read_dataset(data, options.place_pattern) if chips is None else chips
     for made in (*FILES, f"{recipe.name}.safetensors"):
         refuse_own(out / made, data_files(data, chips), "part of the data")
+    teacher = Model.load(recipe.teacher.model) if recipe.teacher.model else None
+    chips = chips if teacher is None else paired(chips, recipe.teacher.data)
     _refuse_inside(out, data, chips)
     sides, names, left_out = _chosen(chips, recipe, options)
-    outlines = read_outlines(data) if recipe.augment == "water" and recipe.outlines == "etci2021" else []
+    outlines = _outlines(data, recipe)
     device = choose_device(options.device)
-    recipe = settle(recipe, sides[0], len(names), options.steps, options.seed)
+    wanted, recipe = recipe, settle(recipe, sides[0], len(names), options.steps, options.seed)
+    if options.init and recipe.units != wanted.units:
+        recipe = normalised_as(recipe, options.init)
     low = recipe.training.bfloat16 or device.startswith("cuda")
     recipe = replace(recipe, training=replace(recipe.training, bfloat16=low))
     if recipe.augment == "water" and recipe.outlines == "etci2021" and not outlines:
         recipe = replace(recipe, outlines="labels")
     notes = _check_labels(data, recipe, sides, names)
     model = new_model(recipe, names, options.seed, options.init)
+    network = with_extra_loss(model, recipe, teacher, device)
     claim(out, recipe, sides, str(options.init or ""))
     on_event(_prepared(recipe, sides, left_out, device, notes))
-    _run(model, recipe, (sides, outlines), out, on_event, device)
+    _run(network, (model, teacher), recipe, (sides, outlines), out, on_event)
     rows = read_log(out)
     draw_curves(out, rows)
     kept = _kept(rows, recipe)
@@ -155,13 +167,25 @@ def train_model(
     return path
 
 
+def _outlines(data: str | Path, recipe: Recipe) -> list[np.ndarray]:
+    """Return what water is painted by, where that comes from beside the chips."""
+    if recipe.augment != "water" or recipe.outlines in ("labels", "none"):
+        return []
+    if recipe.outlines == "etci2021":
+        return read_outlines(data)
+    found = read_masks(recipe.outlines)
+    if not found:
+        raise InputError(f"{recipe.outlines}: holds no mask that is 2 to 90 % water, of 32 x 32 pixels or more")
+    return found
+
+
 def _chosen(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[Sides, tuple[str, ...], int]:
     """Return the chips of both sides, the classes' names, and how many chips are left out as ill-posed."""
     chips = [c for c in chips if not c.name.startswith(recipe.leave_out) and c.place not in options.without]
     sides = split_by_place(chips, options.validation, options.seed, recipe.validation)
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
-    names = class_names(recipe, [int(i) for i in found], options.classes)
+    names = class_names(recipe, [int(i) for i in found], options.classes or chips[0].class_names or None)
     positive = names.index(positive_name(names))
     kept = [well_posed(side, census, recipe, positive) for side, census in zip(sides, censuses, strict=False)]
     return [*kept, *([[]] if len(kept) == 1 else [])], names, sum(map(len, sides)) - sum(map(len, kept))
@@ -240,25 +264,38 @@ def _reading(recipe: Recipe) -> Reading:
     return Reading(recipe.bands, recipe.units, recipe.size, recipe.view, soft, recipe.padding)
 
 
+def _beside(teacher: Model, recipe: Recipe) -> Reading:
+    spec = teacher.spec
+    return Reading(spec.bands, spec.units, recipe.size, recipe.view, black=spec.black)
+
+
 def _run(
-    model: Model,
+    network: nn.Module,
+    models: tuple[Model, Model | None],
     recipe: Recipe,
     data: tuple[Sides, Sequence[np.ndarray]],
     out: Path,
     on_event: Callable[[Event], None],
-    device: str,
 ) -> None:
-    """Train the model's network in place; ``data``: the chips of both sides, and outlines to paint water by."""
-    config, reading, (sides, outlines) = recipe.training, _reading(recipe), data
+    """Train a network in place, that of the first of ``models`` (student and teacher) with what its loss needs.
+
+    ``data`` : the chips of both sides, and outlines to paint water by.
+    """
+    config, reading, (sides, outlines), (model, teacher) = recipe.training, _reading(recipe), data, models
     positive = model.spec.classes.index(model.spec.positive)
-    draw = cache(lambda: training_examples(recipe, reading, sides[0], outlines, positive))  # not for a finished run
+    both = reading if teacher is None else replace(reading, beside=_beside(teacher, recipe))
+    draw = cache(lambda: training_examples(recipe, both, sides[0], outlines, positive))  # not for a finished run
     held = held_out(reading, sides[1])
 
-    def batch(examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def batch(examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
         pixels, label, valid = (np.stack(part) for part in zip(*examples, strict=True))
-        return np.stack([model.normalise(p) for p in pixels]), label, valid
+        bands = len(recipe.bands)
+        own = np.stack([model.normalise(p[:bands]) for p in pixels])
+        if teacher is None or pixels.shape[1] == bands:  # as where rounds are judged
+            return own, label, valid
+        return own, label, valid, np.stack([teacher.normalise(p[bands:]) for p in pixels])
 
-    def judged() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def judged() -> Iterator[tuple[np.ndarray, ...]]:
         for first in range(0, len(held), recipe.batch):
             yield batch([make() for make in held[first : first + recipe.batch]])
 
@@ -267,11 +304,10 @@ def _run(
         on_event(Judged(rows[-1]))
 
     judge = Judge(lambda network: score(network, judged(), config, positive) if held else {}, show)
-    model.network.to(device)
     with ThreadPoolExecutor(1) as background:
         batches = prepared_ahead(lambda step: batch(draw()(step)), config.steps, background)
         on_step = _stepper(config.steps, on_event)
-        train(model.network, batches, config, out / "checkpoint.pt", on_step, judge)
+        train(network, batches, config, out / "checkpoint.pt", on_step, judge)
 
 
 def _stepper(steps: int, on_event: Callable[[Event], None]) -> Callable[[int, float], None]:
@@ -287,7 +323,8 @@ def _history(recipe: Recipe, sides: Sides, outlines: int) -> str:
     datasets = ", ".join(sorted({chip.dataset for chip in sides[0]}))
     places = sorted({chip.place for chip in sides[1]})
     held = ", ".join(places[:20]) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
-    more = f", {outlines} outlines of ETCI 2021" if outlines else ""
+    source = "ETCI 2021" if recipe.outlines == "etci2021" else Path(recipe.outlines).name
+    more = f", {outlines} outlines of {source}" if outlines else ""
     more += f", {recipe.simulated} simulated" if recipe.simulated else ""
     return f"Recipe {recipe.name} on {len(sides[0])} chips of {datasets}{more}; places held out: {held or 'none'}."
 
@@ -297,7 +334,7 @@ def _history(recipe: Recipe, sides: Sides, outlines: int) -> str:
 
 def score(
     network: nn.Module,
-    batches: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    batches: Iterator[tuple[np.ndarray, ...]],
     config: TrainConfig,
     positive: int = 1,
 ) -> Row:

@@ -19,7 +19,7 @@ from typing import Any
 from geouq.errors import InputError
 from geouq.learning.data.augment import Augmentation
 from geouq.learning.training.train import TrainConfig
-from geouq.networks.architectures import ARCHITECTURES
+from geouq.networks.architectures import ARCHITECTURES, OF_OTHERS
 from geouq.units import DB, RGB, SCALES
 
 #: Where the recipes that come with geouq lie.
@@ -31,6 +31,59 @@ BALANCES = ("chips", "places")
 RATERS = ("otsu", "mndwi")
 #: pixels of a batch, and simulated chips, that a machine holds
 MOST_PIXELS, MOST_SIMULATED = 1 << 26, 10_000
+#: beyond these nothing is learnt any more
+MOST_ROUNDS = 20
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How a model trains on labels of its own making (geouq.learning.rounds).
+
+    count : rounds; 0: none. labels : "pixels" of images without any, or "images": a chip is known to hold the positive
+        class, or not to.
+    confidence : above it, 0..1, a pixel is sure. per : "tile": an image counts as a whole, if more than ``share`` of
+        its valid pixels are sure; "pixel": those pixels that are sure.
+    turns : label by the mean over the eight flips and quarter turns.
+    least : with "images", the share of a chip's pixels that is labelled positive at least.
+    """
+
+    count: int = 0
+    labels: str = "pixels"
+    confidence: float = 0.95
+    per: str = "tile"
+    share: float = 0.9
+    turns: bool = True
+    least: float = 0.05
+
+    def __post_init__(self) -> None:
+        for key, known in (("labels", ("pixels", "images")), ("per", ("tile", "pixel"))):
+            if getattr(self, key) not in known:
+                raise InputError(f"{key} {getattr(self, key)!r} is none of {', '.join(known)}")
+        for key in ("confidence", "share", "least"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"{key} is {getattr(self, key)}: it must be at least 0 and below 1")
+        if not 0 <= self.count <= MOST_ROUNDS:
+            raise InputError(f"count is {self.count}: it must be 0 to {MOST_ROUNDS}")
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model that sees other images of the same ground, whose features guide the training (extra.Guided).
+
+    model : its file; "": no teacher. data : labelled data of its bands, under the same names as the chips.
+    at : dropout sites, of both networks, whose features are compared. weight : of their difference in the loss.
+    """
+
+    model: str = ""
+    data: str = ""
+    at: tuple[str, ...] = ("bottleneck", "decoder")
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if bool(self.model) != bool(self.data):
+            raise InputError("teacher needs both model and data: its file, and images that it sees")
+        if not 0 <= self.weight < inf:
+            raise InputError(f"weight is {self.weight}: it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -49,7 +102,8 @@ class Recipe:
     augment : "none"; "turn": flips and quarter turns; "backscatter": also dB offsets and extra speckle;
         "water": all of geouq.learning.data.augment, as far and as often as ``augmentation`` says.
     outlines : what painted water ("water") is shaped by: "etci2021", the labels in that folder of the data, or where
-        there is none, "labels", the training labels'; "none": smooth noise alone.
+        there is none, "labels", the training labels'; "none": smooth noise alone; else a folder of masks, not 0 on
+        water, such as those of optical images.
     balance : of view "crop": "chips" are drawn evenly; or "places", by the root of their pixels, and then their chips.
     simulated : simulated chips that join the training ("water" only).
     raters : further labels ("water" only), made from the pixels of each chip and used where they come near its own:
@@ -59,7 +113,7 @@ class Recipe:
     validation : share of places held out where neither data nor user say which; 0: none, all is trained on.
     epochs : passes over the chips; 0: as many steps as ``training`` says.
     round_steps : with epochs a round is a pass, but at least so many steps: a pass over few chips is but one or two.
-    training : the loop's settings.
+    training : the loop's settings. rounds, teacher : for few labels (docs/few_labels.md).
     classes : names, where there are two.
     """
 
@@ -93,6 +147,8 @@ class Recipe:
     classes: tuple[str, ...] = ("land", "water")
     augmentation: Augmentation = field(default_factory=Augmentation)
     training: TrainConfig = field(default_factory=TrainConfig)
+    rounds: Rounds = field(default_factory=Rounds)
+    teacher: Teacher = field(default_factory=Teacher)
 
     @property
     def padding(self) -> float | None:
@@ -101,16 +157,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for key, known in (
-            ("architecture", tuple(ARCHITECTURES)),
+            ("architecture", tuple(name for name in ARCHITECTURES if name not in OF_OTHERS)),
             ("view", VIEWS),
             ("augment", AUGMENTS),
-            ("outlines", OUTLINES),
             ("balance", BALANCES),
             ("units", tuple(SCALES.values())),
             ("missing_bands", ("zero", "refuse")),
         ):
             if getattr(self, key) not in known:
                 raise InputError(f"recipe {self.name}: {key} {getattr(self, key)!r} is none of {', '.join(known)}")
+        if self.outlines not in OUTLINES and not Path(self.outlines).is_dir():
+            names = ", ".join(OUTLINES)
+            raise InputError(
+                f"recipe {self.name}: outlines {self.outlines!r} is none of {names}, nor a folder of masks"
+            )
         if set(self.raters) - set(RATERS):
             raise InputError(f"recipe {self.name}: raters {', '.join(self.raters)}: {', '.join(RATERS)} are known")
         for key, ok, rule in (
@@ -129,6 +189,8 @@ class Recipe:
                 raise InputError(f"recipe {self.name}: {key} is {getattr(self, key)}: it must be {rule}")
         if self.augment == "water" and (self.units != DB or tuple(b.upper() for b in self.bands) != ("VV", "VH")):
             raise InputError(f'recipe {self.name}: augment "water" is for the bands VV, VH in dB')
+        if self.teacher.model and (self.augment == "water" or self.training.sparse):
+            raise InputError(f'recipe {self.name}: a teacher goes neither with augment "water" nor with sparse losses')
         if self.raters and self.augment != "water":
             raise InputError(f'recipe {self.name}: raters are for augment "water"')
 
@@ -176,7 +238,7 @@ def write_recipe(recipe: Recipe) -> str:
     """Return the complete recipe as TOML that reads back to the same."""
     plain, tables = [], []
     for key, value in _values(recipe).items():
-        if isinstance(value, dict) and key in ("augmentation", "training"):
+        if isinstance(value, dict) and key in TABLES:
             tables += ["", f"[{key}]", *(f"{k} = {_toml(v)}" for k, v in value.items())]
         else:
             plain.append(f"{key} = {_toml(value)}")
@@ -213,6 +275,8 @@ def _read(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> Any
         raise InputError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
 
 
+#: key → what its table holds
+TABLES: dict[str, type] = {"augmentation": Augmentation, "training": TrainConfig, "rounds": Rounds, "teacher": Teacher}
 #: annotation → what a value must be, and what makes it so
 _KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "str": ("text", str),
@@ -227,8 +291,8 @@ def _value(kind: str, value: Any, source: str, key: str) -> Any:
         if isinstance(value, str):
             return value
         kind = kind.removesuffix(" | str")
-    if kind in ("Augmentation", "TrainConfig") and isinstance(value, Mapping):
-        return _read({"Augmentation": Augmentation, "TrainConfig": TrainConfig}[kind], value, source, f"{key}.")
+    if key in TABLES and isinstance(value, Mapping):
+        return _read(TABLES[key], value, source, f"{key}.")
     if kind.startswith("tuple[") and isinstance(value, list | tuple):
         one = kind.removeprefix("tuple[").split(",")[0].rstrip("]")
         return tuple(_value(one, part, source, key) for part in value)

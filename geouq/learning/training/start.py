@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from geouq.errors import InputError
+from geouq.errors import InputError, ModelError
+from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.training.extra import Guided, Sparse
 from geouq.learning.training.recipe import Recipe
 from geouq.learning.training.settle import positive_name
 from geouq.learning.training.train import seed_weights
 from geouq.networks.architectures import ARCHITECTURES, sketch_network
 from geouq.networks.model import Model, ModelSpec
+from geouq.networks.sites import expand_sites, find_sites
 from geouq.networks.ssn import SSN
 
 #: weights that a machine can train: with gradients and moments 16 bytes each
@@ -52,6 +56,61 @@ def new_model(recipe: Recipe, names: tuple[str, ...], seed: int = 0, init: str |
     if init:
         _start_from(Model.load(init), model)
     return model
+
+
+def normalised_as(recipe: Recipe, init: str | Path) -> Recipe:
+    """Return a recipe with the normalisation of the model it starts from, in place of one measured on other chips."""
+    spec = Model.load(init).spec
+    if (spec.bands, spec.units) != (recipe.bands, recipe.units):
+        return recipe  # refused where weights are taken over
+    return replace(recipe, mean=spec.mean, std=spec.std, clip=spec.clip)
+
+
+def with_extra_loss(model: Model, recipe: Recipe, teacher: Model | None, device: str) -> nn.Module:
+    """Return the network to train, on its device: the model's own, with a loss of its features where that is wanted.
+
+    Raises
+    ------
+    InputError : the network is none that such a loss is for.
+    """
+    network, sparse = model.network, recipe.training.sparse
+    if (sparse or teacher) and isinstance(network, SSN):
+        raise InputError(f"recipe {recipe.name}: sparse losses and teachers are for other networks than SSNs")
+    if sparse:
+        try:
+            network = Sparse(network, model.head.name, sparse)
+        except ModelError as error:
+            raise InputError(
+                f"recipe {recipe.name}: sparse losses are of the features before the head: {error}"
+            ) from None
+    if teacher:
+        network = _guided(model, recipe, teacher.network.to(device))
+    return network.to(device)
+
+
+def _guided(model: Model, recipe: Recipe, teacher: nn.Module) -> Guided:
+    named = [expand_sites(recipe.teacher.at, find_sites(network)) for network in (model.network, teacher)]
+    sites = [name for name in named[0] if name in named[1]]
+    if not sites:
+        raise InputError(
+            f"recipe {recipe.name}: teacher and network have none of the sites {recipe.teacher.at} in common"
+        )
+    return Guided(model.network, teacher, sites, recipe.teacher.weight, recipe.training.seed)
+
+
+def paired(chips: Sequence[LabelledChip], data: str | Path) -> list[LabelledChip]:
+    """Return chips with those of the same names in ``data`` beside them; some may have none.
+
+    Raises
+    ------
+    InputError : none has one.
+    """
+    beside = {chip.name: chip for chip in read_dataset(data)}
+    if not any(chip.name in beside for chip in chips):
+        raise InputError(
+            f"{data}: has none of the names of the chips ({chips[0].name} …): they tell what belongs together"
+        )
+    return [replace(chip, beside=beside.get(chip.name)) for chip in chips]
 
 
 def _network(recipe: Recipe, arguments: Mapping[str, Any]) -> nn.Module:

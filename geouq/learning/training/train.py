@@ -20,13 +20,15 @@ from torch import Tensor, nn
 
 from geouq.errors import InputError
 from geouq.files import whole
+from geouq.learning.training.extra import Extra
+from geouq.learning.training.freeze import freeze
 from geouq.learning.training.losses import evaluate_loss, parse_loss
 from geouq.learning.training.ssn_loss import Integral, ssn_nll
 from geouq.networks.sites import find_sites, set_masks
 from geouq.networks.ssn import SSN, mean_of
 
-#: step → (pixels (N, K, H, W) normalised, label (N, H, W), valid (N, H, W) bool)
-Batches = Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+#: step → (pixels (N, K, H, W) normalised, label (N, H, W), valid (N, H, W) bool), and pixels that a teacher sees
+Batches = Callable[[int], tuple[np.ndarray, ...]]
 #: what a round of training came to: step, loss, rate, and the scores on what it was judged by
 Row = dict[str, float]
 OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "nadam": torch.optim.NAdam}
@@ -48,6 +50,8 @@ class TrainConfig:
         ``plateau`` rounds bring no lower loss).
     patience : end after this many rounds without a lower loss, and keep the best weights; 0 = run to the end.
     floor : but never end before this many steps; a run by passes over the data has at least so many.
+    sparse : weights of the three losses of sparse labels (geouq.learning.training.extra): nearest, farthest, neighbour.
+    freeze : parts of the network that stay as they are: "encoder", or names of its modules.
     average : the weights' exponential moving average keeps this share a step (0 = the last weights).
     draws, antithetic : of the SSN's integral (geouq.learning.training.ssn_loss).
     mean_steps : first steps in which an SSN learns its mean alone, by cross entropy.
@@ -68,6 +72,8 @@ class TrainConfig:
     factor: float = 0.3
     patience: int = 0
     floor: int = 300
+    sparse: tuple[float, ...] = ()
+    freeze: tuple[str, ...] = ()
     average: float = 0.99
     draws: int = 20
     antithetic: bool = True
@@ -85,6 +91,8 @@ class TrainConfig:
         if self.loss != "ssn":
             parse_loss(self.loss)
         self._check_class_weights()
+        if self.sparse and (len(self.sparse) != 3 or not all(0 <= weight < inf for weight in self.sparse)):
+            raise InputError(f"sparse is {self.sparse}: it must be three weights, each 0 or more")
         for key, least in (("steps", 1), ("every", 1), ("warmup", 0), ("patience", 0), ("plateau", 1), ("draws", 1)):
             if getattr(self, key) < least:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be {least} or more")
@@ -173,7 +181,8 @@ def train(
 
 
 def _begin(network: nn.Module, config: TrainConfig) -> State:
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze(network, config.freeze)
     optimiser = OPTIMISERS[config.optimiser](network.parameters(), lr=config.rate, weight_decay=config.decay)
     return State(network, optimiser, copy.deepcopy(network) if config.average else network)
 
@@ -205,7 +214,7 @@ def _judge(state: State, config: TrainConfig, judge: Judge | None) -> None:
     if judge:
         set_masks(state.average, None)
         row |= judge.score(state.average.eval())
-        state.network.train()
+        freeze(state.network, config.freeze)
     state.rows.append(row)
     state.lost = 0.0
     loss = row.get("val_loss", row["loss"])
@@ -255,13 +264,15 @@ def draw_masks(network: nn.Module, samples: int, generator: torch.Generator) -> 
 
 def _loss(network: nn.Module, batch: tuple[np.ndarray, ...], config: TrainConfig, step: int) -> Tensor:
     device = next(network.parameters()).device
-    pixels, label, valid = (torch.from_numpy(a).to(device) for a in batch)
+    pixels, label, valid, *beside = (torch.from_numpy(a).to(device) for a in batch)
     generator = torch.Generator().manual_seed((config.seed << 32) + step)
     masks = draw_masks(network, len(pixels), generator)
     set_masks(network, {name: mask.to(device) for name, mask in masks.items()})
     with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
         logits = network(pixels.float().contiguous(memory_format=torch.channels_last))
-    return loss_of(network, logits.float(), (label, valid.float()), config, generator, step)
+    truth = label, valid.float()
+    loss = loss_of(network, logits.float(), truth, config, generator, step)
+    return loss + network.extra_loss(pixels, truth, beside) if isinstance(network, Extra) else loss
 
 
 def loss_of(
@@ -289,6 +300,8 @@ def loss_of(
 
 def _blend(average: nn.Module, network: nn.Module, keep: float) -> None:
     for old, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if torch.equal(old, value):
+            continue  # frozen: the mean of equals would differ by rounding
         if value.is_floating_point():
             old.mul_(keep).add_(value, alpha=1 - keep)
         else:
