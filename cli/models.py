@@ -9,6 +9,7 @@ import click
 
 from geouq.cli.options import FILE, WEIGHTS, models_chosen
 from geouq.cli.show import say, shortened, table
+from geouq.errors import InputError
 from geouq.files import check_free, existing, refuse_own
 from geouq.networks.model import read_spec, shipped_models
 
@@ -39,6 +40,36 @@ def combine(names: tuple[str, ...], output: Path, overwrite: bool) -> None:
     check_free(output, overwrite)
     refuse_own(output, existing(names))
     combined(models_chosen(names, ()), output.stem).save(output, replace=overwrite)
+    say(f"wrote {output}")
+
+
+@command.command("export")
+@click.argument("name", metavar="MODEL")
+@click.argument("output", metavar="OUT", type=FILE)
+@WEIGHTS
+@click.option("--format", "kind", type=click.Choice(["onnx", "torch"]), help="[default: by OUT, .onnx or .pt2]")
+@click.option("--size", type=int, help="Fixed rows and columns. [default: any multiple of the model's stride]")
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def export(name: str, output: Path, weights: tuple[str, ...], kind: str | None, size: int | None, **how: bool) -> None:
+    """Write MODEL as one graph for other programs: pixels in its units in, probabilities out, checked against torch.
+
+    It is one pass without samples; what a map needs beside (tiles, validity, doubt) is not in it (docs/networks.md).
+    """
+    from geouq.networks.export import MOST_DIFFERENCE, export_model
+
+    kind = kind or {".onnx": "onnx", ".pt2": "torch"}.get(output.suffix.lower())
+    if kind is None:
+        raise InputError(f"{output}: .onnx and .pt2 say what is written: give one of these, or --format")
+    check_free(output, how["overwrite"])
+    refuse_own(output, existing([name, *weights]))
+    (model,) = models_chosen([name], weights)
+    made = export_model(model, output, kind, size, how["overwrite"])
+    if how["as_json"]:
+        say(json.dumps({"path": str(output), "format": kind, "difference": made.difference, "dynamic": made.dynamic}))
+        return
+    sizes = f"any multiples of {model.spec.stride}" if made.dynamic else "one size alone"
+    say(f"largest difference of a probability to torch {made.difference:.1e} (at most {MOST_DIFFERENCE:g}); {sizes}")
     say(f"wrote {output}")
 
 

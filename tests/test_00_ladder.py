@@ -116,6 +116,7 @@ LATE = {
     "geouq.segmentation.cluster.connected": {"distributed"},  # an extra
     "geouq.segmentation.cluster.compute_on": {"distributed"},
     "geouq.sampling.field._spline": {"BSpline"},
+    "geouq.networks.export._write_onnx": {"onnx", "onnxruntime", "onnxscript"},  # an extra
     "geouq.maps.zarr._create": {"zarr", "Zstd"},  # an extra
     "geouq.sources._memory": {"virtual_file_to_buffer"},  # rasterio, which a refused option does not need
 }
