@@ -1,9 +1,9 @@
-"""What a step of training costs, and where: data, forward, backward, the rest; and what preparing data beside it brings.
+"""What a step of training costs, and where: data, forward, backward, the rest; and what a thread for data brings.
 
-    OMP_NUM_THREADS=1 python benchmarks/training.py ../shared/data/s1 [--recipe s1-water] [--steps 12]
+    OMP_NUM_THREADS=1 python benchmarks/training.py ../shared/data/s1 [--recipe s1-water] [--steps 12] [--clock]
 
 The recipe as it trains, on one thread. Seconds of each part are processor time of the thread that does it, so that what
-else runs on the machine counts little. The last two rows are of the clock: the loop with each batch prepared while the
+else runs on the machine counts little. With --clock there are two more rows: the loop with each batch prepared while the
 network works on the one before (as geouq trains), and without; they need an idle machine of two cores to differ.
 """
 
@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--recipe", default="s1-water")
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--clock", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -112,7 +113,9 @@ def main() -> None:
     told = shares(model.network, batches, recipe, asked.steps)
     print(f"{recipe.name}: batches of {recipe.batch} x {recipe.size}², {asked.steps} steps, one thread")
     for name, seconds in told.items():
-        print(f"| {name} | {seconds:.3f} s | {100 * seconds / told['a step']:.0f} % |")
+        print(f"| {name} | {seconds:.3f} s | {100 * seconds / told['a step']:.0f} % |", flush=True)
+    if not asked.clock:
+        return
     with ThreadPoolExecutor(1) as background:
         beside = prepared_ahead(batches, asked.steps, background)
         for name, source in (("prepared beside", beside), ("one after the other", batches)):
