@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/training.py ../shared/data/s1 [--recipe s1-water] [--steps 12] [--clock]
 
 The recipe as it trains, on one thread. Seconds of each part are processor time of the thread that does it, so that what
-else runs on the machine counts little. With --clock there are two more rows: the loop with each batch prepared while the
-network works on the one before (as geouq trains), and without; they need an idle machine of two cores to differ.
+else runs on the machine counts little. With --clock there are two more rows, by the clock: the loop with each batch
+prepared while the network works on the one before (as geouq trains), and without. They need an idle machine of two
+cores to differ.
 """
 
 from __future__ import annotations

@@ -108,6 +108,8 @@ def train_folds(
     """
     options, plan, out = options or FitOptions(), plan or FoldOptions(), Path(out)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    if recipe.rounds.count:
+        raise InputError(f"recipe {recipe.name}: folds are of one training each, not of rounds (rounds.count = 0)")
     chips = read_dataset(data, options.place_pattern)
     folds = [*_folds(chips, recipe, options, plan.folds), _Fold(ALL)]
     chosen = _chosen(folds, plan.only)
