@@ -147,12 +147,23 @@ def _label(layers: xr.Dataset, how: Rounds, positive: int) -> np.ndarray | None:
 
 
 def _write(path: Path, label: np.ndarray, scene: xr.DataArray) -> None:
-    """Write a label on a scene's grid."""
+    """Write a label on a scene's grid; one that is there already, of a run that goes on, stays."""
+    if path.exists() and np.array_equal(_written(path), label):
+        return
     grid = scene_geobox(scene)
     placed = {} if grid.crs is None else {"crs": str(grid.crs), "transform": grid.transform}
     shape = {"height": label.shape[0], "width": label.shape[1], "count": 1, "dtype": "uint8"}
     with whole(path) as made, rasterio.open(made, "w", driver="GTiff", compress="deflate", **shape, **placed) as file:
         file.write(label, 1)
+
+
+def _written(path: Path) -> np.ndarray:
+    """Return the label in a file; nothing where that is damaged."""
+    try:
+        with rasterio.open(path) as file:
+            return np.asarray(file.read(1))
+    except rasterio.errors.RasterioError:
+        return np.empty(0)
 
 
 def _teacher(first: Model, latest: Model, how: Rounds) -> Model:
