@@ -203,13 +203,14 @@ def teacher(arms: Arms) -> Iterator[tuple[str, Model, float]]:
 
 def outlines(arms: Arms) -> Iterator[tuple[str, Model, float]]:
     arms.plain()
-    masks = arms.data / "seeds" / "water-bodies-rgb" / "masks"
     few = arms.labelled("few", arms.few)
-    painted = ["view=crop", "augment=water", f"outlines={masks}", "simulated=20", "augmentation.paint=1.0"]
-    _, first = arms.train("shapes", few, arms.recipe(*painted, share=0.5))
-    start = arms.work / "shapes" / "unet-16.safetensors"
-    model, seconds = arms.train("from shapes", few, arms.recipe(share=0.5), init=start)
-    yield "8 patches, first half painted by outlines of optical water", model, first + seconds
+    shapes = {"optical water": arms.data / "seeds" / "water-bodies-rgb" / "masks", "the 8 patches": "labels"}
+    for name, source in shapes.items():
+        painted = ["view=crop", "augment=water", f"outlines={source}", "simulated=20", "augmentation.paint=1.0"]
+        _, first = arms.train(f"shapes {name}", few, arms.recipe(*painted, share=0.5))
+        start = arms.work / f"shapes {name}" / "unet-16.safetensors"
+        model, seconds = arms.train(f"from {name}", few, arms.recipe(share=0.5), init=start)
+        yield f"8 patches, first half painted by outlines of {name}", model, first + seconds
 
 
 def mean(arms: Arms) -> Iterator[tuple[str, Model, float]]:
