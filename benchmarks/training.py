@@ -110,6 +110,7 @@ def main() -> None:
     model = new_model(recipe, ("land", "water"))
     batches = batches_of(recipe, model, asked.data)
     batches(0)  # chips are read once
+    train(model.network, batches, replace(recipe.training, steps=1))  # what is imported and made once is not counted
     fresh = {name: weight.clone() for name, weight in model.network.state_dict().items()}
     told = shares(model.network, batches, recipe, asked.steps)
     print(f"{recipe.name}: batches of {recipe.batch} x {recipe.size}², {asked.steps} steps, one thread")
