@@ -1,7 +1,9 @@
 """How wrong a map is likely to be, by its doubt: what was found on places left out (docs/decisions.md).
 
-A model file holds points: of each map of a place left out its doubt (mean normalised entropy of p̄ over the
-classified area) and the share of its pixels that were wrong, by the rule that it was cut by. From these come
+A map's *doubt* is the share of its classified area that is open: ``uncertainty`` is above ``OPEN``, which of two
+classes means that p̄ lies between 0.3 and 0.7. (The mean uncertainty is a worse sign: half of it is of pixels that are
+hardly in doubt, of which a dry field has many.) A model file holds points: of each map of a place left out its doubt
+and the share of its pixels that were wrong, by the rule that it was cut by. From these come
 
 - the expected share of wrong pixels: the isotonic regression of wrong on doubt (Barlow et al. 1972; pool adjacent
   violators), in which every place weighs the same, between its points a straight line;
@@ -21,6 +23,8 @@ import numpy as np
 
 from geouq.decisions import is_rule
 
+#: uncertainty above which a pixel is open: the normalised entropy of 0.3
+OPEN = 0.881291
 #: share of wrong pixels from which on a map is not to be trusted
 TOO_WRONG = 0.1
 #: places that count as having about the same doubt: fewest, most, and how far their doubt may be off as a factor
@@ -73,10 +77,10 @@ def measured_alarm(
 ) -> dict[str, Any]:
     """Return what a model file stores (``ModelSpec.alarm``): a point a map, several of which may be of one place.
 
-    doubt : mean uncertainty over the classified area, 0..1. wrong : by rule, the share of labelled pixels wrong, 0..1.
+    doubt : open share of the classified area, 0..1. wrong : by rule, the share of labelled pixels wrong, 0..1.
     """
     rounded = {rule: [round(float(v), 6) for v in values] for rule, values in wrong.items()}
-    return {"place": list(places), "doubt": [round(float(v), 6) for v in doubt], "wrong": rounded}
+    return {"place": list(places), "open": [round(float(v), 6) for v in doubt], "wrong": rounded}
 
 
 def expect(alarm: Mapping[str, Any], rule: str, doubt: float) -> Expectation:
@@ -85,7 +89,7 @@ def expect(alarm: Mapping[str, Any], rule: str, doubt: float) -> Expectation:
     Where nothing was measured with the rule, what was measured with the first one by name is taken.
     """
     measured = rule if rule in alarm["wrong"] else min(alarm["wrong"])
-    places, doubts = np.array(alarm["place"]), np.array(alarm["doubt"], np.float64)
+    places, doubts = np.array(alarm["place"]), np.array(alarm["open"], np.float64)
     wrong = np.array(alarm["wrong"][measured], np.float64)
     curve = expected_wrong(places, doubts, wrong)
     share = float(np.interp(doubt, *curve))
@@ -157,7 +161,7 @@ def percent(share: float) -> str:
 def is_alarm(value: Any) -> bool:
     """Return whether a value is what ``measured_alarm`` returns, with two points or more."""
     try:
-        points = np.array([value["doubt"], *value["wrong"].values()], np.float64)
+        points = np.array([value["open"], *value["wrong"].values()], np.float64)
         names = len(value["place"]) == points.shape[1] >= 2 and all(isinstance(name, str) for name in value["place"])
         rules = len(value["wrong"]) >= 1 and all(map(is_rule, value["wrong"]))
         return names and rules and bool(((points >= 0) & (points <= 1)).all())

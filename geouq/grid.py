@@ -80,6 +80,10 @@ class Roi:
         return Roi(self.y0 - outer.y0, self.y1 - outer.y0, self.x0 - outer.x0, self.x1 - outer.x0)
 
 
+#: pixels beyond the edge of a scene that a network sees mirrored, rounded up to its stride
+MIRRORED = 32
+
+
 @dataclass(frozen=True)
 class Tile:
     """One unit of work: the ``core`` it answers for and the ``window`` it reads, padding included.
@@ -141,8 +145,18 @@ class Tiling:
 
     @property
     def largest_window(self) -> int:
-        """Pixels of the largest window: what memory per tile is promised from."""
-        return max((t.window.shape[0] * t.window.shape[1] for t in self), default=0)
+        """Pixels of the largest window as it is seen: what memory per tile is promised from."""
+        return max((rows * columns for rows, columns in (self.seen(t.window).shape for t in self)), default=0)
+
+    def seen(self, window: Roi) -> Roi:
+        """Return what a network sees of a window: more, mirrored, beyond the edges of the scene that it reaches.
+
+        Without it pixels at the edge are classified worse than others (mirroring: Ronneberger et al. 2015).
+        """
+        more, (rows, columns) = -(-MIRRORED // self.stride) * self.stride, self.padded
+        top, left = (more if start == 0 else 0 for start in (window.y0, window.x0))
+        bottom, right = (more if stop == end else 0 for stop, end in ((window.y1, rows), (window.x1, columns)))
+        return Roi(window.y0 - top, window.y1 + bottom, window.x0 - left, window.x1 + right)
 
 
 def geobox_roi(geobox: GeoBox, roi: Roi) -> GeoBox:

@@ -65,7 +65,7 @@ def test_what_was_measured_with_another_rule_is_better_than_nothing():
 
 def test_what_is_no_alarm():
     good = known()
-    assert is_alarm(good) and not is_alarm({}) and not is_alarm(good | {"doubt": good["doubt"][:-1]})
+    assert is_alarm(good) and not is_alarm({}) and not is_alarm(good | {"open": good["open"][:-1]})
     assert not is_alarm(good | {"wrong": {"iou": [2.0] * 56}}) and not is_alarm(
-        good | {"wrong": {"best": good["doubt"]}}
+        good | {"wrong": {"best": good["open"]}}
     )

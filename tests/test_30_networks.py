@@ -12,6 +12,7 @@ from geouq.networks.unet import UNet, UNetConfig
 CONFIGS = {
     "plain": UNetConfig(widths=(4, 6, 8)),
     "folded": UNetConfig(widths=(4, 6, 8), stem=2),
+    "averaged": UNetConfig(widths=(4, 6, 8), stem=2, smooth=3),
     "nearest": UNetConfig(widths=(4, 6), up="nearest", norm=False, bands=3, classes=4),
 }
 

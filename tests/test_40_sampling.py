@@ -74,7 +74,14 @@ def test_place_effects_spread_evenly_and_belong_to_their_sample():
 
 
 SITES = ["all", "encoder", "bottleneck", "decoder", "last2", "head", "decoder.0", "encoder.1"]
-NETWORKS = [{}, {"stem": 2}, {"up": "nearest"}, {"norm": False, "widths": (4, 6)}, {"classes": 4, "bands": 3}]
+NETWORKS = [
+    {},
+    {"stem": 2},
+    {"stem": 2, "smooth": 3},
+    {"up": "nearest"},
+    {"norm": False, "widths": (4, 6)},
+    {"classes": 4, "bands": 3},
+]
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=str)
@@ -115,8 +122,18 @@ def test_a_place_effect_moves_the_positive_class_of_a_whole_sample(classes):
         assert torch.equal(before[:, 0], after[:, 0])
 
 
+@pytest.mark.parametrize("site", ["last2", "decoder.0"])
+def test_a_mean_over_neighbours_becomes_part_of_the_last_convolution(site):
+    sampler = make_sampler(small_model(stem=2, smooth=3, dropout={site: 0.3}), samples=2)
+    layers = [m for m in sampler.plan().suffix.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.AvgPool2d)]
+    assert not any(isinstance(m, torch.nn.AvgPool2d) for m in layers) and layers[-1].kernel_size == (3, 3)
+    assert sampler.plan().crops is not None
+
+
 @pytest.mark.parametrize("block", [1, 7, 16, 40, 0])
-@pytest.mark.parametrize("network", [{}, {"stem": 2, "dropout": {"decoder.0": 0.5}}, {"up": "nearest", "classes": 3}])
+@pytest.mark.parametrize(
+    "network", [{}, {"stem": 2, "smooth": 3, "dropout": {"decoder.0": 0.5}}, {"up": "nearest", "classes": 3}]
+)
 def test_blocks_do_not_show(monkeypatch, block, network):
     sampler = make_sampler(small_model(**network), samples=3, batch=2)
     x, core = torch.randn(1, 2, 48, 64), Roi(3, 41, 0, 64)

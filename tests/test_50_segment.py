@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import geouq
 from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
-from geouq.grid import Roi, Tiling, pixel_areas
+from geouq.grid import MIRRORED, Roi, Tiling, pixel_areas
 from geouq.layers import LAYERS
 from geouq.segmentation.job import Settings, check_tiles, prepare
 from geouq.segmentation.tile import segment_tile
@@ -48,6 +48,19 @@ def whole(values: np.ndarray, **options) -> xr.Dataset:
 def test_tiled_equals_untiled(shape, tile):
     values = scene_values(*shape)
     same_map(whole(values), whole(values, tile=tile))
+
+
+@pytest.mark.parametrize("tile", [16, 64, 10_000])
+@pytest.mark.parametrize("shape", [(61, 70), (16, 300), (3, 5)])
+def test_beyond_its_edges_a_scene_is_mirrored(shape, tile):
+    values = scene_values(*shape, holes=False)
+    found = geouq.segment(as_scene(values), MODEL, samples=0, layers=("probability",), tile=tile).probability.values
+    rows, columns = (-n % MODEL.spec.stride for n in shape)
+    seen = np.pad(values, ((0, 0), (MIRRORED, MIRRORED + rows), (MIRRORED, MIRRORED + columns)), "symmetric")
+    with torch.inference_mode():
+        plain = MODEL.network(torch.from_numpy(MODEL.normalise(seen))[None]).sigmoid()[0, 0].numpy()
+    inside = slice(MIRRORED, MIRRORED + shape[0]), slice(MIRRORED, MIRRORED + shape[1])
+    np.testing.assert_allclose(found, plain[inside], atol=1e-5)
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from geouq.alarm import expect, measured_alarm
+from geouq.alarm import OPEN, expect, measured_alarm
 from geouq.cli.calibrate import decided
 from geouq.cli.main import geouq
 from geouq.decisions import LEVELS
@@ -133,7 +133,7 @@ def test_the_model_stores_what_folds_json_says(made):
     assert spec.decide == found["decide"] and allowed[spec.decide] == max(allowed.values())
     assert spec.temperature == found["fitted"]["temperature"] and spec.place_effect == found["fitted"]["place_effect"]
     assert spec.alarm["place"] == [c["place"] for c in found["chips"]]
-    assert spec.alarm["doubt"] == [c["doubt"] for c in found["chips"]]
+    assert spec.alarm["open"] == [c["doubt"] for c in found["chips"]]
     assert spec.risk["places"] == 8 and spec.risk["level"] == list(LEVELS)
     for rule in (spec.decide, "accuracy", "iou", "area"):
         assert spec.alarm["wrong"][rule] == [c["wrong"][rule] for c in found["chips"]]
@@ -253,7 +253,7 @@ def test_a_chip_left_out_is_mapped_as_segment_maps_it(tmp_path):
     found = segment(as_scene(values, crs=None), model, samples=5, layers=layers).compute()
     p, label = found.probability.values, _label(chip)
     known = np.isfinite(p)
-    assert mapped.doubt == pytest.approx(found.uncertainty.values[known].mean(), abs=1e-5)
+    assert mapped.doubt == pytest.approx((found.uncertainty.values[known] > OPEN).mean(), abs=1e-5)
     assert mapped.pixels == (known & (label >= 0)).sum()
     for rule, at in (("accuracy", 0.5), ("0.25", 0.25)):
         tp, fp = (((p >= at) & known & (label == value)).sum() for value in (1, 0))
@@ -289,7 +289,7 @@ def test_calibrate_stores_what_its_places_decide(data, made):
     model, fit = calibrate(Model.load(made[0] / "all" / "tiny.safetensors"), chips, samples=4, device="cpu")
     found = fit.left_out
     assert model.spec.decide == found["decide"] and len(found["places"]) == len(PLACES) >= FEWEST
-    assert model.spec.alarm["doubt"] == [c["doubt"] for c in found["chips"]] and model.spec.risk["places"] == 8
+    assert model.spec.alarm["open"] == [c["doubt"] for c in found["chips"]] and model.spec.risk["places"] == 8
     few = [replace(c, place=c.place if c.place in "ab" else "c") for c in chips]
     model, fit = calibrate(model, few, samples=4, device="cpu")
     assert model.spec.alarm is None and model.spec.risk is None and fit.left_out["decisions"]

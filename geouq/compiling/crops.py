@@ -17,6 +17,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -182,9 +183,25 @@ def _effect(module: fx.GraphModule, node: fx.Node) -> Effect | None:
         return _transposed(layer)
     if isinstance(layer, nn.Upsample):
         return _upsampling(layer)
+    if is_local_mean(layer):
+        return Effect(one_side(layer.kernel_size) // 2)
     if isinstance(layer, nn.MaxPool2d | nn.AvgPool2d | nn.PixelUnshuffle):
         return Effect(reduces=True)
     return None
+
+
+def is_local_mean(layer: nn.Module | None) -> TypeGuard[nn.AvgPool2d]:
+    """Return whether a layer is the mean over a square around each cell, with zeros beyond the edge."""
+    if not isinstance(layer, nn.AvgPool2d) or layer.ceil_mode or layer.divisor_override or not layer.count_include_pad:
+        return False
+    side = one_side(layer.kernel_size)
+    return side % 2 == 1 and one_side(layer.stride) == 1 and one_side(layer.padding) == side // 2
+
+
+def one_side(size: int | tuple[int, int]) -> int:
+    """Return the side of a square; 0 if it is none."""
+    rows, columns = size if isinstance(size, tuple) else (size, size)
+    return rows if rows == columns else 0
 
 
 def _convolution(layer: nn.Conv2d) -> Effect | None:

@@ -2,7 +2,7 @@
 
 A plan is made from the network's own graph (torch.fx), not by hand for each architecture:
 
-1. Batch normalisation is folded into the convolution before it.
+1. Batch normalisation is folded into the convolution before it, and a mean over neighbours into a 1×1 one behind it.
 2. All that comes before the first active dropout site is the *prefix*; the rest is the *suffix*.
 3. A convolution over ``cat(up, skip)`` whose skip half carries no mask is split,
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.
@@ -31,6 +31,7 @@ from geouq.compiling.crops import FULL, Crops, plan_crops
 from geouq.compiling.rewrites import (
     CONVOLUTIONS,
     fold_batch_norm,
+    fold_mean,
     merge_upsampling,
     module_of,
     remove_in_place,
@@ -130,6 +131,7 @@ def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, flo
     remove_in_place(module)
     remove_inactive_sites(module, active)
     fold_batch_norm(module)
+    fold_mean(module)
     example = torch.zeros(1, bands, 4 * stride, 4 * stride)  # (1, K, H, W)
     note_shapes(module, example)
     splits = split_convolutions(module, tainted_nodes(module))

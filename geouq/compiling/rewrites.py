@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from geouq.compiling.crops import cat_samples, pixel_shuffle
+from geouq.compiling.crops import cat_samples, is_local_mean, one_side, pixel_shuffle
 from geouq.compiling.shapes import shape_of
 from geouq.networks.sites import DropoutSite
 
@@ -85,6 +85,30 @@ def fold_batch_norm(module: fx.GraphModule) -> None:
         for node, read in zip(after, nodes, strict=True):
             node.replace_all_uses_with(read)
             module.graph.erase_node(node)
+
+
+def fold_mean(module: fx.GraphModule) -> None:
+    """Make a mean over neighbours and the 1×1 convolution that alone reads it one convolution."""
+    for node in list(module.graph.nodes):
+        conv = module_of(module, node)
+        if not isinstance(conv, nn.Conv2d) or not _is_pointwise(conv):
+            continue
+        before = node.args[0]
+        mean = module_of(module, before)
+        if not is_local_mean(mean) or len(before.users) != 1:
+            continue
+        side, name = one_side(mean.kernel_size), f"{node.name}_mean"
+        merged = nn.Conv2d(conv.in_channels, conv.out_channels, side, padding=side // 2, bias=conv.bias is not None)
+        merged.weight = nn.Parameter((conv.weight / side**2).repeat(1, 1, side, side))  # (O, I, 1, 1) → (O, I, k, k)
+        merged.bias = conv.bias
+        module.add_submodule(name, merged)
+        node.target, node.args = name, before.args
+        module.graph.erase_node(before)
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    """True for a plain 1×1 convolution."""
+    return (conv.kernel_size, conv.stride, conv.groups) == ((1, 1), (1, 1), 1) and conv.padding in ((0, 0), "same")
 
 
 def tainted_nodes(module: fx.GraphModule) -> set[fx.Node]:

@@ -28,6 +28,8 @@ class UNetConfig:
     classes : output logits a pixel; 1 = binary (sigmoid), more = softmax over them.
     widths : channels a level, finest first; L = len(widths); the last one is the bottleneck.
     stem : space-to-depth factor, 1 (none), 2 or 4.
+    smooth : side, in cells of ``stem`` pixels, of the mean that features are taken over before the last layer, odd;
+        1: none. It averages out what speckle leaves in them.
     up : "transpose" (learnt 2×2, stride 2) or "nearest" (doubling, then the block's own convolution).
     norm : batch normalisation after each 3×3 convolution.
     dropout : rate of each active site, by site or group name ("encoder", "bottleneck", "decoder", "last2", "head").
@@ -37,6 +39,7 @@ class UNetConfig:
     classes: int = 1
     widths: tuple[int, ...] = (16, 32, 64, 128, 256)
     stem: int = 1
+    smooth: int = 1
     up: str = "transpose"
     norm: bool = True
     dropout: Mapping[str, float] = field(default_factory=lambda: {"bottleneck": 0.2, "decoder": 0.2})
@@ -45,6 +48,8 @@ class UNetConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         if self.stem not in (1, 2, 4) or self.up not in ("transpose", "nearest") or len(self.widths) < 2:
             raise ModelError(f"not a U-Net: {self}: stem is 1, 2 or 4, up is transpose or nearest, two widths or more")
+        if not isinstance(self.smooth, int) or not 1 <= self.smooth <= 31 or self.smooth % 2 == 0:
+            raise ModelError(f"not a U-Net: smooth is {self.smooth}: an odd number from 1 to 31")
         if not all(isinstance(width, int) and width >= 1 for width in self.widths):
             raise ModelError(f"not a U-Net: widths are {self.widths}: each is a whole number, 1 or more")
 
@@ -95,6 +100,7 @@ class UNet(nn.Module):
             transpose = nn.ConvTranspose2d(deep, fine, 2, stride=2)
             self.ups.append(transpose if config.up == "transpose" else nn.Upsample(scale_factor=2))
             self.up_blocks.append(DoubleConv(f"decoder.{i}", upped + fine, fine, config.norm))
+        self.mean = nn.AvgPool2d(config.smooth, 1, config.smooth // 2) if config.smooth > 1 else nn.Identity()
         self.head_site = DropoutSite("head", widths[0])
         self.head = nn.Conv2d(widths[0], config.classes * fold, 1)
         self.unfold = nn.PixelShuffle(config.stem) if config.stem > 1 else nn.Identity()
@@ -116,5 +122,5 @@ class UNet(nn.Module):
         x = self.down[-1](x)  # (N, widths[-1], H/stride, W/stride)
         for up, block in zip(self.ups, self.up_blocks, strict=True):
             x = block(torch.cat([up(x), skips.pop()], 1))
-        logits: Tensor = self.unfold(self.head(self.head_site(x)))  # (N, classes, H, W)
+        logits: Tensor = self.unfold(self.head(self.head_site(self.mean(x))))  # (N, classes, H, W)
         return logits

@@ -29,6 +29,12 @@ class Window:
         return rows, columns
 
     @property
+    def roi(self) -> Roi:
+        """Where it lies in the scene; it may reach beyond it."""
+        (y, x), (rows, columns) = self.origin, self.shape
+        return Roi(y, y + rows, x, x + columns)
+
+    @property
     def corner(self) -> tuple[int, int]:
         """Absolute row and column of the core's first pixel."""
         return self.origin[0] + self.core.y0, self.origin[1] + self.core.x0

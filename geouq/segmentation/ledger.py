@@ -42,6 +42,7 @@ class Receipt:
     doubt, water_doubt : sums of uncertainty · pixel area over what is classified, and over the positive class.
     class_areas, mask_areas, mask_doubts : of more than two classes each one's area by sample (C, S), and of the mask
         area and sum of uncertainty · pixel area, (C,) each; of two classes empty.
+    open_area : of what is classified, with more uncertainty than ``geouq.alarm.OPEN``.
     undecided_area : of what is classified, and of neither class. Where the mask goes by the whole scene, areas of the
         mask and its doubt are of no account: the part holds what they are made of (geouq.segmentation.deciding).
     """
@@ -60,6 +61,7 @@ class Receipt:
     class_areas: tuple[tuple[float, ...], ...] = ()
     mask_areas: tuple[float, ...] = ()
     mask_doubts: tuple[float, ...] = ()
+    open_area: float = 0.0
 
 
 def pack(arrays: Mapping[str, np.ndarray]) -> bytes:

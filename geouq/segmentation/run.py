@@ -19,6 +19,7 @@ import dask.threaded
 import numpy as np
 import xarray as xr
 
+from geouq.alarm import OPEN
 from geouq.decisions import Cut, RankSums
 from geouq.errors import OutputError
 from geouq.files import refuse_own_scene, write_bytes
@@ -248,6 +249,7 @@ class _Work:
             water_doubt=float((area * doubt)[water].sum()),
             undecided_area=float(area[mask == UNDECIDED].sum()),
             **self._by_class(result, area),
+            open_area=float(area[doubt > OPEN].sum()),  # not where NaN
         )
 
     def _by_class(self, result: TileResult, area: np.ndarray) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _NOT_ALWAYS = ("samples_saved_percent", "cut", "undecided_area_m2", "by_class", 
 
 
 def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: RankSums | None = None) -> dict[str, Any]:
-    """Return what was found; mean uncertainty in 0..1 or None.
+    """Return what was found; mean uncertainty in 0..1 or None; ``open_percent`` is doubt as geouq.alarm means it.
 
     cut, sums : where the mask is cut, if by a decision; of the scene by rank, if that goes by the whole of it.
 
@@ -38,7 +38,9 @@ def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: Ra
     """
     rows, columns = job.region.shape
     valid = sum(r.valid for r in receipts)
-    valid_area, doubt = sum(r.valid_area for r in receipts), sum(r.doubt for r in receipts)
+    valid_area, doubt, open_area = (
+        sum(getattr(r, of) for r in receipts) for of in ("valid_area", "doubt", "open_area")
+    )
     area, water_doubt, undecided = _of_mask(receipts) if cut is None or sums is None else sums.of_mask(cut)
     low, high = area_interval(np.sum([r.areas for r in receipts], axis=0)) if job.intervals else (None, None)
     drawn = sum(r.drawn * r.valid for r in receipts) / max(valid * max(len(job.sampler.numbers), 1), 1)
@@ -51,13 +53,14 @@ def findings(job: Job, receipts: list[Receipt], cut: Cut | None = None, sums: Ra
         "area_m2_p95": high,
         "mean_uncertainty": round(doubt / valid_area, 4) if valid_area else None,
         "mean_uncertainty_positive": round(water_doubt / area, 4) if area else None,
+        "open_percent": round(100 * open_area / valid_area, 4) if valid_area else None,
         **saved,
     }
     found |= ({} if cut is None else {"cut": cut.at}) | (
         {"undecided_area_m2": undecided} if job.legend.undecided else {}
     )
     found |= {} if job.legend.binary else {"by_class": _by_class(job, receipts)}
-    return found | _trust(job, found, doubt / valid_area if valid_area else None)
+    return found | _trust(job, found, open_area / valid_area if valid_area else None)
 
 
 def _of_mask(receipts: list[Receipt]) -> tuple[float, float, float]:
@@ -169,7 +172,7 @@ def as_tags(found: Mapping[str, Any]) -> dict[str, str]:
 def from_tags(tags: Mapping[str, str]) -> dict[str, Any]:
     """Return the findings that ``as_tags`` has written; raise ValueError or KeyError for others."""
     names = ("not_classified_percent", "valid_area_m2", "area_m2")
-    maybe = ("area_m2_p05", "area_m2_p95", "mean_uncertainty", "mean_uncertainty_positive")
+    maybe = ("area_m2_p05", "area_m2_p95", "mean_uncertainty", "mean_uncertainty_positive", "open_percent")
     found = {name: json.loads(tags[f"GEOUQ_{name.upper()}"]) for name in names}
     found |= {name: json.loads(tags.get(f"GEOUQ_{name.upper()}", "null")) for name in maybe}
     told = [name for name in _NOT_ALWAYS if f"GEOUQ_{name.upper()}" in tags]

@@ -29,24 +29,27 @@ def segment_tile(job: Job, values: np.ndarray, tile: Tile) -> TileResult:
     area[part] = pixel_areas(job.geobox, tile.core)
     result = predict_tile(job.sampler_of(tile), job.question, window, area)
     layers = {name: layer[..., *part] for name, layer in result.layers.items()}
-    return replace(result, layers=layers, valid=int(window.valid[tile.core.within(tile.window).slices].sum()))
+    return replace(result, layers=layers, valid=int(window.valid[tile.core.within(window.roi).slices].sum()))
 
 
 def tile_window(job: Job, values: np.ndarray, tile: Tile) -> Window:
     """Return what samplers draw from for a tile, without regard to bounds."""
-    core, origin = tile.whole.within(tile.window), (tile.window.y0, tile.window.x0)
-    return Window(*tile_pixels(job, values, tile), core, origin)
+    seen = job.tiling.seen(tile.window)
+    return Window(*tile_pixels(job, values, tile), tile.whole.within(seen), (seen.y0, seen.x0))
 
 
 def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, np.ndarray]:
-    """Return a window as the model takes it, (K, h, w) in its units with NaN, and where it is measured."""
-    height, width = tile.window.shape
-    pixels = np.full((len(job.bands), height, width), np.nan, np.float32)
+    """Return a window as the model sees it, (K, h, w) in its units with NaN, and where that is measured."""
+    seen = job.tiling.seen(tile.window)
+    top, left = tile.window.y0 - seen.y0, tile.window.x0 - seen.x0
+    pixels = np.full((len(job.bands), *seen.shape), np.nan, np.float32)
+    bottom, right = (n - before - had for n, before, had in zip(seen.shape, (top, left), values.shape[1:], strict=True))
     present = [k for k, index in enumerate(job.bands) if index is not None]
     used = [index for index in job.bands if index is not None]
     bands = job.validity.blank(without_nodata(values[used], job.nodata))
     for k, band in zip(present, bands, strict=True):
-        pixels[k, : band.shape[0], : band.shape[1]] = units.convert(band, job.units, job.sampler.model.spec.units)
+        converted = units.convert(band, job.units, job.sampler.model.spec.units)
+        pixels[k] = np.pad(converted, ((top, bottom), (left, right)), "symmetric")
     return pixels, measured(pixels, present, job.sampler.model.spec.black)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from geouq.alarm import measured_alarm
+from geouq.alarm import OPEN, measured_alarm
 from geouq.grid import pixel_areas
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import open_chip
@@ -40,18 +40,18 @@ def class_alarm(
 
 
 def doubt_and_wrong(model: Model, chip: LabelledChip, settings: Settings) -> tuple[float, float] | None:
-    """Return a chip's mean uncertainty over its classified area, and the share of its labelled area that is wrong.
+    """Return the open share of a chip's classified area, and the share of its labelled area that is wrong.
 
     None : no pixel is both valid and labelled.
     """
     job = prepare(open_chip(chip), model, settings)
-    doubt = known = wrong = total = 0.0
+    open_area = known = wrong = total = 0.0
     for tile, window, label, keep in labelled(job, chip, everything=True):
         layers = predict_tile(job.sampler_of(tile), job.question, window, np.zeros(tile.whole.shape, np.float32)).layers
         part = tile.core.within(tile.whole).slices
         mask, uncertainty = layers["mask"][part], layers["uncertainty"][part]
         area = np.broadcast_to(pixel_areas(job.geobox, tile.core), label.shape)
         valid = np.isfinite(uncertainty)
-        doubt, known = doubt + float((area * uncertainty)[valid].sum()), known + float(area[valid].sum())
+        open_area, known = open_area + float(area[uncertainty > OPEN].sum()), known + float(area[valid].sum())
         wrong, total = wrong + float(area[keep & (mask != label)].sum()), total + float(area[keep].sum())
-    return (doubt / known, wrong / total) if total else None
+    return (open_area / known, wrong / total) if total else None

@@ -34,7 +34,7 @@ def labelled(
         if label.max(initial=0) >= classes:
             raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
         window = tile_window(job, np.asarray(tile_values(open_chip(chip), tile)), tile)
-        keep = (label != UNLABELLED) & window.valid[tile.core.within(tile.window).slices]
+        keep = (label != UNLABELLED) & window.valid[tile.core.within(window.roi).slices]
         if everything or keep.any():
             yield tile, window, label, keep
 

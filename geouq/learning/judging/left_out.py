@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from geouq.alarm import OPEN
 from geouq.decisions import STEPS, Cut, Decision, RankSums, wrong_shares
 from geouq.grid import Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, area_interval, mask_of_two
@@ -42,7 +43,7 @@ class Mapped:
 
     fold : number of the group of chips that it is of, from 1. scene : of all its classified pixels, by p̄.
     dry, wet : of those labelled otherwise, and labelled positive. pixels : how many are labelled and classified.
-    areas : (S,) the positive area of these, by each sample.
+    areas : (S,) the positive area of these, by each sample. open_area : of the classified ones, geouq.alarm.OPEN.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Mapped:
     wet: RankSums
     areas: np.ndarray
     pixels: int
+    open_area: float
 
     @cached_property
     def truth(self) -> float:
@@ -72,8 +74,8 @@ class Mapped:
 
     @property
     def doubt(self) -> float:
-        """Mean uncertainty over the classified area, 0..1: what an alarm goes by."""
-        return float(self.scene.doubt.sum() / self.scene.area.sum())
+        """Open share of the classified area, 0..1: what an alarm goes by."""
+        return float(self.open_area / self.scene.area.sum())
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -130,12 +132,12 @@ def map_chip(model: Model, chip: LabelledChip, settings: Settings, fold: int = 1
     job = prepare(open_chip(chip), model, settings)
     found = [_map_tile(job, *it) for it in labelled(job, chip, everything=True)]
     scene, dry, wet = (RankSums.total([tile[part] for tile in found]) for part in range(3))
-    areas, pixels = np.sum([tile[3] for tile in found], axis=0), sum(tile[4] for tile in found)
-    return Mapped(chip.name, chip.dataset, chip.place, fold, scene, dry, wet, areas, pixels)
+    areas, pixels, open_area = (np.sum([tile[part] for tile in found], axis=0) for part in (3, 4, 5))
+    return Mapped(chip.name, chip.dataset, chip.place, fold, scene, dry, wet, areas, int(pixels), float(open_area))
 
 
 def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.ndarray) -> Any:
-    """Return sums of the tile's pixels, of those labelled otherwise and positive, each sample's area, and a count."""
+    """Return sums of all pixels, of those labelled otherwise and positive, samples' areas, a count, the open area."""
     area = np.broadcast_to(pixel_areas(job.geobox, tile.core), label.shape).astype(np.float32)
     counted = np.zeros(tile.whole.shape, np.float32)
     part = tile.core.within(tile.whole).slices
@@ -145,7 +147,7 @@ def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.
     positive = keep & (label == job.question.positive)
     chosen = (slice(None), keep & ~positive, positive)
     sums = [RankSums.of(p[where], area[where].astype(np.float64), doubt[where]) for where in chosen]
-    return *sums, result.areas, int(keep.sum())
+    return *sums, result.areas, int(keep.sum()), float(area[doubt > OPEN].sum(dtype=np.float64))
 
 
 def draw_picture(model: Model, chip: LabelledChip, settings: Settings, at: float) -> Picture:

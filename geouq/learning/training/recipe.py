@@ -93,6 +93,7 @@ class Recipe:
     name : of the model and its file. notes : for people. description, licence : as in a model file.
     architecture, arguments : as in a model file, without bands and classes, which the data decide.
     sampled : dropout rates, by site, that the written model samples; empty: those it was trained with.
+    smoothed : of a U-Net, ``smooth`` of the written model (geouq.networks.unet); 0: as it was trained.
     size, view, batch : of examples. view "window": windows of size² pixels, balanced by class; "crop": squares from
         anywhere in a chip; "fit", "stretch": whole chips resized (geouq.learning.data.examples.Reading).
     bands : wanted, in order; empty: all that the data have. units, mean, std, clip : as in a model file; one mean and
@@ -124,6 +125,7 @@ class Recipe:
     description: str = ""
     licence: str = ""
     sampled: Mapping[str, float] = field(default_factory=dict)
+    smoothed: int = 0
     size: int = 128
     view: str = "window"
     batch: int = 32

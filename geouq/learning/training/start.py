@@ -156,10 +156,13 @@ def _start_from(old: Model, model: Model) -> None:
 
 
 def as_sampled(model: Model, recipe: Recipe) -> Model:
-    """Return the model with dropout at the sites that are to be sampled, if the recipe tells them from the others."""
-    if not recipe.sampled:
+    """Return the model as it is written: with the dropout and the mean that the recipe has for maps, if it has any."""
+    changed = ({"dropout": dict(recipe.sampled)} if recipe.sampled else {}) | (
+        {"smooth": recipe.smoothed} if recipe.smoothed else {}
+    )
+    if not changed:
         return model
-    arguments = {**model.spec.arguments, "dropout": dict(recipe.sampled)}
+    arguments = {**model.spec.arguments, **changed}
     network = _network(recipe, arguments)
     network.load_state_dict(model.network.state_dict())
     return Model(network, replace(model.spec, arguments=arguments))

@@ -1,0 +1,82 @@
+"""What does the alarm say of images that the model was not made for? Each is mapped as if it were VV and VH in dB.
+
+    python benchmarks/strange_ground.py DATA [--model NAME]
+
+DATA is a folder with ``dem``, ``seeds/water-bodies-rgb``, ``s1/bigearthnet`` and ``s1/terramind``. Elevation, bytes of
+photographs and reflectances are stretched to the range of backscatter, so that no check of units can refuse them: what
+is left is the alarm. All answers of the model are meaningless there, and a map without a warning is a miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import xarray as xr
+from rasterio.errors import NotGeoreferencedWarning
+
+import geouq
+
+#: dB that the least and the largest value of an image become, of VV and of VH
+VV, VH = (-24.0, 0.0), (-30.0, -6.0)
+#: images of a kind, and the longest side that is read of each
+MOST, SIDE = 12, 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="s1-water")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    print("| image | kind | water % | open % | alarm | what is said |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, name, values in strange(arguments.data):
+            scene = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": ["VV", "VH"]}, attrs={"units": "dB"})
+            found = geouq.run(scene, arguments.model, Path(folder) / "map.tif", samples=20, overwrite=True)
+            share, said = 100 * found["area_m2"] / (found["valid_area_m2"] or 1), found.get("expectation", "")
+            alarm = "yes" if any("do not trust" in line for line in found["warnings"]) else "**no**"
+            print(f"| {name} | {kind} | {share:.0f} | {found['open_percent']:.1f} | {alarm} | {said} |", flush=True)
+
+
+def strange(data: Path) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Yield kind, name and (2, h, w) dB of each image."""
+    for path in some(data / "dem", "*.tif"):
+        yield "elevation", path.stem, as_decibels(read(path)[:1].repeat(2, 0))
+    for path in some(data / "seeds/water-bodies-rgb", "**/*.jp*g"):
+        yield "photograph", path.stem, as_decibels(read(path)[[0, 2]])
+    for path in some(data / "s1/bigearthnet", "*_S2.tif"):
+        yield "reflectance", path.stem, as_decibels(read(path)[[2, 3]])
+    for path in some(data / "s1/terramind", "609U*_S1RTC.tif"):
+        yield "Sentinel-1, snow", path.stem, read(path)[:2]
+
+
+def some(folder: Path, pattern: str) -> list[Path]:
+    """Return up to ``MOST`` files, evenly spread."""
+    paths = sorted(folder.glob(pattern))
+    return paths[:: -(-len(paths) // MOST) or 1]
+
+
+def read(path: Path) -> np.ndarray:
+    """Return the upper left part of an image, (bands, h, w) float32, NaN where it is nodata."""
+    with rasterio.open(path) as file:
+        window = rasterio.windows.Window(0, 0, min(file.width, SIDE), min(file.height, SIDE))
+        return file.read(window=window, masked=True).astype(np.float32).filled(np.nan)
+
+
+def as_decibels(values: np.ndarray) -> np.ndarray:
+    """Stretch the values of two bands, 1 % to 99 %, to ``VV`` and ``VH``."""
+    out = np.empty_like(values)
+    for band, (low, high), one in zip(out, (VV, VH), values, strict=True):
+        a, b = np.nanpercentile(one, (1, 99))
+        band[:] = low + (high - low) * np.clip((one - a) / max(b - a, 1e-6), 0, 1)
+    return out
+
+
+if __name__ == "__main__":
+    main()
