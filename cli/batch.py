@@ -114,7 +114,7 @@ def _table(told: list[dict[str, Any]], pixels: list[float]) -> str:
         for one in row.get("by_class", [row]):  # of more than two classes a line each
             low, high = one["area_m2_p05"], one["area_m2_p95"]
             interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
-            area = f"{one['name']} " * ("by_class" in row) + f"{one['area_m2'] / scale:.6g} {unit}"
+            area = f"{one.get('name', '')} {one['area_m2'] / scale:.6g} {unit}".strip()
             rows.append((first[0], area, interval, *first[1:]))
             first = ("", "", "")
     widths = [max(len(row[column]) for row in rows) for column in range(4)]

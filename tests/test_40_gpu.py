@@ -226,7 +226,7 @@ def test_the_benchmark_of_little_memory_leaves_room_for_a_few_samples(monkeypatc
         batch = sampler.batch if len(found) < 3 else 4
         shape = (8, 8)
         layers = {"mask": np.zeros(shape, np.uint8), "probability": np.zeros(shape, np.float32)}
-        return TileResult(layers, np.zeros(5), 64, 5, batch)
+        return TileResult(layers, np.zeros(5), 64, np.zeros((5, 0)), drawn=5, batch=batch)
 
     monkeypatch.setattr(bench, "predict", predict)
     where = bench.Bench("cpu", time.monotonic() + 100, [])
