@@ -27,7 +27,7 @@ VERBS = {
         "Fit temperature, cut, alarm and risk of a model on places it was not trained on.",
     ),
     "evaluate": ("geouq.cli.evaluate", "Score a model on labelled data: its maps, and how well it knows."),
-    "classic": ("geouq.cli.classic", "Map a scene by Otsu's threshold, a given one or k-means; no model is needed."),
+    "classic": ("geouq.cli.classic", "Map a scene by thresholds, clusters, edges or regions; no model is needed."),
     "score": ("geouq.cli.score", "Score a map against a label on the same grid; no model is needed."),
     "info": ("geouq.cli.info", "Say what a scene or a model is, and what segment would do with it."),
     "models": ("geouq.cli.models", "List the models that come with geouq."),

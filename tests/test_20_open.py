@@ -23,6 +23,7 @@ from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import chunk_shape, inspect_raster
 from geouq.scenes.info import scene_info
 from geouq.scenes.open import open_scene
+from tests.helpers import write_raster
 
 NORTH_UP = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 VRT = (
@@ -624,3 +625,12 @@ def test_info_is_plain(tmp_path):
     assert info["columns"] == 40 and info["rows"] == 30 and info["crs"] == "EPSG:32633"
     assert info["nodata"] == "nan" and info["valid_share"] == 1 and info["bands"] == ["VV"]
     assert inspect_raster(path).driver == info["driver"] == "GTiff"
+
+
+def test_one_number_scales_all_bands_and_words_are_refused(tmp_path):
+    path = write_raster(tmp_path / "s.tif", np.arange(200, 218, dtype=np.uint16).reshape(2, 3, 3))
+    one, each = (open_scene(path, scale="reflectance", factor=f, offset=[0.5]) for f in (1e-3, (1e-3, 1e-3)))
+    np.testing.assert_array_equal(one, each)
+    assert "factor [0.001]" in one.attrs["read_as"] and one.values[0, 0, 0] == pytest.approx(0.7)
+    with pytest.raises(InputError, match="factor='x'"):
+        open_scene(path, scale="reflectance", factor="x")

@@ -81,7 +81,7 @@ def test_a_constant_scene_and_bad_options_are_refused(values, tmp_path):
         ({"method": "threshold"}, "needs"),
         ({"method": "otsu", "threshold": 3.0}, "no other takes"),
         ({"method": "threshold", "threshold": float("nan")}, "is no value of a pixel"),
-        ({"method": "otsu", "regions": 3}, "the other methods 2"),
+        ({"method": "otsu", "regions": 3}, "otsu, threshold 2"),
         ({"method": "snakes"}, "choose among"),
     ):
         with pytest.raises(InputError, match=words):

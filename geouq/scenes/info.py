@@ -25,8 +25,8 @@ def scene_info(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
-    factor: Sequence[float] = (1.0,),
-    offset: Sequence[float] = (0.0,),
+    factor: float | Sequence[float] = (1.0,),
+    offset: float | Sequence[float] = (0.0,),
     preprocessing: Preprocessing | None = None,
 ) -> dict[str, Any]:
     """Return what a scene is: files, grid, bands, units and why, validity, chunks; JSON-able values only.

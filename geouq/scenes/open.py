@@ -79,8 +79,8 @@ def open_scene(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
-    factor: Sequence[float] = (1.0,),
-    offset: Sequence[float] = (0.0,),
+    factor: float | Sequence[float] = (1.0,),
+    offset: float | Sequence[float] = (0.0,),
     most_fill: float = REFUSED,
     preprocessing: Preprocessing | None = None,
 ) -> xr.DataArray:
@@ -120,13 +120,14 @@ def open_scene(
     """
     if chunk < 1:
         raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
+    scaling = _numbers("factor", factor), _numbers("offset", offset)
     scene = describe_scene(
         source,
         scale=scale,
         nodata=nodata,
         bidx=bidx,
-        factor=factor,
-        offset=offset,
+        factor=scaling[0],
+        offset=scaling[1],
         most_fill=most_fill,
         preprocessing=preprocessing,
     )
@@ -138,7 +139,7 @@ def open_scene(
     attrs["judged_in"] = scene.units
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
     attrs["source"] = [part.path for part in scene.parts] + [path for path in (*scene.masks, *beside) if path]
-    attrs["read_as"] = _read_as(scale, nodata, bidx, (factor, offset), preprocessing)
+    attrs["read_as"] = _read_as(scale, nodata, bidx, scaling, preprocessing)
     if bidx:
         attrs["bands"] = list(bidx)
     if scene.notes:
@@ -173,8 +174,8 @@ def describe_scene(
     scale: str = "auto",
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
-    factor: Sequence[float] = (1.0,),
-    offset: Sequence[float] = (0.0,),
+    factor: float | Sequence[float] = (1.0,),
+    offset: float | Sequence[float] = (0.0,),
     most_fill: float = REFUSED,
     preprocessing: Preprocessing | None = None,
 ) -> Scene:
@@ -184,9 +185,17 @@ def describe_scene(
     keys, paths = _sources(source)
     for path in paths:
         guard(path)
-    scaling = tuple(factor), tuple(offset)
+    scaling = _numbers("factor", factor), _numbers("offset", offset)
     request = Request(keys, paths, scale.lower(), nodata, bidx, preprocessing, *scaling, most_fill)
     return next(opener.opens(request) for opener in OPENERS if opener.recognises(request))
+
+
+def _numbers(name: str, given: float | Sequence[float]) -> tuple[float, ...]:
+    """Return one number or several as floats; raise InputError for what is none."""
+    try:
+        return tuple(map(float, given if isinstance(given, Iterable) else (given,)))
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={given!r}: give a number, or one a band") from None
 
 
 def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
