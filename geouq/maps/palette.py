@@ -11,7 +11,8 @@ import numpy as np
 FIRST = ("#e69f00", "#009e73", "#cc79a7", "#d55e00", "#f0e442", "#56b4e9")
 #: of sRGB a channel, from which further colours are chosen
 _LEVELS = np.linspace(0, 255, 9).round().astype(int)
-_LIGHTNESS, _CHROMA = (25.0, 88.0), 20.0  # of CIELAB: neither black nor white, and no grey, which stands for no class
+#: of CIELAB: neither black nor white, no grey, which stands for no class, and nothing that glares
+_LIGHTNESS, _CHROMA = (25.0, 88.0), (20.0, 75.0)
 # linear sRGB to CIE XYZ over the white of D65 (IEC 61966-2-1)
 _XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE = _XYZ.sum(1)
@@ -32,7 +33,9 @@ def distinct(count: int, taken: tuple[str, ...] = ()) -> tuple[str, ...]:
     rgb = np.array(list(product(_LEVELS, repeat=3)))
     lab = _lab(rgb)
     chroma = np.hypot(lab[:, 1], lab[:, 2])
-    usable = (lab[:, 0] > _LIGHTNESS[0]) & (lab[:, 0] < _LIGHTNESS[1]) & (chroma > _CHROMA)
+    usable = np.logical_and.reduce(
+        [lab[:, 0] > _LIGHTNESS[0], lab[:, 0] < _LIGHTNESS[1], chroma > _CHROMA[0], chroma < _CHROMA[1]]
+    )
     rgb, lab = rgb[usable], lab[usable]
     known = _lab(np.array([list(bytes.fromhex(colour[1:])) for colour in (*taken, *chosen)]))
     nearest = np.min([np.linalg.norm(lab - one, axis=1) for one in known], axis=0)
