@@ -19,6 +19,7 @@ from pyproj import Geod, Transformer
 
 from geouq.answers import coverage as cover
 from geouq.answers import layercopy as layer
+from geouq.answers import totals
 from geouq.answers import zonal as module
 from geouq.answers.places import Places
 from geouq.answers.zonal import zonal
@@ -155,8 +156,8 @@ def test_strips_and_batches_do_not_show(tmp_path, monkeypatch):
     monkeypatch.setattr(layer, "_READ", 3)
     monkeypatch.setattr(layer, "_FEATURES", 7)
     monkeypatch.setattr(cover, "LIMIT", 60)
-    whole = module.strips
-    monkeypatch.setattr(module, "strips", lambda geobox, pixels: whole(geobox, 400))
+    whole = totals.strips
+    monkeypatch.setattr(totals, "strips", lambda geobox, pixels: whole(geobox, 400))
     zonal(path, places, tmp_path / "b.gpkg", with_samples=True)
     for name in ("places", "samples"):
         a, b = (pyogrio.read_dataframe(tmp_path / f"{x}.gpkg", layer=name) for x in "ab")
@@ -211,8 +212,8 @@ def test_maps_across_180_degrees_and_the_pole(tmp_path, crs, centre):
 def test_memory_grows_neither_with_the_map_nor_with_the_places(tmp_path, monkeypatch):
     monkeypatch.setattr(layer, "_READ", 50)
     monkeypatch.setattr(layer, "_FEATURES", 200)
-    whole = module.strips
-    monkeypatch.setattr(module, "strips", lambda geobox, pixels: whole(geobox, 20_000))
+    whole = totals.strips
+    monkeypatch.setattr(totals, "strips", lambda geobox, pixels: whole(geobox, 20_000))
     peaks = []
     for size in (1, 4):
         folder = tmp_path / str(size)

@@ -36,22 +36,19 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from geouq.answers.coverage import Coverage, Edges, coverage
 from geouq.answers.layercopy import LayerCopy
 from geouq.answers.places import Measured, Places, measure
+from geouq.answers.totals import MASKS, Totals, by_sample
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
-from geouq.grid import Roi, area_unit, pixel_areas
-from geouq.layers import NOT_CLASSIFIED, UNDECIDED, area_interval
-from geouq.maps.votes import expectation, open_votes, strips, sums
+from geouq.grid import area_unit
+from geouq.layers import area_interval
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.frame import as_frame
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
-#: columns of sums; from ``_MASKS`` on the mask's area of each class, and then of each class its area in each sample
-_INSIDE, _GROUND, _VALID, _UNDECIDED, _DOUBT, _DOUBTED, _MASKS = range(7)
 _TIE = 1e-9  # relative: areas that differ by less are the same, so that rounding decides nothing
 _BEYOND = 1e-4  # share outside that is worth a note: a border that was projected is not quite the border
 
@@ -167,7 +164,7 @@ def zonal(
         return as_frame(lambda path: zonal(map_path, where, path, shares=shares))
     out = _check(Path(out_path), where, shares, with_samples, overwrite)
     with ExitStack() as stack:
-        rasters = stack.enter_context(_Rasters(map_path))
+        rasters = stack.enter_context(Totals(map_path))
         layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
         _check_inputs(out, where, layer, rasters)
         votes, classes = rasters.votes, _class_columns(rasters.names)
@@ -181,7 +178,7 @@ def zonal(
             totals = rasters.sums(found.edges, len(shapes))
             answers = _answers(totals, found, shares, classes)
             layer.fill(first, {names[name]: answers[name] for name in names})
-            for k, (columns, areas) in enumerate(zip(classes, _by_sample(totals, len(classes)), strict=True)):
+            for k, (columns, areas) in enumerate(zip(classes, by_sample(totals, len(classes)), strict=True)):
                 if with_samples:
                     layer.add_samples(first, areas, columns.name)
                 total[k] += areas.sum(axis=0)
@@ -228,7 +225,7 @@ def _check(out: Path, where: Places, shares: Sequence[float], with_samples: bool
     return check_vector_path(out, overwrite)
 
 
-def _check_inputs(out: Path, where: Places, layer: LayerCopy, rasters: _Rasters) -> None:
+def _check_inputs(out: Path, where: Places, layer: LayerCopy, rasters: Totals) -> None:
     """Raise an error if map and places do not go together, or the output would replace one of them."""
     refuse_own(out, (where.path, rasters.votes.path, *([rasters.map.path] if rasters.map else [])))
     if where.id is not None and where.id not in layer.fields:
@@ -270,7 +267,9 @@ def _class_columns(names: Sequence[str]) -> list[_ClassColumns]:
 
 
 def _word(name: str) -> str:
-    return re.sub(r"\W+", "_", name).strip("_").lower() or "class"
+    """Return the name of a class as the beginning of columns' names, none of which is one of the others'."""
+    word = re.sub(r"\W+", "_", name).strip("_").lower() or "class"
+    return f"{word}_class" if word in ("valid", "mask", "undecided") else word
 
 
 def _columns(shares: Sequence[float], undecided: bool, classes: Sequence[_ClassColumns]) -> dict[str, str]:
@@ -307,16 +306,11 @@ def _more(before: float | None, areas: Sequence[float]) -> float | None:
     return (before or 0.0) + float(np.nansum(area)) if np.isfinite(area).any() else before
 
 
-def _by_sample(totals: np.ndarray, classes: int) -> list[np.ndarray]:
-    """Return of each class the sums of areas (places, S)."""
-    return np.split(totals[:, _MASKS + classes :], classes, axis=1)
-
-
 def _answers(
     totals: np.ndarray, found: Measured, shares: Sequence[float], classes: Sequence[_ClassColumns]
 ) -> dict[str, Any]:
     """Turn sums (places, …) into columns; NaN = not known."""
-    inside, ground, valid, undecided, doubt, doubted = totals[:, :_MASKS].T
+    inside, ground, valid, undecided, doubt, doubted = totals[:, :MASKS].T
     none = valid == 0
     outside = 1 - _ratio(inside, found.area)
     outside = np.where(outside < _TIE, 0.0, outside)
@@ -327,14 +321,13 @@ def _answers(
         "outside": outside,
         "uncertainty": _ratio(doubt, doubted),
     }
-    for k, (names, areas) in enumerate(zip(classes, _by_sample(totals, len(classes)), strict=True)):
+    for k, (names, areas) in enumerate(zip(classes, by_sample(totals, len(classes)), strict=True)):
         areas = np.minimum(areas, valid[:, None])  # where all is water, rounding may differ
         low, high = area_interval(areas) if len(areas) else np.empty((2, 0))
-        told = dict(zip(names.areas, (areas.mean(axis=1), low, high), strict=True)) | {
-            names.mask: totals[:, _MASKS + k]
-        }
+        told = dict(zip(names.areas, (areas.mean(axis=1), low, high), strict=True)) | {names.mask: totals[:, MASKS + k]}
         for share in shares:
-            told[names.over(share)] = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
+            wet = (areas > (share / 100 * (1 + _TIE) * valid)[:, None]).mean(axis=1)
+            told[names.over(share)] = wet
         columns |= {name: np.where(none, np.nan, values) for name, values in told.items()}
     notes = [
         "; ".join([*note, *_whereabouts(*where)]) for note, *where in zip(found.notes, inside, outside, strict=True)
@@ -353,104 +346,3 @@ def _whereabouts(inside: float, outside: float) -> list[str]:
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part / whole, NaN where there is no whole."""
     return np.asarray(np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0))
-
-
-class _Rasters:
-    """Votes, and the map if there is one; a context manager."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.votes, self.map = open_votes(path)
-        whole = len(self.votes.classes) == len(self.votes.legend.names)
-        self.numbers = self.votes.classes if whole else (self.votes.of,)  # of the classes asked about
-        self.names = self.votes.legend.names if whole else ()
-        self._mask = self.map.band("mask") if self.map else None
-        self._doubt = self.map.band("uncertainty") if self.map else None
-        self.undecided = self.map is not None and self._mask is not None and self.map.legend.undecided
-        self.expectation = expectation(self.map or self.votes)
-
-    def __enter__(self) -> _Rasters:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.votes.file.close()
-        if self.map is not None:
-            self.map.file.close()
-
-    def sums(self, found: Edges, count: int) -> np.ndarray:
-        """Sum over the pixels of ``count`` places, in the order of ``_INSIDE`` … ``_MASKS`` and what follows."""
-        out = self._zeros(count)
-        out[:, _MASKS : _MASKS + len(self.numbers)] = np.nan if self._mask is None else 0.0
-        out[:, _UNDECIDED] = 0.0 if self.undecided else np.nan
-        order = np.argsort(found.y0)
-        tops, taken, active = found.y0[order], 0, np.empty(0, np.int64)
-        for strip in strips(self.votes.geobox, max((1 << 20) // len(self.numbers), 1 << 16)):
-            upto = int(np.searchsorted(tops, strip.y1))
-            active = np.sort(np.concatenate([active[found.y1[active] > strip.y0], order[taken:upto]]))
-            taken = upto
-            self._add(out, found[active], strip)
-        return out
-
-    def _zeros(self, count: int) -> np.ndarray:
-        return np.zeros((count, _MASKS + len(self.numbers) * (1 + self.votes.samples)))
-
-    def _add(self, out: np.ndarray, found: Edges, strip: Roi) -> None:
-        """Add the pixels of one strip, reading no more columns than there are places."""
-        if not len(found):
-            return
-        left = max(int(np.floor(min(found.x0.min(), found.x1.min()))), 0)
-        right = min(int(np.ceil(max(found.x0.max(), found.x1.max()))), strip.x1)
-        if left >= right:
-            return
-        roi = Roi(strip.y0, strip.y1, left, right)
-        layers = self._read(roi)
-        for part in coverage(found, roi.y0, roi.y1, left, right):
-            out[part.owners] += self._measure(layers, part)
-
-    def _read(self, roi: Roi) -> _Strip:
-        votes, (valid, *_) = zip(*(self.votes.votes(roi, number) for number in self.numbers), strict=True)
-        rows = Roi(roi.y0, roi.y1, 0, self.votes.geobox.shape[1])  # whole: PROJ's rounding goes by where it is asked
-        area = np.broadcast_to(pixel_areas(self.votes.geobox, rows), rows.shape)[:, roi.x0 : roi.x1]
-        said, doubt = np.full(roi.shape, NOT_CLASSIFIED, np.uint8), None
-        if self.map is not None and self._mask is not None:
-            mask = self.map.read(self._mask, roi)
-            said = np.where(np.ma.getmaskarray(mask), NOT_CLASSIFIED, mask.data).astype(np.uint8)
-        if self.map is not None and self._doubt is not None:
-            doubt = self.map.read(self._doubt, roi)
-        planes = tuple(plane.ravel() for plane in votes)
-        return _Strip(roi, area.ravel(), planes, valid.ravel(), said.ravel(), doubt)
-
-    def _measure(self, strip: _Strip, part: Coverage) -> np.ndarray:
-        """Sum over the pixels of each of a few places; only the first two count what is not classified."""
-        count = len(part.owners)
-        out = self._zeros(count)
-        pixel = (part.row - strip.roi.y0) * strip.roi.shape[1] + part.column - strip.roi.x0
-        weight = part.share * strip.area[pixel]
-        out[:, _INSIDE] = np.bincount(part.polygon, part.share, count)
-        out[:, _GROUND] = np.bincount(part.polygon, weight, count)
-        valid = strip.valid[pixel]
-        polygon, pixel, weight = part.polygon[valid], pixel[valid], weight[valid]
-        out[:, _VALID] = np.bincount(polygon, weight, count)
-        said = strip.mask[pixel]
-        for column, value in ((_UNDECIDED, UNDECIDED), *enumerate(self.numbers, _MASKS)):
-            here = said == value
-            out[:, column] = np.bincount(polygon[here], weight[here], count)
-        if self.map is not None and strip.doubt is not None and self._doubt is not None:
-            known = ~np.ma.getmaskarray(strip.doubt).ravel()[pixel]
-            values = strip.doubt.data.ravel()[pixel[known]] * self.map.file.scales[self._doubt - 1]
-            out[:, _DOUBT] = np.bincount(polygon[known], weight[known] * values, count)
-            out[:, _DOUBTED] = np.bincount(polygon[known], weight[known], count)
-        for areas, votes in zip(_by_sample(out, len(self.numbers)), strip.votes, strict=True):  # views into ``out``
-            areas[:] = sums(votes[pixel], weight, polygon, count, self.votes.samples)
-        return out
-
-
-@dataclass(frozen=True)
-class _Strip:
-    """Pixels of ``roi``, one after the other: area, votes a class, whether valid, what the mask says; uncertainty."""
-
-    roi: Roi
-    area: np.ndarray
-    votes: tuple[np.ndarray, ...]
-    valid: np.ndarray
-    mask: np.ndarray
-    doubt: np.ma.MaskedArray | None
