@@ -220,6 +220,7 @@ def mean(arms: Arms) -> Iterator[tuple[str, Model, float]]:
     arms.seed = seed + 100
     other, more = arms.train("other", few, arms.recipe())
     arms.seed = seed
+    yield "plain, the same patches, weights and squares by another seed", other, more
     yield "plain, mean of logits of two seeds (models combine)", combined([one, other], "both"), cost + more
 
 
