@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from geouq.cli.options import models_chosen
 from geouq.cli.show import say, told_in
 from geouq.errors import GeouqError, InputError
+from geouq.uploads import is_url
 
 if TYPE_CHECKING:
     from geouq.scenes.batch import OneOfMany
@@ -40,20 +41,19 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
         raise InputError("--vv and --vh are of one scene: give a folder of many by SCENE")
     from geouq.scenes.batch import scenes_named
 
-    found, notes = scenes_named(options["scenes"])
+    found, notes = scenes_named(options["scenes"], options["mosaic"])
     folders = {name: _folder(options[name]) for name in ("output", *_BESIDE) if options[name]}
-    folders.setdefault("output", Path("."))
+    folders.setdefault("output", ".")
 
     models = models_chosen(options["model"], options["weights"], options["tta"])  # one that cannot be loaded stops all
     subject = models[0].spec.legend.subject
     for folder in folders.values():
-        folder.mkdir(exist_ok=True)
+        if not is_url(folder):
+            os.makedirs(folder, exist_ok=True)
+    collection = _collection(options, folders)
     if not options["quiet"]:
-        for line in (
-            f"{len(found)} scene{'s' * (len(found) > 1)}",
-            *(f"{one.name}: {one.what}" for one in found),
-            *notes,
-        ):
+        count = f"{len(found)} scene{'s' * (len(found) > 1)}"
+        for line in (count, *(f"{one.name}: {one.what}" for one in found), *notes):
             say(f"geouq: {line}", err=True)
     told: list[dict[str, Any]] = []
     pixels: list[float] = []
@@ -64,6 +64,12 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
         told.append({"scene": one.name} | summary)
         pixels.append(pixel)
     failed = [row["scene"] for row in told if "error" in row]
+    if collection is not None:
+        from geouq.maps.collection import write_collection
+
+        files = (Path(file) for row in told for file in row.get("files", ()))
+        items = [file for file in files if file.suffix == ".json"]
+        write_collection(collection, items, f"Maps of {positive}, and how sure they are")
     if options["as_json"]:
         say(json.dumps({"scenes": told, "failed": len(failed)}))
     elif not options["quiet"]:
@@ -72,28 +78,41 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
         raise GeouqError(f"{len(failed)} of {len(told)} scenes have no map; the same command tries these alone again")
 
 
+def _collection(options: dict[str, Any], folders: Mapping[str, str]) -> Path | None:
+    """Return where the Collection of a batch's STAC Items goes; None where these are not asked for, or in a store."""
+    if options["stac"] is None or is_url(folders["output"]):
+        return None
+    from geouq.maps.collection import items_before
+
+    path = Path(folders.get("stac", folders["output"])) / "collection.json"
+    items_before(path)
+    return path
+
+
 def _is_folder(path: str) -> bool:
     return path.endswith(("/", os.sep)) or os.path.isdir(path)
 
 
-def _folder(path: Path | str) -> Path:
-    """Return a folder for maps, which may be missing itself."""
-    folder = Path(path)
+def _folder(name: str) -> str:
+    """Return a folder for maps, which may be missing itself, or the URL of one."""
+    folder = Path(name)
+    if is_url(name):
+        return name.rstrip("/")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: of several scenes, name a folder")
     if not folder.parent.is_dir():
         raise InputError(f"{folder}: its folder {folder.parent} does not exist: make it first")
-    return folder
+    return str(folder)
 
 
 def _mapped(
-    one: OneOfMany, options: dict[str, Any], folders: Mapping[str, Path], subject: str, map_scene: MapScene
+    one: OneOfMany, options: dict[str, Any], folders: Mapping[str, str], subject: str, map_scene: MapScene
 ) -> tuple[dict[str, Any], float]:
     """Map a scene; return its summary, or the error that it ended in, and the area of a pixel (``MapScene``)."""
     name = f"{one.name}_{subject}"
-    own = {what: folders[what] / f"{name}{end}" for what, end in _BESIDE.items() if what in folders}
+    own = {what: f"{folders[what]}/{name}{end}" for what, end in _BESIDE.items() if what in folders}
     try:
-        return map_scene(one.source, options | own | {"output": folders["output"] / f"{name}.tif"})
+        return map_scene(one.source, options | own | {"output": f"{folders['output']}/{name}.tif"})
     except GeouqError as error:
         text = " ".join(str(error).split())
         say(f"geouq: {one.name} has no map: {text}", err=True)
@@ -102,22 +121,31 @@ def _mapped(
 
 def _table(told: list[dict[str, Any]], pixels: list[float]) -> str:
     """Return a line a scene (and class): the area and its interval, what is not classified, what became of it."""
-    rows = [("scene", "area", "5–95 %", "not classified", "")]
+    undecided = any("undecided_area_m2" in row for row in told)
+    heads = ["scene", "area", "5–95 %", *(["undecided"] if undecided else []), "not classified", ""]
+    rows = [heads]
     for row, pixel in zip(told, pixels, strict=True):
         if "error" in row:
-            rows.append((row["scene"], "", "", "", f"no map: {row['error']}"))
+            rows.append([row["scene"], *[""] * (len(heads) - 2), f"no map: {row['error']}"])
             continue
         unit, scale = told_in(row["crs"], pixel)
         missing, state = f"{row['not_classified_percent']:g} %", "already there" if row["already_there"] else "mapped"
         state += " (see the warning)" if row["warnings"] else ""
-        first = (row["scene"], missing, state)
+        share = [_share(row)] if undecided else []
+        first = [row["scene"], *share, missing, state]
         for one in row.get("by_class", [row]):  # of more than two classes a line each
             low, high = one["area_m2_p05"], one["area_m2_p95"]
             interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
-            area = f"{one.get('name', '')} {one['area_m2'] / scale:.6g} {unit}".strip()
-            rows.append((first[0], area, interval, *first[1:]))
-            first = ("", "", "")
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+            area = f"{one['name']} " * ("by_class" in row) + f"{one['area_m2'] / scale:.6g} {unit}"
+            rows.append([first[0], area, interval, *first[1:]])
+            first = [""] * len(first)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads) - 1)] + [0]
     return "\n".join(
-        "  ".join([*(f"{text:<{w}}" for text, w in zip(row, widths, strict=False)), row[4]]).rstrip() for row in rows
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    """Return which share of what is classified a map leaves undecided."""
+    valid = row["valid_area_m2"]
+    return f"{100 * row['undecided_area_m2'] / valid:.3g} %" if valid and "undecided_area_m2" in row else ""

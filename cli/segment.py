@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ import click
 
 from geouq.cli.batch import is_batch, map_batch
 from geouq.cli.options import (
-    FILE,
     TTA,
     WEIGHTS,
     band_numbers,
@@ -27,6 +27,7 @@ from geouq.cli.options import (
     voice_options,
 )
 from geouq.cli.show import say, told_in
+from geouq.errors import InputError
 from geouq.files import existing, refuse_own
 from geouq.layers import DEFAULT_LAYERS, LAYERS
 from geouq.sampling.names import AUTO, CHOICES, HELP, PRECISIONS
@@ -58,8 +59,9 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option(
     "-o",
     "--output",
-    type=click.Path(),
-    help="The map, a COG; or a folder. [default: <scene>_water.tif here, _classes.tif of more than two]",
+    metavar="FILE",
+    help="The map, a COG; or a folder; here, or in a store (s3://…). [default: <scene>_water.tif here, _classes.tif of "
+    "more than two]",
 )
 @click.option(
     "--model",
@@ -98,12 +100,12 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
 @click.option("--risk", type=float, metavar="R", help="Leave undecided what is needed for at most a share R wrong.")
 @click.option(
     "--vector",
-    type=FILE,
+    metavar="FILE",
     help="Polygons: .gpkg, .fgb, .geojson or .parquet; of more than two classes those of each (column class).",
 )
 @click.option("--min-area", default=0.0, help="Leave out polygons smaller than this, m².")
-@click.option("--preview", type=FILE, help="A picture of scene and map: .png.")
-@click.option("--zarr", type=FILE, help="The map's layers as a Zarr group too: .zarr.")
+@click.option("--preview", metavar="FILE", help="A picture of scene and map: .png.")
+@click.option("--zarr", metavar="FILE", help="The map's layers as a Zarr group too: .zarr.")
 @click.option(
     "--stac",
     is_flag=False,
@@ -129,6 +131,9 @@ LAYERS_HELP = f"Bands, in order; also {', '.join(name for name in LAYERS if name
     help="Compute on a cluster of dask: tcp://host:port, its scheduler file (.json), or local:N processes here.",
 )
 @click.option("--co", multiple=True, metavar="K=V", help="Creation option of GDAL's COG driver.")
+@click.option(
+    "--mosaic", is_flag=True, help="Scenes of one date on one grid are one; with a folder as output, bursts of a pass."
+)
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start a changed run anew.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON summary on stdout.")
 @voice_options
@@ -141,12 +146,12 @@ def command(**options: Any) -> None:
 
     With a folder as output (-o maps/) many scenes are mapped, one after the other: files, folders of them, lists
     (.txt, a name a line) or STAC items (.json). One that fails does not stop the others; --vector, --preview,
-    --zarr and --stac name folders then.
+    --zarr and --stac name folders then. With --mosaic scenes that lie beside one another become one.
     """
     if is_batch(options["scenes"], options["output"]):
         map_batch(options, map_scene)
         return
-    source = scene_source(options["scenes"], options["vv"], options["vh"])
+    source = _mosaic(options) if options["mosaic"] else scene_source(options["scenes"], options["vv"], options["vh"])
     summary, pixel = map_scene(source, options)
     if options["as_json"]:
         say(json.dumps(summary))
@@ -154,11 +159,22 @@ def command(**options: Any) -> None:
         say(describe(summary, pixel))
 
 
+def _mosaic(options: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the scenes that are to be joined, each as ``open_scene`` takes it."""
+    if options["vv"] or options["vh"]:
+        raise InputError("--vv and --vh are of one scene: with --mosaic give all files by SCENE")
+    from geouq.scenes.batch import parts_named
+
+    return tuple(one.source for one in parts_named(options["scenes"])[0])
+
+
 def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], float]:
     """Map one scene as the options say; return the summary, and a pixel's area in squared units of the grid."""
+    from geouq.scenes.mosaic import open_mosaic
     from geouq.scenes.open import open_scene
 
-    scene = open_scene(
+    opening: Callable[..., Any] = open_mosaic if isinstance(source, tuple) else open_scene
+    scene = opening(
         source,
         scale=options["scale"],
         nodata=options["nodata"],
@@ -170,19 +186,18 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
     from geouq.cli.progress import RunProgress
     from geouq.segmentation.cluster import connected
     from geouq.segmentation.job import prepare
-    from geouq.segmentation.results import Outputs
+    from geouq.segmentation.results import COMPANIONS, outputs_named
     from geouq.segmentation.run import run
 
     models = models_chosen(options["model"], options["weights"], options["tta"])
     model = models[0]
     job = prepare(scene, models, _settings(options))
-    path = Path(options["output"] or f"{_stem(source)}_{model.spec.legend.subject}.tif")
-    outputs = Outputs(
-        path=path,
-        vector=options["vector"],
-        preview=options["preview"],
-        zarr=options["zarr"],
-        stac=None if options["stac"] is None else Path(options["stac"] or path.with_suffix(".json")),
+    path = options["output"] or f"{_stem(source)}_{model.spec.legend.subject}.tif"
+    names = {"path": path} | {name: options[name] for name in COMPANIONS}
+    if options["stac"] == "":
+        names["stac"] = f"{os.path.splitext(path)[0]}.json"
+    outputs = outputs_named(
+        names,
         min_area=options["min_area"],
         float32=options["float32"],
         options=creation_options(options["co"]),
@@ -198,7 +213,7 @@ def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], flo
             say(f"geouq: {note}", err=True)
     if options["verbose"]:
         _explain(scene, job, options["precision"])
-    for wanted in filter(None, (path, outputs.vector, outputs.preview, outputs.zarr, outputs.stac)):
+    for wanted in filter(None, (outputs.path, outputs.vector, outputs.preview, outputs.zarr, outputs.stac)):
         refuse_own(wanted, existing((*options["model"], *options["weights"])), "the model")
     with ExitStack() as stack:
         client = stack.enter_context(connected(options["scheduler"])) if options["scheduler"] else None
@@ -239,6 +254,8 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _stem(source: Any) -> str:
+    if isinstance(source, tuple):
+        return f"{_stem(source[0])}_mosaic"
     first = (
         source if isinstance(source, str) else next(iter(source.values())) if isinstance(source, dict) else source[0]
     )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what _PUBLIC gives at run time, said to type checkers
     from geouq.networks.model import shipped_models as shipped_models
     from geouq.polygons.vectorize import vectorize as vectorize
     from geouq.scenes.info import scene_info as scene_info
+    from geouq.scenes.mosaic import open_mosaic as open_mosaic
     from geouq.scenes.open import open_scene as open_scene
     from geouq.scores.score import score as score
     from geouq.segmentation.durable import run as run
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # what _PUBLIC gives at run time, said to type checkers
 
 _PUBLIC = {
     "open_scene": "geouq.scenes.open",
+    "open_mosaic": "geouq.scenes.mosaic",
     "Preprocessing": "geouq.sentinel1.preprocessing",
     "scene_info": "geouq.scenes.info",
     "simulate_scene": "geouq.simulation.simulate",
@@ -63,7 +65,7 @@ __all__ = list(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'geouq' has no attribute {name!r}")
-    if name in ("open_scene", "segment"):
+    if name in ("open_scene", "open_mosaic", "segment"):
         import_module("geouq.xarray")  # what these give has an accessor
     value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value

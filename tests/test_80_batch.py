@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from affine import Affine
 
+from geouq.cli.batch import _table
 from geouq.errors import InputError
 from geouq.scenes.batch import scenes_named
 from tests.helpers import geouq, scene_values, small_model, write_raster
@@ -54,7 +55,7 @@ def test_what_belongs_together_is_one_scene(folder):
     assert by["lake_2024"].source == {b: str(folder / "scenes" / f"lake_2024_{b}.tif") for b in ("VV", "VH")}
     assert by["river-2024"].what == "VV and VH, a file each" and by["a_db"].what == "one raster"
     assert by[LATER].taken == "2024-05-13T01:50:35Z"
-    assert "3 bursts of track T064 on 2024-05-01 are not joined: a map each" in notes
+    assert any("3 bursts of track T064 on 2024-05-01 are not joined: a map each" in note for note in notes)
     assert any("IW2_*" in note and "2 dates, a map each" in note for note in notes)
     assert any(f"{BURSTS[0]}_mask.tif belongs to a scene beside it, and is no scene" in note for note in notes)
     one_by_one = sorted(str(file) for file in (folder / "scenes").glob("*.tif"))
@@ -162,6 +163,17 @@ def test_a_batch_leaves_what_else_is_asked_for_in_folders(folder):
     assert {path.suffix for path in (folder / "more").iterdir()} == {".tif", ".qml", ".png"}
     assert done.stdout.splitlines()[0].split()[:2] == ["scene", "area"]
     assert "km²  " in done.stdout.splitlines()[1]
+
+
+def test_what_is_undecided_has_a_column():
+    told = {"area_m2": 2e6, "area_m2_p05": None, "area_m2_p95": None, "valid_area_m2": 8e6, "crs": "EPSG:32633"}
+    told |= {"not_classified_percent": 0, "already_there": False, "warnings": []}
+    rows = [{"scene": "a"} | told | {"undecided_area_m2": 1e6}, {"scene": "b", "error": "no"}]
+    lines = _table(rows, [100.0, 1.0]).splitlines()
+    assert lines[0].split() == ["scene", "area", "5–95", "%", "undecided", "not", "classified"]
+    assert lines[1].split() == ["a", "2", "km²", "12.5", "%", "0", "%", "mapped"]
+    assert lines[2].split() == ["b", "no", "map:", "no"]
+    assert "undecided" not in _table([{"scene": "a"} | told], [100.0])
 
 
 def test_areas_without_a_crs_are_no_square_kilometres(folder, tmp_path):

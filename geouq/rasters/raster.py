@@ -20,7 +20,7 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
 from geouq.errors import SceneError
-from geouq.gdal import gdal_errors, open_dataset, read
+from geouq.gdal import gdal_errors, insisting, open_dataset, read
 from geouq.grid import GeoBox, apply, refuse_geocentric
 from geouq.rasters.acquired import acquired
 from geouq.rasters.windowed import Windowed
@@ -106,6 +106,10 @@ def inspect_raster(
     SceneError : if the file cannot be opened, or holds nothing that can be a scene.
     """
     name = os.fspath(path)
+    return insisting(name, lambda: _inspect(name, bidx, nodata))
+
+
+def _inspect(name: str, bidx: Sequence[int] | None, nodata: float | None) -> Raster:
     with gdal_errors(name, "opened"), open_dataset(name) as dataset:
         if not dataset.count:
             raise SceneError(_no_bands(name, dataset))
@@ -165,6 +169,11 @@ class Pixels(Windowed):
     def path(self) -> str:
         """The path, or other GDAL name, of the file."""
         return self.raster.path
+
+    @property
+    def sources(self) -> tuple[list[str], list[str]]:
+        """The file, and the mask that blanks it, if there is one."""
+        return [self.path], [] if self.raster.layover is None else [self.raster.layover[0][0]]
 
     @property
     def token(self) -> tuple[object, ...]:

@@ -24,6 +24,8 @@ from geouq.scenes.rasters import RASTERS, band_files
 from geouq.sentinel1.safe import POLARISATIONS, is_product
 from geouq.sources import is_remote
 
+#: a product of ESA's by its name: what it is, when its image begins, and its data take
+_SLICE = re.compile(r"(S1[A-D]_\w{2}_GRD\w_\w{4})_(\d{8}T\d{6})_\d{8}T\d{6}_\d{6}_([0-9A-F]{6})_[0-9A-F]{4}$")
 #: a date in a name, with its time or without; and what OPERA calls a burst: its track, number and day
 _TIME = re.compile(r"(?<!\d)(?:19|20)\d\d(-?)\d\d\1\d\d(?:T\d{6}Z?)?(?!\d)")
 _BURST = re.compile(r"OPERA_L2_RTC-S1_(T\d{3})-(\d{6}-IW\d)_((?:19|20)\d{6})T")
@@ -31,10 +33,13 @@ _BURST = re.compile(r"OPERA_L2_RTC-S1_(T\d{3})-(\d{6}-IW\d)_((?:19|20)\d{6})T")
 
 @dataclass(frozen=True)
 class OneOfMany:
-    """A scene of a batch: what its map is called after, what ``open_scene`` takes, and what that is, for people."""
+    """A scene of a batch: what its map is called after, what ``open_scene`` takes, and what that is, for people.
+
+    Of a mosaic (geouq.scenes.mosaic) ``source`` is a tuple of what ``open_scene`` takes.
+    """
 
     name: str
-    source: str | Mapping[str, str]
+    source: str | Mapping[str, str] | tuple[str | Mapping[str, str], ...]
     what: str
 
     @property
@@ -43,13 +48,26 @@ class OneOfMany:
         return acquired(self.name, {})
 
 
-def scenes_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
+def scenes_named(names: Iterable[str], mosaic: bool = False) -> tuple[list[OneOfMany], list[str]]:
     """Return the scenes that names stand for, those of STAC items last, and what is to be said of them.
+
+    With ``mosaic`` bursts of one pass are one scene.
 
     Raises
     ------
     InputError : no scene is among them, two have the same name, or a list cannot be read.
     """
+    found, notes = parts_named(names)
+    if mosaic:
+        found = _joined(found)
+    for name, count in Counter(one.name for one in found).items():
+        if count > 1:
+            raise InputError(f"{count} scenes are called {name}, and their maps would be: give them another name")
+    return found, notes + _together(found)
+
+
+def parts_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
+    """Return the scenes that names stand for as they are, and what is to be said; see ``scenes_named``."""
     notes: list[str] = []
     items, files = [], []
     for name in names:
@@ -60,10 +78,7 @@ def scenes_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
     found = [*_grouped([file for name in files for file in _inside(name, notes)], notes), *items]
     if not found:
         raise InputError(f"no scene is in {', '.join(names)}: name rasters, Sentinel-1 products, or folders of them")
-    for name, count in Counter(one.name for one in found).items():
-        if count > 1:
-            raise InputError(f"{count} scenes are called {name}, and their maps would be: give them another name")
-    return found, notes + _together(found)
+    return found, notes
 
 
 # --- what is named ---------------------------------------------------------------------------------------
@@ -185,13 +200,34 @@ def _stem(key: str) -> str:
     return re.sub(r"[_.-]?\*", "", stem).strip("_.-") or stem.replace("*", "bands")
 
 
+def _joined(found: Sequence[OneOfMany]) -> list[OneOfMany]:
+    """Return scenes, of which bursts of one pass are one."""
+    passes: dict[tuple[str, str], list[OneOfMany]] = {}
+    for one in found:
+        match = _BURST.match(one.name)
+        passes.setdefault((match[1], match[3]) if match else (one.name, ""), []).append(one)
+    return [bursts[0] if len(bursts) == 1 else _mosaic(*of, bursts) for of, bursts in passes.items()]
+
+
+def _mosaic(track: str, day: str, bursts: Sequence[OneOfMany]) -> OneOfMany:
+    sources = tuple(one.source for one in bursts if not isinstance(one.source, tuple))
+    return OneOfMany(f"OPERA_L2_RTC-S1_{track}_{day}", sources, f"{len(bursts)} bursts of one pass, joined")
+
+
 def _together(found: Sequence[OneOfMany]) -> list[str]:
-    """Say which scenes are bursts of one pass, or dates of one place: each has a map of its own."""
+    """Say which scenes are bursts of one pass, slices of one data take, or dates of one place: a map each."""
     bursts = {match.groups() for one in found if (match := _BURST.match(one.name))}
     passes = Counter((track, day) for track, _, day in bursts)
     notes = [
-        f"{count} bursts of track {track} on {acquired(day, {})} are not joined: a map each"
+        f"{count} bursts of track {track} on {acquired(day, {})} are not joined: a map each (--mosaic joins them)"
         for (track, day), count in sorted(passes.items())
+        if count > 1
+    ]
+    slices = {match.groups() for one in found if (match := _SLICE.match(one.name))}
+    notes += [
+        f"{count} slices of data take {take} are not joined: a map each (to join them, put each on one grid by "
+        "geouq preprocess --crs --resolution, and give what that makes with --mosaic)"
+        for (_, take), count in sorted(Counter((kind, take) for kind, _, take in slices).items())
         if count > 1
     ]
     places = Counter(pattern for one in found if (pattern := _TIME.sub("*", one.name)) != one.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from geouq.errors import UnitsError
 from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
@@ -51,7 +51,7 @@ def scene_info(
         units, reason = UNKNOWN, str(error)
     first = scene.parts[0]
     if not isinstance(first, Pixels):
-        return _product(first) | _grid(scene, chunk)
+        return _product(cast("ProductPixels", first)) | _grid(scene, chunk)
     rasters = [part.raster for part in scene.parts if isinstance(part, Pixels)]
     bands = [band for raster in rasters for band in raster.bands]
     return {

@@ -14,7 +14,7 @@ import numpy as np
 
 from geouq.errors import InputError, SceneError
 from geouq.gdal import guard
-from geouq.rasters.raster import Pixels, chunk_shape
+from geouq.rasters.raster import chunk_shape
 from geouq.scenes.rasters import bundle_scene, is_bundle, raster_scene
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-    from geouq.sentinel1.product import ProductPixels
+    from geouq.scenes.scene import Part
 
 Path = str | os.PathLike[str]
 Source = Path | Sequence[Path] | Mapping[str, Path]
@@ -131,15 +131,23 @@ def open_scene(
         most_fill=most_fill,
         preprocessing=preprocessing,
     )
+    beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
+    read_as = reading(scale, nodata, bidx, scaling, preprocessing)
+    return lazy_scene(scene, chunk, [path for path in beside if path], read_as, bidx)
+
+
+def lazy_scene(
+    scene: Scene, chunk: int, beside: Sequence[str], read_as: str, bidx: Sequence[int] | None
+) -> xr.DataArray:
+    """Return a described scene as ``open_scene`` gives it; ``beside`` are further files that it is made from."""
     import xarray as xr  # here, for it takes most of a second, and neither a refusal nor a description needs it
 
     from geouq.rasters.coords import grid_coords
 
     attrs: dict[str, object] = {"units": scene.units, "units_reason": scene.units_reason}
     attrs["judged_in"] = scene.units
-    beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
-    attrs["source"] = [part.path for part in scene.parts] + [path for path in (*scene.masks, *beside) if path]
-    attrs["read_as"] = _read_as(scale, nodata, bidx, scaling, preprocessing)
+    attrs["source"] = [*scene.paths, *scene.masks, *beside]
+    attrs["read_as"] = read_as
     if bidx:
         attrs["bands"] = list(bidx)
     if scene.notes:
@@ -152,7 +160,7 @@ def open_scene(
     return array
 
 
-def _read_as(
+def reading(
     scale: str,
     nodata: float | None,
     bidx: Sequence[int] | None,
@@ -210,7 +218,7 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("",) * len(paths), tuple(os.fspath(path) for path in paths)
 
 
-def _lazy(parts: Sequence[Pixels | ProductPixels], chunk: int) -> da.Array:
+def _lazy(parts: Sequence[Part], chunk: int) -> da.Array:
     """The stacked parts as one dask array; a task reads one chunk of one file."""
     import dask.array as da  # here, as xarray above
     from dask.base import tokenize

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+import numpy as np
 
 from geouq.grid import GeoBox
-from geouq.rasters.raster import Pixels
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.validity import REFUSED
-
-if TYPE_CHECKING:
-    from geouq.sentinel1.product import ProductPixels
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,28 @@ class Request:
         return (*self.factor, *self.offset) != (1.0, 0.0)
 
 
+class Part(Protocol):
+    """Bands of a scene, (band, y, x) float32 with NaN where not valid, that are read by windows when it is sliced.
+
+    path : what to call it in messages. sources : the files that it is read from, and the masks that blank it.
+    geobox : its grid. block : rows and columns that are best read as one. token : what tells it from any other.
+    """
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def sources(self) -> tuple[list[str], list[str]]: ...  # noqa: D102
+    @property
+    def geobox(self) -> GeoBox: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, int, int]: ...  # noqa: D102
+    @property
+    def block(self) -> tuple[int, int]: ...  # noqa: D102
+    @property
+    def token(self) -> tuple[object, ...]: ...  # noqa: D102
+    def read(self, bands: slice, rows: slice, columns: slice) -> np.ndarray: ...  # noqa: D102
+
+
 @dataclass(frozen=True)
 class Scene:
     """What an opener has settled before any pixel is read: plain values, but for the lazy parts.
@@ -45,7 +65,7 @@ class Scene:
     acquired : when the image was taken (geouq.rasters.acquired); empty if nothing says it.
     """
 
-    parts: tuple[Pixels, ...] | tuple[ProductPixels]
+    parts: tuple[Part, ...]
     names: tuple[str, ...]
     units: str
     units_reason: str
@@ -58,7 +78,11 @@ class Scene:
         return self.parts[0].geobox
 
     @property
+    def paths(self) -> list[str]:
+        """Files that the parts' pixels are read from."""
+        return [path for part in self.parts for path in part.sources[0]]
+
+    @property
     def masks(self) -> list[str]:
         """Files of masks that the parts' pixels are read with."""
-        used = [part.raster.layover for part in self.parts if isinstance(part, Pixels)]
-        return list(dict.fromkeys(layover[0][0] for layover in used if layover))
+        return list(dict.fromkeys(path for part in self.parts for path in part.sources[1]))

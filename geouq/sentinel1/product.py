@@ -36,6 +36,11 @@ class ProductPixels(Windowed):
         return self.image.product.path
 
     @property
+    def sources(self) -> tuple[list[str], list[str]]:
+        """The product; no masks."""
+        return [self.path], []
+
+    @property
     def quantity(self) -> str:
         """What the values are: sigma0, gamma0 or beta0."""
         return "gamma0" if self.preprocessing.rtc else self.image.quantity
