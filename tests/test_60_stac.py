@@ -11,13 +11,15 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
+import geouq
 from geouq.errors import InputError, OutputError
 from geouq.grid import GeoBox, apply
+from geouq.maps.collection import write_collection
 from geouq.maps.stac import outline
 from geouq.segmentation.job import Settings, prepare
 from geouq.segmentation.results import Outputs
 from geouq.segmentation.run import run
-from tests.helpers import as_scene, scene_values, small_model
+from tests.helpers import as_scene, scene_values, small_model, write_raster
 from tests.helpers import geouq as command
 
 MODEL = small_model()
@@ -206,3 +208,67 @@ def test_from_the_command_line(tmp_path):
     one = item_of(tmp_path / "items" / "in_20240513_water.json")
     assert one["assets"]["map"]["href"] == "./../maps/in_20240513_water.tif"
     assert not (tmp_path / "maps" / "in_20240513_water.json").exists(), "the one of the map that was overwritten"
+
+
+def test_the_maps_of_many_scenes_are_a_collection(tmp_path, monkeypatch):
+    pystac = pytest.importorskip("pystac")
+    from click.testing import CliRunner
+    from pystac.validation import validate_dict
+    from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+    from geouq.cli.main import geouq as group
+
+    monkeypatch.chdir(tmp_path)
+    MODEL.save(tmp_path / "m.safetensors")
+    place = {"crs": "EPSG:32633", "nodata": np.nan}
+    for day, west in (("20240501", 5e5), ("20240513", 6e5), ("20240525", 5e5)):
+        values, transform = scene_values(40, 50), Affine(10, 0, west, 0, -10, 5e6)
+        write_raster(tmp_path / f"scenes/s_{day}_db.tif", values, transform=transform, **place)
+    options = ["-o", "maps/", "--stac", "items/", "--model", "m.safetensors", "--samples", "2", "-q"]
+    two = [f"scenes/s_{day}_db.tif" for day in ("20240501", "20240513")]
+    assert CliRunner().invoke(group, ["segment", *two, *options]).exit_code == 0
+    first = (tmp_path / "items" / "collection.json").read_bytes()
+    assert CliRunner().invoke(group, ["segment", *two, *options]).exit_code == 0, "Items that refer back are this run's"
+    assert (tmp_path / "items" / "collection.json").read_bytes() == first
+    assert CliRunner().invoke(group, ["segment", "scenes/s_20240525_db.tif", *options]).exit_code == 0
+    told = item_of(tmp_path / "items" / "collection.json")
+    assert validate_dict(told, validator=JsonSchemaSTACValidator())
+    assert told["extent"]["temporal"]["interval"] == [["2024-05-01T00:00:00Z", "2024-05-25T23:59:59Z"]]
+    read = pystac.Collection.from_file(str(tmp_path / "items" / "collection.json"))
+    items = list(read.get_items())
+    assert [item.id for item in items] == [f"s_{day}_db_water" for day in ("20240501", "20240513", "20240525")]
+    boxes = np.array([item.bbox for item in items])
+    assert told["extent"]["spatial"]["bbox"][0] == [*boxes[:, :2].min(0), *boxes[:, 2:].max(0)]
+    for item in items:
+        assert item.get_collection().id == "items" and Path(item.assets["map"].get_absolute_href()).is_file()
+        assert validate_dict(item.to_dict(), extensions=[], validator=JsonSchemaSTACValidator())
+
+
+def test_a_collection_of_somebody_else_is_not_replaced(tmp_path):
+    path = tmp_path / "collection.json"
+    for text, says in (
+        ('{"type": "Collection", "keywords": []}', "geouq has not made it"),
+        ("{", "cannot be read as STAC"),
+    ):
+        path.write_text(text)
+        with pytest.raises(OutputError, match=says):
+            write_collection(path, [], "maps")
+        assert path.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("time", "said"), [("2024-05-13", "2024-05-13"), ("2024-05-13T05:16:31", "2024-05-13T05:16:31Z")]
+)
+def test_the_one_time_of_a_scene_is_when_it_was_taken(tmp_path, time, said):
+    """Of dates that were joined each has the attributes of the first."""
+    stack = (
+        as_scene(scene_values(70, 80)).assign_attrs(acquired=WHEN).expand_dims(time=np.array([time], "datetime64[ns]"))
+    )
+    summary = geouq.run(stack, MODEL, Outputs(tmp_path / "map.tif", stac=tmp_path / "map.json"), samples=2)
+    told = item_of(tmp_path / "map.json")["properties"]
+    assert summary["acquired"] == said and said in (told["datetime"], (told.get("start_datetime") or "")[:10])
+
+
+def test_a_setting_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"geouq.run has no setting 'treshold': it has samples, seed"):
+        geouq.run(as_scene(scene_values(20, 20)), MODEL, tmp_path / "m.tif", treshold=0.4)

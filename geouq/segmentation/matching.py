@@ -106,8 +106,17 @@ def scene_origin(scene: xr.DataArray) -> dict[str, Any]:
     paths = [str(path) for path in ([given] if isinstance(given, str) else given)]
     names = [re.split(r"[?#]", path)[0].rstrip("/").rpartition("/")[2] for path in paths if not path.startswith("<")]
     shown = ["".join(c for c in name if c.isprintable()) for name in names]
-    origin = {"source": list(dict.fromkeys(filter(None, shown))), "acquired": scene.attrs.get("acquired", "")}
+    origin = {"source": list(dict.fromkeys(filter(None, shown))), "acquired": _acquired(scene)}
     return {name: value for name, value in origin.items() if value}
+
+
+def _acquired(scene: xr.DataArray) -> Any:
+    """Return when a scene was taken: at its one ``time``, which tells scenes of a stack apart, or as it says itself."""
+    time = scene.coords.get("time")
+    if time is None or time.ndim or time.dtype.kind != "M" or np.isnat(time.values):
+        return scene.attrs.get("acquired", "")
+    said = np.datetime_as_string(time.values, "s")
+    return said.removesuffix("T00:00:00") if said.endswith("T00:00:00") else f"{said}Z"
 
 
 def scene_nodata(scene: xr.DataArray) -> float | None:
