@@ -71,7 +71,7 @@ def _packages() -> Iterator[Finding]:
         name, least, extra = match[1], match[2] or "0", match[3]
         found = _version(name)
         if extra:
-            missing += [name] if found is None and re.search("parquet|zarr|distributed|train", extra) else []
+            missing += [name] if found is None and re.search("parquet|zarr|remote|distributed|train", extra) else []
         elif found is None or _numbers(found) < _numbers(least):
             wrong.append(f"{name} {least} ({found or 'not there'})")
     if wrong:

@@ -26,7 +26,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import GeouqError, SceneError
 from geouq.forks import lock
-from geouq.sources import FileKey, file_key, is_remote, local_files, sources, way_to_network
+from geouq.sources import PAUSES, FileKey, file_key, is_remote, local_files, sources, way_to_network
 
 #: GDAL settings while a local file is read: no web request gets past this machine
 OFFLINE = {"GDAL_HTTP_PROXY": "127.0.0.1:9", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": "{none}"}
@@ -40,8 +40,6 @@ _ONLINE = {
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/:/vsioss/:/vsiswift/",
 }
-#: seconds to wait before a server that failed is asked once more
-PAUSES = (0.5, 1, 2, 4)
 _MOST_HANDLES = 8
 
 _OPENING = lock()
@@ -61,7 +59,7 @@ def gdal_errors(name: str, done: str) -> Iterator[None]:
     """
     settings = OFFLINE
     if is_remote(name):
-        settings = {key: value for key, value in _ONLINE.items() if key not in os.environ}
+        settings = {key: value for key, value in (_ONLINE | _endpoint()).items() if key not in os.environ}
     try:
         with rasterio.Env(**settings):
             yield
@@ -75,6 +73,16 @@ def gdal_errors(name: str, done: str) -> Iterator[None]:
         elif "No such file" in reason:
             fix = "put the missing file where it looks for it"
         raise SceneError(f"{name}: cannot be {done} ({reason}): {fix}") from error
+
+
+def _endpoint() -> dict[str, str]:
+    """Return where GDAL finds the store of ``s3://`` if it is not Amazon's, by the variable that the AWS tools know."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    scheme, _, host = url.rstrip("/").rpartition("://")
+    if not host:
+        return {}
+    https = "NO" if scheme == "http" else "YES"
+    return {"AWS_S3_ENDPOINT": host, "AWS_HTTPS": https, "AWS_VIRTUAL_HOSTING": "FALSE"}
 
 
 def _reason(error: BaseException, name: str) -> str:
@@ -139,23 +147,43 @@ def close_changed(handles: OrderedDict[FileKey, rasterio.DatasetReader]) -> None
             handles.pop((name, state)).close()
 
 
+def insisting(name: str, action: Callable[[], Value]) -> Value:
+    """Return what an action on a file returns; a server that fails is asked again after each of ``PAUSES``.
+
+    Not what GDAL has nothing to do with, nor a server that knows no such file or gives it to nobody.
+
+    Raises
+    ------
+    SceneError : as the last time that it was tried.
+    """
+    for pause in PAUSES if is_remote(name) else ():
+        try:
+            return action()
+        except SceneError as error:
+            if error.__cause__ is None or re.search("response code: 4|specified (key|bucket) does", str(error)):
+                raise
+            time.sleep(pause)
+    return action()
+
+
 def read(key: FileKey, reading: Callable[[rasterio.DatasetReader], Value]) -> Value:
-    """Return what ``reading`` reads from a file; a server that fails is asked again after each of ``PAUSES``.
+    """Return what ``reading`` reads from a file; see ``insisting``.
 
     Raises
     ------
     SceneError : it cannot be read.
     """
-    for pause in PAUSES if is_remote(key[0]) else ():
+
+    def once() -> Value:
         try:
             with gdal_errors(key[0], "read"):
                 return reading(handle(key))
         except SceneError:
             if opened := _THREAD.handles.pop(key, None):
                 opened.close()
-            time.sleep(pause)
-    with gdal_errors(key[0], "read"):
-        return reading(handle(key))
+            raise
+
+    return insisting(key[0], once)
 
 
 def guard(name: str) -> None:

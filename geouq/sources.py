@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import time
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from html import unescape
+from http.client import HTTPException
 from typing import IO
 from urllib.parse import unquote
 
@@ -54,6 +57,8 @@ _SEEN = re.compile(rb'<MDI key="STATISTICS_\w+">[^<]*</MDI>|<Histograms>.*?</His
 _EMPTY = re.compile(rb"<(Metadata|PAMRasterBand|PAMDataset)\b[^>]*>\s*</\1>")
 _SERVICE = "a web service description"
 _PATIENCE = 30  # seconds that a server has to answer
+#: seconds to wait before a server that failed is asked once more
+PAUSES = (0.5, 1, 2, 4)
 _CHUNK = 1 << 20
 _NOTHING = hashlib.sha256(b"").hexdigest()
 
@@ -230,17 +235,46 @@ def _answer(name: str) -> tuple[str, ...]:
     text = unquote(name.partition("url=")[2]) if name.startswith("/vsicurl?") else name
     address = re.search(r"https?://[^\"]+", text)
     if not address:
-        return ()
+        return _stored(name)
     archive = re.match(r".+?\.(zip|tar|tgz|gz)(?=/|!|$)", address[0], re.IGNORECASE)
     url = archive[0] if archive and re.search(r"zip|tar", name[: name.index("http")]) else address[0]
-    request = urllib.request.Request(url, headers={"Range": "bytes=0-0", "User-Agent": "geouq"})
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
-            told = {key.lower(): value for key, value in answer.headers.items()}
-    except (OSError, ValueError):
+    told = _headers(urllib.request.Request(url, headers={"Range": "bytes=0-0", "User-Agent": "geouq"}))
+    if not told:
         return ()
     size = told.get("content-range", "").rpartition("/")[2] or told.get("content-length", "")
     return size, told.get("last-modified", ""), told.get("etag", "")
+
+
+def _headers(request: urllib.request.Request) -> dict[str, str]:
+    """Return the headers of a server's answer; none if it has none for us, asked again where it may have later."""
+    for pause in (0.0, *PAUSES):
+        time.sleep(pause)
+        try:
+            with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+                return {key.lower(): value for key, value in answer.headers.items()}
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code != 429:
+                break
+        except (OSError, ValueError, HTTPException):
+            continue
+    return {}
+
+
+def _stored(name: str) -> tuple[str, ...]:
+    """Return what a store of objects says of one: size, time and tag; nothing if it does not, or nothing asks it."""
+    match = re.match(r"(?:/vsi)?(s3|gs|az)(?:://|/)([^?]+)", name)
+    if not match:
+        return ()
+    import fsspec  # here, for few names need it
+
+    try:
+        files, path = fsspec.core.url_to_fs(f"{match[1]}://{match[2]}")
+        files.invalidate_cache()
+        told = files.info(path)
+    except Exception:  # each store's library has errors of its own, and ImportError: opening it will say what is wrong
+        return ()
+    changes = (told.get(key) for key in ("size", "LastModified", "updated", "last_modified", "ETag", "etag"))
+    return tuple(str(value) for value in changes if value is not None)
 
 
 def _memory(name: str) -> str:

@@ -14,6 +14,7 @@ RUNGS = [
     ["sources"],
     ["gdal"],
     ["files"],
+    ["uploads"],
     ["rasters"],
     ["sentinel1"],
     ["scenes", "simulation"],

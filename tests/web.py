@@ -3,12 +3,15 @@
     python -m tests.web FOLDER
 
 It prints its port. While there is a file ``FOLDER/failures`` that holds a number above 0, that many requests get 503.
+With ``FOLDER/drops``, which holds a number, every so manieth request gets no answer at all: the connection is closed.
 """
 
 import http.server
+import itertools
 import sys
 from pathlib import Path
 
+COUNT = itertools.count(1)
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 
@@ -17,6 +20,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = FOLDER / self.path.lstrip("/")
         if not path.is_file():
             return self.send_error(404)
+        drops = FOLDER / "drops"
+        if drops.exists() and not next(COUNT) % int(drops.read_text()):
+            self.close_connection = True
+            return None
         failures = FOLDER / "failures"
         left = int(failures.read_text()) if failures.exists() else 0
         if left:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import xarray as xr
 
-from geouq.errors import SceneError
+from geouq.errors import InputError, SceneError
 from geouq.scenes.arrays import scene_array
 from geouq.segmentation import run as runs
 from geouq.segmentation.arguments import as_settings
 from geouq.segmentation.cluster import connected
 from geouq.segmentation.events import OnEvent
 from geouq.segmentation.job import Models, Settings, load_models, prepare
-from geouq.segmentation.results import COMPANIONS, Outputs
+from geouq.segmentation.results import COMPANIONS, Outputs, outputs_named
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -40,7 +39,9 @@ def run(
     ----------
     scene : as for ``geouq.segment``; one date.
     model : as for ``geouq.segment``.
-    outputs : the map, or ``geouq.Outputs`` with all that is to be left.
+    outputs : the map, or ``geouq.Outputs`` with all that is to be left: paths, or URLs of one store that fsspec writes
+        to (``s3://bucket/water.tif``), as text. These files are made in a hidden folder where the program runs, and
+        uploaded when all is done.
     scale : unit of the values, in place of what the scene says; or auto.
     scheduler : None: computed here. A client of dask.distributed, the address of a scheduler (``tcp://…``), its file
         (``.json``), or ``local:N`` for N processes on this machine. Workers read the windows and send finished parts
@@ -56,8 +57,12 @@ def run(
 
     Raises
     ------
-    OutputError : an output exists, or cannot be written. GeouqError : a tile failed, or what was given does not fit.
+    OutputError : an output exists, or cannot be written. GeouqError : a tile failed, or what was given does not fit
+        (InputError: no such setting).
     """
+    known = [field.name for field in fields(Settings)]
+    if unknown := [name for name in settings if name not in known]:
+        raise InputError(f"geouq.run has no setting {unknown[0]!r}: it has {', '.join(known)}")
     array, where = scene_array(scene, scale), scheduler
     others = {dim: 0 for dim in array.dims[:-3]}
     if any(array.sizes[dim] > 1 for dim in others):
@@ -74,7 +79,7 @@ def run(
 def _outputs(given: Outputs | str | os.PathLike[str]) -> Outputs:
     """Return what is to be left, its names as paths."""
     if not isinstance(given, Outputs):
-        return Outputs(Path(given))
-    named = {name: getattr(given, name) for name in ("path", *COMPANIONS)}
-    paths: dict[str, Any] = {name: Path(path) for name, path in named.items() if path is not None}
-    return replace(given, **paths)
+        return outputs_named({"path": given})
+    more = {field.name: getattr(given, field.name) for field in fields(given)}
+    names = {name: more.pop(name) for name in ("path", *COMPANIONS)}
+    return given if more.pop("store") else outputs_named(names, **more)

@@ -121,14 +121,19 @@ def carries(path: Path, text: str) -> bool:
         return content.find(text.encode()) >= 0
 
 
-def made_by(run: str, scene: xr.DataArray, results: Results) -> bool:
-    """True if all files of a run are there, are of this very run, and are not older than the scene."""
+def marks(run: str, results: Results) -> dict[Path, str]:
+    """Return the text that each file of a run carries, and those of no other run."""
     told = {file: run for file in results.files}
     if results.vector is not None:
         from geouq.polygons.vectorize import origin  # here, as in geouq.segmentation.results
 
         told[results.vector] = origin(run, results.min_area)
-    if not all(carries(file, text) for file, text in told.items()):
+    return told
+
+
+def made_by(run: str, scene: xr.DataArray, results: Results) -> bool:
+    """True if all files of a run are there, are of this very run, and are not older than the scene."""
+    if not all(carries(file, text) for file, text in marks(run, results).items()):
         return False
     newest = max((os.stat(file).st_mtime_ns for file in scene_files(scene) if decides(file)), default=0)
     return all(file.stat().st_mtime_ns >= newest for file in results.files)

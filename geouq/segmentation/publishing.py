@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import rasterio
 import xarray as xr
@@ -24,7 +24,7 @@ def found_before(run: str, scene: xr.DataArray, results: Results) -> dict[str, A
     if not made_by(run, scene, results):
         return None
     try:
-        return from_tags(_tags(results.map or results.files[0]))
+        return from_tags(map_tags(results.map or results.files[0]))
     except (ValueError, KeyError):
         return None
 
@@ -54,22 +54,27 @@ def _left_over(results: Results) -> list[Path]:
     """Return the files of the run whose map is to be overwritten that are not to be overwritten themselves."""
     if results.map is None or not results.map.is_file():
         return []
-    tags, path = _tags(results.map), results.map
-    run = tags.get("GEOUQ_RUN", "")
-    if not re.fullmatch("[0-9a-f]{16}", run):
+    tags = map_tags(results.map)
+    ours = {file.absolute() for file in results.files}
+    named = companions_named(results.map, tags)
+    return [file for file in named if file.absolute() not in ours and carries(file, tags["GEOUQ_RUN"])]
+
+
+def companions_named(path: Path, tags: Mapping[str, str]) -> list[Path]:
+    """Return where other files of a map's run would be, by its name and tags; nothing for a map that is not geouq's."""
+    if not re.fullmatch("[0-9a-f]{16}", tags.get("GEOUQ_RUN", "")):
         return []
     named = [path.parent / tags[tag] for tag in map(companion_tag, COMPANIONS) if tags.get(tag)]
-    ours, votes = {file.absolute() for file in results.files}, beside(path)
-    named = [votes, votes.with_suffix(".qml"), *named]
-    return [file for file in named if file.absolute() not in ours and carries(file, run)]
+    votes = beside(path)
+    return [votes, votes.with_suffix(".qml"), *named]
 
 
-def _tags(path: Path) -> Mapping[str, str]:
-    """Return the tags of a raster; none if it cannot be read."""
+def map_tags(file: Path | IO[bytes]) -> Mapping[str, str]:
+    """Return the tags of a raster, its path or itself; none if it cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                return dict(file.tags())
+            with rasterio.open(file) as opened:
+                return dict(opened.tags())
     except RasterioError:
         return {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from geouq.errors import InputError, OutputError
 from geouq.files import check_writable
@@ -17,6 +18,7 @@ from geouq.maps.stac import check_stac
 from geouq.maps.votes import beside
 from geouq.maps.zarr import check_zarr
 from geouq.segmentation.job import Job, run_attrs
+from geouq.uploads import Store, is_url, store_for
 
 #: outputs of a run whose names its map's name does not tell; the map's tags do
 COMPANIONS = ("vector", "preview", "zarr", "stac")
@@ -24,7 +26,7 @@ COMPANIONS = ("vector", "preview", "zarr", "stac")
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is asked of a run; ``None`` = not wanted.
+    """What is asked of a run; ``None`` = not wanted. ``outputs_named`` takes URLs too.
 
     path : the map (COG); its votes go to ``<stem>_samples.tif`` beside it if that layer is asked for.
     vector : polygons, format by suffix; ``min_area`` in m² drops small ones.
@@ -33,6 +35,7 @@ class Outputs:
     stac : a STAC Item that tells a catalogue of all these files.
     float32 : floats instead of percent.
     options : creation options of the COG driver.
+    store : where all files go when they are finished, if not to stay here; their names are then in its folder.
     """
 
     path: Path
@@ -43,6 +46,25 @@ class Outputs:
     min_area: float = 0.0
     float32: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
+    store: Store | None = None
+
+
+def outputs_named(names: Mapping[str, str | os.PathLike[str] | None], **more: Any) -> Outputs:
+    """Return the outputs of these names, paths or URLs, by ``path`` and ``COMPANIONS``; ``more`` as in ``Outputs``.
+
+    Raises
+    ------
+    OutputError : some are URLs and some are not, or they are in several stores, or in one that nothing writes to.
+    """
+    asked = {output: os.fspath(name) for output, name in names.items() if name is not None}
+    urls = [name for name in asked.values() if is_url(name)]
+    if not urls:
+        return Outputs(**more | {output: Path(name) for output, name in asked.items()})
+    for name in asked.values():
+        if name not in urls:
+            raise OutputError(f"{name} is on this machine, and {urls[0]} is not: give all outputs of a run to one")
+    store = store_for(urls)
+    return Outputs(**more | {output: store.here(url) for output, url in asked.items()}, store=store)
 
 
 @dataclass(frozen=True)
@@ -56,6 +78,7 @@ class Results:
         votes, also where the votes themselves are not left.
     layers : what each tile must compute for all this, and for the summary.
     tags : what the files say about how they were made, and which files elsewhere belong to them.
+    store : where files go when they are finished; None = they stay.
     """
 
     path: Path
@@ -74,6 +97,12 @@ class Results:
     min_area: float
     float32: bool
     options: Mapping[str, str]
+    store: Store | None = None
+
+    @property
+    def names(self) -> dict[Path, str]:
+        """What every file is called where it is in the end."""
+        return {path: str(path) if self.store is None else self.store.there(path) for path in self.files}
 
     @property
     def files(self) -> list[Path]:
@@ -123,6 +152,7 @@ def resolve(job: Job, outputs: Outputs) -> Results:
         min_area=outputs.min_area,
         float32=outputs.float32,
         options=outputs.options,
+        store=outputs.store,
     )
     if len(set(results.files)) < len(results.files):
         raise OutputError(f"two outputs have the same name among {', '.join(map(str, results.files))}")

@@ -31,8 +31,9 @@ from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
 from geouq.segmentation.cluster import compute_on
 from geouq.segmentation.deciding import decided_part, of_ranks
+from geouq.segmentation.delivery import check_free_in_store, deliver, found_in_store, staged
 from geouq.segmentation.events import BatchHalved, Event, Finishing, Noted, OnEvent, Started, TileDone
-from geouq.segmentation.identity import identify
+from geouq.segmentation.identity import Identity, identify
 from geouq.segmentation.job import Job
 from geouq.segmentation.ledger import Ledger, Receipt, digest_of, enter, pack, read_part, tidy
 from geouq.segmentation.mapgrid import grid_of_map
@@ -75,6 +76,13 @@ def run(
         file cannot be written.
     GeouqError : a tile failed; what is finished stays, and the same call continues.
     """
+    with staged(outputs):
+        return _run(scene, job, outputs, overwrite, on_event, client)
+
+
+def _run(
+    scene: xr.DataArray, job: Job, outputs: Outputs, overwrite: bool, on_event: OnEvent, client: Client | None
+) -> dict[str, Any]:
     started = time.perf_counter()
     results = resolve(job, outputs)
     refuse_own_scene(scene, results.files)
@@ -86,11 +94,15 @@ def run(
     grid = grid_of_map(job.geobox, scene_name(scene))
     job = replace(job, geobox=grid, question=replace(job.question, layers=results.layers))
     identity, tiles = identify(scene, job, results), list(job.tiling)
-    before = None if overwrite or identity.unknown else found_before(identity.run, scene, results)
+    before = _before(identity, scene, results, overwrite)
     if before is not None:
         tidy(results.work, identity.values)
         summary = summarise(job, results, identity.run, before) | scene_origin(scene)
-        return summary | {"already_there": True} | _effort(tiles, [], started)
+        told = deliver(results, overwrite, on_event)
+        return summary | {"already_there": not told} | told | _effort(tiles, [], started)
+    if results.store is not None:
+        check_free_in_store(results, overwrite)
+        on_event(Noted(f"{results.store.folder} holds this run until it is done and in {results.store.address}"))
     with Ledger(results.work, identity.values, results.files, overwrite) as ledger:
         done = ledger.receipts()
         todo = [tile for tile in tiles if tile.index not in done]
@@ -105,15 +117,26 @@ def run(
         work = work.decided(receipts, tiles)
         found = findings(job, [receipts[tile.index] for tile in tiles], work.cut, work.sums)
         summary = summarise(job, results, identity.run, found) | scene_origin(scene)
-        told = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
-        results = replace(results, tags=told)
+        tags = {**results.tags, "GEOUQ_RUN": identity.run, **_scene_tags(scene), **as_tags(found)}
+        results = replace(results, tags=tags)
         assemble(job, results, lambda tile: work.part(receipts[tile.index], tile), squares, summary, work.finishing)
         ledger.note("publishing", "yes")  # from here on, finished outputs under final names are this run's own
         for note in publish_results(results, overwrite):
             on_event(Noted(note))
         ledger.close()
+    effort |= deliver(results, overwrite, on_event)
     seconds = {"seconds": round(time.perf_counter() - started, 3)}
     return summary | {"already_there": False} | effort | seconds
+
+
+def _before(identity: Identity, scene: xr.DataArray, results: Results, overwrite: bool) -> dict[str, Any] | None:
+    """Return what this very run found before, if its files are there: where they are made, or where they go."""
+    if identity.unknown or (overwrite and results.store is None):
+        return None
+    found = found_before(identity.run, scene, results)  # for a store: finished, and still to be uploaded
+    if found is None and results.store is not None and not overwrite:
+        found = found_in_store(identity.run, results)
+    return found
 
 
 def _not_known(name: str) -> str:

@@ -152,8 +152,8 @@ def summarise(job: Job, results: Results, run: str, found: Mapping[str, Any]) ->
     rows, columns = job.region.shape
     return {
         "run": run,
-        "map": None if results.map is None else str(results.map),
-        "files": [str(path) for path in results.files],
+        "map": None if results.map is None else results.names[results.map],
+        "files": [results.names[path] for path in results.files],
         "rows": rows,
         "columns": columns,
         "crs": None if job.geobox.crs is None else str(job.geobox.crs),
