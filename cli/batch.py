@@ -69,7 +69,7 @@ def map_batch(options: dict[str, Any], map_scene: MapScene) -> None:
 
         files = (Path(file) for row in told for file in row.get("files", ()))
         items = [file for file in files if file.suffix == ".json"]
-        write_collection(collection, items, f"Maps of {positive}, and how sure they are")
+        write_collection(collection, items, f"Maps of {subject}, and how sure they are")
     if options["as_json"]:
         say(json.dumps({"scenes": told, "failed": len(failed)}))
     elif not options["quiet"]:
