@@ -159,13 +159,9 @@ def upload(made: Path, url: str, replace: bool) -> Uploaded:
 
 def _upload_group(made: Path, url: str, replace: bool) -> Uploaded:
     """Upload a Zarr group, what makes one of it last; what is in the way is removed, that first."""
-    last = [made / name for name in _GROUP]
-    rest = [path for path in sorted(made.rglob("*")) if path.is_file() and path not in last]
-    last = [path for path in last if path.exists()]
-    there = [_in_group(made, path, url) for path in (*rest, *last)]
-    head = there[-1]
-    if not replace and look(head) is not None and not _same(last[-1], head, look(head)):
-        raise OutputError(f"{url} exists already: give --overwrite to replace it, or another name")
+    names = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
+    names.sort(key=lambda name: _GROUP.index(name) if name in _GROUP else -1)
+    _check_group(made, url, set(names), replace)
     files = _filesystem(url)
 
     def clear() -> None:
@@ -176,14 +172,20 @@ def _upload_group(made: Path, url: str, replace: bool) -> Uploaded:
             files.rm(url, recursive=True)
 
     _insisting(url, clear)
-    for path, name in zip((*rest, *last), there, strict=True):
-        upload(path, name, replace=True)
-    found = look(head)
-    return Uploaded(sum(path.stat().st_size for path in (*rest, *last)), found.etag if found else "")
+    found = [upload(made / name, f"{url}/{name}", replace=True) for name in names]
+    return Uploaded(sum(one.size for one in found), found[-1].etag)
 
 
-def _in_group(made: Path, path: Path, url: str) -> str:
-    return f"{url}/{path.relative_to(made).as_posix()}"
+def _check_group(made: Path, url: str, names: set[str], replace: bool) -> None:
+    """Raise OutputError for objects in the way of a group that are no part of it, nor of one that may be replaced."""
+    files = _filesystem(url)
+    folder = files._strip_protocol(url)
+    there = {path.removeprefix(folder).strip("/") for path in _insisting(url, lambda: list(files.find(url)))}
+    attributes = f"{url}/{_GROUP[0]}"
+    if there - names and not contains(attributes, '"GEOUQ_RUN"'):
+        raise OutputError(f"{url} is there, and geouq has not made it: move it away, or give another name")
+    if not replace and _GROUP[0] in there and not _same(made / _GROUP[0], attributes, look(attributes)):
+        raise OutputError(f"{url} exists already: give --overwrite to replace it, or another name")
 
 
 def _same(made: Path, url: str, there: Uploaded | None) -> bool:

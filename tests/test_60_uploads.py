@@ -172,6 +172,39 @@ def test_where_names_appear_before_all_is_there_another_is_uploaded_first(tmp_pa
     assert files.ls("/here", detail=False) == ["/here/a"]
 
 
+def group(folder: Path, run: str) -> Path:
+    """What is a Zarr group by its names."""
+    (folder / "mask").mkdir(parents=True)
+    (folder / ".zattrs").write_text(f'{{"GEOUQ_RUN": "{run}"}}')
+    for name in (".zgroup", ".zmetadata", "mask/0.0", "mask/.zarray"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_a_group_is_one_when_all_of_it_is_there(bucket, tmp_path, monkeypatch):
+    names, put_file = [], s3fs.S3FileSystem._put_file
+
+    async def note(self, made, there, **options):
+        names.append(there.partition("w.zarr/")[2])
+        return await put_file(self, made, there, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_put_file", note)
+    s3fs.S3FileSystem.clear_instance_cache()
+    url, files = f"s3://{bucket}/w.zarr", s3fs.S3FileSystem()
+    upload(group(tmp_path / "a", "1"), url, replace=False)
+    assert names == ["mask/.zarray", "mask/0.0", ".zattrs", ".zgroup", ".zmetadata"]
+    upload(tmp_path / "a", url, replace=False)
+    with pytest.raises(OutputError, match="exists already"):
+        upload(group(tmp_path / "b", "2"), url, replace=False)
+    files.pipe_file(f"{url}/mask/9.9", b"of the old one")
+    assert upload(tmp_path / "b", url, replace=True).size > 0 and not files.exists(f"{url}/mask/9.9")
+    files.pipe_file(f"s3://{bucket}/other.zarr/zarr.json", b"precious")
+    for replace in (False, True):
+        with pytest.raises(OutputError, match="geouq has not made it"):
+            upload(tmp_path / "b", f"s3://{bucket}/other.zarr", replace=replace)
+    assert files.cat_file(f"s3://{bucket}/other.zarr/zarr.json") == b"precious"
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [
