@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from geouq.errors import InputError
+
 #: a map can be made for all that is OK or NOTE; a PROBLEM stands in its way
 OK, NOTE, PROBLEM = "ok", "note", "problem"
 _MIB = 1 << 20
@@ -36,9 +38,9 @@ class Finding:
     fix: str = ""
 
 
-def findings() -> Iterator[Finding]:
-    """Yield what all checks find, one after the other."""
-    for check in CHECKS:
+def findings(scheduler: str | None = None) -> Iterator[Finding]:
+    """Yield what all checks find, one after the other; with a scheduler those of its cluster too."""
+    for check in (*CHECKS, *([_cluster(scheduler)] if scheduler else [])):
         try:
             yield from check()
         except Exception as error:  # whatever is broken here is what is looked for
@@ -271,6 +273,57 @@ def _a_map() -> Iterator[Finding]:
         job = prepare(scene, load_models("s1-water"), Settings(samples=2, device="cpu"))
         run(scene, job, Outputs(folder / "map.tif", vector=folder / "map.gpkg"))
     yield Finding("a map", OK, "a simulated scene was mapped")
+
+
+#: what must be alike on a cluster, for tasks to be understood there and their bytes to be those of one machine
+_ALIKE = ("geouq", "torch", "numpy", "rasterio", "dask", "distributed")
+
+
+def _cluster(scheduler: str) -> Callable[[], Iterator[Finding]]:
+    """Return the check of a cluster: whether it answers, its workers, and what is installed there."""
+
+    def _of_the_cluster() -> Iterator[Finding]:
+        yield from _cluster_findings(scheduler)
+
+    return _of_the_cluster
+
+
+def _cluster_findings(scheduler: str) -> Iterator[Finding]:
+    from geouq.segmentation.cluster import connected
+
+    name = f"cluster {scheduler}"
+    try:
+        with connected(scheduler) as client:
+            workers = client.scheduler_info(n_workers=-1)["workers"].values()
+            if not workers:
+                yield Finding(name, PROBLEM, "it answers, and has no workers", "start some: dask worker …")
+                return
+            threads, memory = (sum(worker[what] for worker in workers) for what in ("nthreads", "memory_limit"))
+            text = f"{len(workers)} workers, {threads} threads, {memory // _MIB} MiB"
+            yield Finding(name, OK, text if memory else f"{text.rpartition(',')[0]}, no limit of memory")
+            yield from _installed_there(client)
+    except InputError as error:
+        yield Finding(name, PROBLEM, str(error), "check the address, and that this machine reaches it")
+
+
+def _installed_there(client: Any) -> Iterator[Finding]:
+    """Say what workers have not, or in another version than here."""
+    there = {what: set(client.run(version, what, on_error="return").values()) for what in _ALIKE}
+    there["python"] = set(client.run(platform.python_version, on_error="return").values())
+    here = {what: _version(what) for what in _ALIKE} | {"python": platform.python_version()}
+    apart = {what: found for what, found in there.items() if found != {here[what]}}
+    told = [f"{what} {here[what]} here, {_listed(found)} there" for what, found in apart.items()]
+    if "geouq" in apart:
+        yield Finding("versions on the cluster", PROBLEM, "; ".join(told), "install the same on every worker")
+    elif told:
+        yield Finding("versions on the cluster", NOTE, "; ".join(told), "install the same: maps may differ by rounding")
+    else:
+        yield Finding("versions on the cluster", OK, f"those of this machine, geouq {here['geouq']}")
+
+
+def _listed(found: set[Any]) -> str:
+    """Return versions that workers have, or that they have none."""
+    return " and ".join(sorted({"none" if isinstance(one, Exception) else str(one) for one in found}))
 
 
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (

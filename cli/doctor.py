@@ -15,8 +15,9 @@ _MARKS = {OK: "ok     ", NOTE: "note   ", PROBLEM: "PROBLEM"}
 
 
 @click.command("doctor")
+@click.option("--scheduler", metavar="WHERE", help="Ask a cluster too, as for segment: reachable, and alike.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
+def command(scheduler: str | None, as_json: bool) -> None:
     """Say whether a map can be made here: versions, data of GDAL and PROJ, devices, memory, space; and try it.
 
     The exit code is 0 if one can. Nothing is left behind.
@@ -24,7 +25,7 @@ def command(as_json: bool) -> None:
     if not as_json:
         say(table(versions()))
     found = []
-    for one in findings():
+    for one in findings(scheduler):
         found.append(one)
         if not as_json:
             say(f"{_MARKS[one.state]}  {one.check}: {one.text}" + (f" → {one.fix}" if one.fix else ""))

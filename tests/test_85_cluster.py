@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import dask.array
@@ -16,6 +17,7 @@ import pytest
 from affine import Affine
 
 import geouq
+from geouq.cli.checks import NOTE, OK, PROBLEM, _cluster_findings
 from geouq.errors import GeouqError, InputError
 from geouq.segmentation.cluster import connected
 from geouq.segmentation.events import Started, TileDone
@@ -49,27 +51,22 @@ def sums(folder: Path, name: str) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (folder / name).iterdir()}
 
 
+def started(kind: str, file: Path, *more: str) -> subprocess.Popen:
+    """A scheduler or worker of its own, which others know by a file."""
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
+    program = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(file), "--no-dashboard"]
+    return subprocess.Popen([*program, *more], **quiet)
+
+
+def worker_of(file: Path) -> subprocess.Popen:
+    return started("worker", file, "--nthreads", "1", "--no-nanny")
+
+
 @contextmanager
 def by_hand(folder: Path, workers: int) -> Iterator[tuple[Path, list[subprocess.Popen]]]:
     """A scheduler and workers, each a process started by itself, that know one another by a file."""
     file = folder / f"scheduler-{time.time_ns()}.json"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": Path(__file__).parents[1]}
-    ways = [("scheduler", ["--port", "0"]), *[("worker", ["--nthreads", "1", "--no-nanny"])] * workers]
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"distributed.cli.dask_{kind}",
-                "--scheduler-file",
-                str(file),
-                "--no-dashboard",
-                *more,
-            ],
-            **quiet,
-        )
-        for kind, more in ways
-    ]
+    processes = [started("scheduler", file, "--port", "0"), *(worker_of(file) for _ in range(workers))]
     try:
         while not file.exists():
             time.sleep(0.1)
@@ -101,6 +98,45 @@ def test_a_worker_that_dies_does_not_show(folder):
         run(folder, "killed", scheduler=str(file), on_event=kill)
         assert killed and workers[0].wait() == -signal.SIGKILL and workers[1].poll() is None
     assert sums(folder, "killed") == sums(folder, "alone")
+
+
+@pytest.mark.slow
+def test_workers_that_die_and_others_that_come_do_not_show(folder):
+    """Of two workers one is killed midway, and a third takes its place; then the second is killed too."""
+    with by_hand(folder, 2) as (file, workers):
+        seen, late = [], []
+
+        def change(event) -> None:
+            seen.append(event)
+            done = sum(isinstance(one, TileDone) for one in seen)
+            if isinstance(event, TileDone) and done == 3:
+                os.kill(workers[0].pid, signal.SIGKILL)
+                late.append(worker_of(file))
+            if isinstance(event, TileDone) and done == 20:
+                os.kill(workers[1].pid, signal.SIGKILL)
+
+        run(folder, "replaced", scheduler=str(file), on_event=change)
+        assert [worker.wait() for worker in workers] == [-signal.SIGKILL] * 2
+        late[0].kill()
+        late[0].wait()
+    assert sums(folder, "replaced") == sums(folder, "alone")
+
+
+def test_the_doctor_asks_a_cluster(folder, monkeypatch):
+    with by_hand(folder, 1) as (file, _), connected(str(file)) as client:
+        client.wait_for_workers(1, timeout=30)
+        found = {one.check: one for one in _cluster_findings(str(file))}
+        assert "1 workers, 1 threads" in found[f"cluster {file}"].text
+        assert found["versions on the cluster"].state == OK
+        monkeypatch.setattr("geouq.cli.checks._version", lambda name: "0" if name == "torch" else version(name))
+        (told,) = [one for one in _cluster_findings(str(file)) if one.check == "versions on the cluster"]
+        assert told.state == NOTE and told.text == f"torch 0 here, {version('torch')} there"
+        monkeypatch.setattr("geouq.cli.checks._version", lambda name: "0" if name == "geouq" else version(name))
+        (told,) = [one for one in _cluster_findings(str(file)) if one.check == "versions on the cluster"]
+        assert told.state == PROBLEM and "geouq 0 here" in told.text
+    monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)
+    (told,) = _cluster_findings("tcp://127.0.0.1:9")
+    assert told.state == PROBLEM and "does not answer" in told.text and told.fix
 
 
 def test_a_run_goes_on_elsewhere(folder):
