@@ -269,6 +269,15 @@ def test_a_scene_in_a_store_is_the_scene_of_the_file(folder, bucket, tmp_path):
         assert np.array_equal(one.read(), other.read())
 
 
+@pytest.mark.parametrize("name", ["s3://{}/scene_20240501_db.tif", "/vsis3/{}/scene_20240501_db.tif"])
+def test_a_scene_in_a_store_is_not_replaced_by_its_map(folder, bucket, tmp_path, name):
+    put(folder, bucket, "scene_20240501_db.tif")
+    scene, url = geouq.open_scene(name.format(bucket)), f"s3://{bucket}/scene_20240501_db.tif"
+    with pytest.raises(OutputError, match=rf"{url} is the scene itself"):
+        geouq.run(scene, folder / "m.safetensors", url, overwrite=True, **ASK)
+    assert look(url).size == (folder / "scene_20240501_db.tif").stat().st_size and not list(tmp_path.iterdir())
+
+
 def test_a_run_on_a_scene_that_was_replaced_is_not_continued(folder, bucket, tmp_path):
     write_raster(folder / "other.tif", scene_values(100, 90, seed=3), nodata=np.nan, **PLACE)
     put(folder, bucket, "scene_20240501_db.tif")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,14 @@ def found_in_store(run: str, results: Results) -> dict[str, Any] | None:
         return from_tags(_tags_there(results))
     except (ValueError, KeyError):
         return None
+
+
+def refuse_own_in_store(sources: Iterable[str], results: Results) -> None:
+    """Raise OutputError if a file of a run would take the place of one that the scene is read from, in its store."""
+    own = {re.sub(r"^/vsi(s3|gs|az)/", r"\1://", name) for name in sources}
+    for url in results.names.values():
+        if results.store is not None and url in own:
+            raise OutputError(f"{url} is the scene itself: give the output another name")
 
 
 def check_free_in_store(results: Results, overwrite: bool) -> None:

@@ -22,7 +22,7 @@ import xarray as xr
 from geouq.alarm import OPEN
 from geouq.decisions import Cut, RankSums
 from geouq.errors import OutputError
-from geouq.files import refuse_own_scene, write_bytes
+from geouq.files import refuse_own_scene, scene_sources, write_bytes
 from geouq.grid import Roi, Tile, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, UNDECIDED
 from geouq.maps.bands import by_band, quantise
@@ -31,7 +31,7 @@ from geouq.sampling.engine import TileResult
 from geouq.segmentation.assemble import assemble
 from geouq.segmentation.cluster import compute_on
 from geouq.segmentation.deciding import decided_part, of_ranks
-from geouq.segmentation.delivery import check_free_in_store, deliver, found_in_store, staged
+from geouq.segmentation.delivery import check_free_in_store, deliver, found_in_store, refuse_own_in_store, staged
 from geouq.segmentation.events import BatchHalved, Event, Finishing, Noted, OnEvent, Started, TileDone
 from geouq.segmentation.identity import Identity, identify
 from geouq.segmentation.job import Job
@@ -86,6 +86,7 @@ def _run(
     started = time.perf_counter()
     results = resolve(job, outputs)
     refuse_own_scene(scene, results.files)
+    refuse_own_in_store(scene_sources(scene), results)
     if results.stac is not None:
         check_dated(results.stac, scene_origin(scene).get("acquired", ""))
     if not job.looked:
