@@ -107,11 +107,11 @@ def test_torch_is_not_reached_from_scenes_and_maps(name):
 LATE = {
     "geouq.polygons.frame.as_frame": {"geopandas"},
     "geouq.rasters.geocode.fit_spline": {"RBFInterpolator"},
-    "geouq.scenes.open.open_scene": {"xarray", "grid_coords"},  # a refusal and a description need no DataArray
+    "geouq.scenes.open.lazy_scene": {"xarray", "grid_coords"},  # a refusal and a description need no DataArray
     "geouq.scenes.open._lazy": {"dask.array", "tokenize"},
     "geouq.scenes.open.product_scene": {"product_pixels"},  # SciPy
     "geouq.segmentation.results._check_asked": {"check_vector_path"},  # pyogrio brings GeoPandas
-    "geouq.segmentation.identity.made_by": {"origin"},
+    "geouq.segmentation.identity.marks": {"origin"},
     "geouq.segmentation.assemble.assemble": {"vectorize", "preview"},  # as above, and matplotlib
     "geouq.segmentation.run._squares": {"Squares"},  # matplotlib
     "geouq.segmentation.cluster.connected": {"distributed"},  # an extra
@@ -119,6 +119,8 @@ LATE = {
     "geouq.sampling.field._spline": {"BSpline"},
     "geouq.networks.export._write_onnx": {"onnx", "onnxruntime", "onnxscript"},  # an extra
     "geouq.maps.zarr._create": {"zarr", "Zstd"},  # an extra
+    "geouq.sources._stored": {"fsspec"},  # few scenes lie in a store, and few outputs go to one
+    "geouq.uploads._filesystem": {"fsspec"},
     "geouq.sources._memory": {"virtual_file_to_buffer"},  # rasterio, which a refused option does not need
 }
 

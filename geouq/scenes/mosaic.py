@@ -20,7 +20,7 @@ from geouq.grid import GeoBox, Roi, corners_apart
 from geouq.rasters.raster import LONGEST_SIDE, Pixels
 from geouq.rasters.windowed import Windowed
 from geouq.scenes.open import Source, describe_scene, lazy_scene, reading
-from geouq.scenes.scene import Part, Scene
+from geouq.scenes.scene import BandPixels, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.validity import REFUSED
 
@@ -37,7 +37,7 @@ _APART = 0.01
 class Piece:
     """A scene in a mosaic: its parts, and where it lies in the mosaic's pixels."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[BandPixels, ...]
     place: Roi
 
 
@@ -197,7 +197,7 @@ def _place(grid: GeoBox, scene: Scene) -> Roi:
     return Roi(row, row + own.shape[0], column, column + own.shape[1])
 
 
-def _read(parts: Sequence[Part], bands: slice, roi: Roi) -> np.ndarray:
+def _read(parts: Sequence[BandPixels], bands: slice, roi: Roi) -> np.ndarray:
     """Read some of the bands that several parts have together."""
     found, before = [], 0
     for part in parts:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import dask.array as da
     import xarray as xr
 
-    from geouq.scenes.scene import Part
+    from geouq.scenes.scene import BandPixels
 
 Path = str | os.PathLike[str]
 Source = Path | Sequence[Path] | Mapping[str, Path]
@@ -218,7 +218,7 @@ def _sources(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ("",) * len(paths), tuple(os.fspath(path) for path in paths)
 
 
-def _lazy(parts: Sequence[Part], chunk: int) -> da.Array:
+def _lazy(parts: Sequence[BandPixels], chunk: int) -> da.Array:
     """The stacked parts as one dask array; a task reads one chunk of one file."""
     import dask.array as da  # here, as xarray above
     from dask.base import tokenize

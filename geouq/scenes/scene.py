@@ -36,7 +36,7 @@ class Request:
         return (*self.factor, *self.offset) != (1.0, 0.0)
 
 
-class Part(Protocol):
+class BandPixels(Protocol):
     """Bands of a scene, (band, y, x) float32 with NaN where not valid, that are read by windows when it is sliced.
 
     path : what to call it in messages. sources : the files that it is read from, and the masks that blank it.
@@ -65,7 +65,7 @@ class Scene:
     acquired : when the image was taken (geouq.rasters.acquired); empty if nothing says it.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[BandPixels, ...]
     names: tuple[str, ...]
     units: str
     units_reason: str
