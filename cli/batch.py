@@ -136,8 +136,8 @@ def _table(told: list[dict[str, Any]], pixels: list[float]) -> str:
         for one in row.get("by_class", [row]):  # of more than two classes a line each
             low, high = one["area_m2_p05"], one["area_m2_p95"]
             interval = "" if low is None else f"{low / scale:.6g}–{high / scale:.6g} {unit}"
-            area = f"{one['name']} " * ("by_class" in row) + f"{one['area_m2'] / scale:.6g} {unit}"
-            rows.append([first[0], area, interval, *first[1:]])
+            name = f"{one['name']} " if "by_class" in row else ""
+            rows.append([first[0], f"{name}{one['area_m2'] / scale:.6g} {unit}", interval, *first[1:]])
             first = [""] * len(first)
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads) - 1)] + [0]
     return "\n".join(
