@@ -97,8 +97,8 @@ def open_mosaic(
     nodata: float | None = None,
     bidx: Sequence[int] | None = None,
     chunk: int = 1024,
-    factor: Sequence[float] = (1.0,),
-    offset: Sequence[float] = (0.0,),
+    factor: float | Sequence[float] = (1.0,),
+    offset: float | Sequence[float] = (0.0,),
     most_fill: float = REFUSED,
     preprocessing: Preprocessing | None = None,
 ) -> xr.DataArray:

@@ -164,13 +164,14 @@ def reading(
     scale: str,
     nodata: float | None,
     bidx: Sequence[int] | None,
-    scaling: Sequence[Sequence[float]],
+    scaling: Sequence[float | Sequence[float]],
     preprocessing: Preprocessing | None,
 ) -> str:
     """Return all that was asked for beside the paths, as text: two readings of the same files may differ by it."""
+    factor, offset = (_numbers(name, given) for name, given in zip(("factor", "offset"), scaling, strict=True))
     asked: dict[str, object] = {"scale": scale.lower(), "nodata": nodata, "bidx": None if bidx is None else list(bidx)}
-    if tuple(map(tuple, scaling)) != ((1.0,), (0.0,)):
-        asked |= {"factor": list(scaling[0]), "offset": list(scaling[1])}
+    if (factor, offset) != ((1.0,), (0.0,)):
+        asked |= {"factor": list(factor), "offset": list(offset)}
     steps = asdict(preprocessing or Preprocessing())
     steps |= {name: os.path.basename(steps[name]) for name in ("dem", "hand") if steps.get(name)}
     return ", ".join(f"{name} {value}" for name, value in (asked | steps).items() if value is not None)
