@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray as xr
-from rasterio.errors import NotGeoreferencedWarning
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
 
 import geouq
 
@@ -33,12 +35,18 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="s1-water")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    warnings.simplefilter("ignore")
     print("| image | kind | water % | open % | alarm | what is said |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind, name, values in strange(arguments.data):
-            scene = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": ["VV", "VH"]}, attrs={"units": "dB"})
-            found = geouq.run(scene, arguments.model, Path(folder) / "map.tif", samples=20, overwrite=True)
+            grid = xr_coords(GeoBox(values.shape[1:], Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32633"))
+            coords = {"band": ["VV", "VH"], **grid}
+            scene = xr.DataArray(values, dims=("band", "y", "x"), coords=coords, attrs={"units": "dB"})
+            try:
+                found = geouq.run(scene, arguments.model, Path(folder) / "map.tif", samples=20, overwrite=True)
+            except geouq.GeouqError as error:
+                print(f"| {name} | {kind} | | | refused | {error} |", flush=True)
+                continue
             share, said = 100 * found["area_m2"] / (found["valid_area_m2"] or 1), found.get("expectation", "")
             alarm = "yes" if any("do not trust" in line for line in found["warnings"]) else "**no**"
             print(f"| {name} | {kind} | {share:.0f} | {found['open_percent']:.1f} | {alarm} | {said} |", flush=True)
@@ -70,11 +78,11 @@ def read(path: Path) -> np.ndarray:
 
 
 def as_decibels(values: np.ndarray) -> np.ndarray:
-    """Stretch the values of two bands, 1 % to 99 %, to ``VV`` and ``VH``."""
+    """Stretch the values of two bands to ``VV`` and ``VH``: 1 % to 99 % of them, and on beyond that."""
     out = np.empty_like(values)
     for band, (low, high), one in zip(out, (VV, VH), values, strict=True):
         a, b = np.nanpercentile(one, (1, 99))
-        band[:] = low + (high - low) * np.clip((one - a) / max(b - a, 1e-6), 0, 1)
+        band[:] = low + (high - low) * (one - a) / max(b - a, 1e-6)
     return out
 
 
