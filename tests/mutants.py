@@ -49,7 +49,7 @@ MUTANTS = (
     Mutant("a buffer with two readers is reused", "geouq/compiling/plan.py",
            "source in fresh and len(source.users) == 1 and", "source in fresh and", f"{GUARDS} -k two_steps"),
     Mutant("BatchNorm is folded into what others read", "geouq/compiling/rewrites.py",
-           "if not isinstance(conv, CONVOLUTIONS) or len(before.users) != 1:", "if not isinstance(conv, CONVOLUTIONS):",
+           "next(iter(node.users)) if len(node.users) == 1 else node for", "next(iter(node.users)) for",
            f"{GUARDS} -k two_steps"),
     Mutant("half of the memory is promised", "geouq/compiling/plan.py", "        peak = max(peak, alive)\n",
            "        peak = max(peak, alive // 2)\n", f"{GUARDS} -k promise"),

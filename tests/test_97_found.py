@@ -15,6 +15,7 @@ from geouq.errors import InputError, SceneError
 from geouq.scenes.open import open_scene
 from tests.helpers import scene_values, write_raster
 from tests.maps import write_map
+from tests.mutants import MUTANTS, ROOT
 
 
 def test_a_crs_that_lacks_a_parameter(tmp_path):
@@ -38,3 +39,8 @@ def test_a_geopackage_without_layers(tmp_path):
     with pytest.raises(InputError, match=r"p\.gpkg"):
         zonal(path, tmp_path / "p.gpkg", tmp_path / "o.gpkg")
     assert not (tmp_path / "o.gpkg").exists()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_of_the_code_as_it_is(mutant):
+    assert (ROOT / mutant.file).read_text("utf-8").count(mutant.old) == 1
