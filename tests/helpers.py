@@ -152,3 +152,20 @@ def write_part(path, arrays):
     packed = pack(arrays)
     write_bytes(path, packed)
     return digest_of(packed)
+
+
+def lake(rows: int = 90, columns: int = 110, noise: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
+    """Two bands of dB with a dark lake, pixels that are not valid, and where the lake is."""
+    rng = np.random.default_rng(1)
+    water = np.zeros((rows, columns), bool)
+    water[20:60, 30:90] = True
+    first = np.where(water, -21, -9) + rng.normal(0, noise, water.shape)
+    made = np.stack([first, first - 6 + rng.normal(0, 1, water.shape)]).astype(np.float32)
+    made[:, :3], made[1, 80:, :4] = np.nan, np.nan
+    return made, water
+
+
+def mask_of(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """A map's mask and tags."""
+    with rasterio.open(path) as file:
+        return file.read(1), file.tags()

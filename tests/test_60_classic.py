@@ -4,32 +4,19 @@ import json
 
 import numpy as np
 import pytest
-import rasterio
 from skimage.filters import threshold_otsu
 from sklearn.cluster import KMeans
 
 from geouq.classic.classify import classify
 from geouq.classic.rules import kmeans, otsu
 from geouq.errors import InputError
-from tests.helpers import as_scene
+from tests.helpers import as_scene, lake, mask_of
 from tests.helpers import geouq as run
 
 
 @pytest.fixture
 def values():
-    """A dark lake in two bands of dB, and pixels that are not valid."""
-    rng = np.random.default_rng(1)
-    water = np.zeros((90, 110), bool)
-    water[20:60, 30:90] = True
-    first = np.where(water, -21, -9) + rng.normal(0, 1.5, water.shape)
-    made = np.stack([first, first - 6 + rng.normal(0, 1, water.shape)]).astype(np.float32)
-    made[:, :3], made[1, 80:, :4] = np.nan, np.nan
-    return made, water
-
-
-def mask_of(path):
-    with rasterio.open(path) as file:
-        return file.read(1), file.tags()
+    return lake()
 
 
 @pytest.mark.parametrize(("method", "fit"), [("otsu", 20_000), ("kmeans", 20_000), ("kmeans", 900)])

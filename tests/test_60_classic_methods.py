@@ -5,7 +5,6 @@ import json
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 from affine import Affine
 from click.testing import CliRunner
 from scipy.ndimage import gaussian_filter
@@ -16,26 +15,10 @@ from geouq.classic.rules import Levels, valleys
 from geouq.classic.smooth import MARGIN, SMOOTHS, smoothed
 from geouq.cli.classic import command
 from geouq.errors import InputError
-from tests.helpers import as_scene, write_raster
+from tests.helpers import as_scene, lake, mask_of, write_raster
 
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_000_000)
 SPOKEN = ("histogram", "kmeans", "texture", *REGIONAL)
-
-
-def lake(rows=90, columns=110, noise=1.5):
-    """Two bands of dB with a dark lake, and pixels that are not valid."""
-    rng = np.random.default_rng(1)
-    water = np.zeros((rows, columns), bool)
-    water[20:60, 30:90] = True
-    first = np.where(water, -21, -9) + rng.normal(0, noise, water.shape)
-    made = np.stack([first, first - 6 + rng.normal(0, 1, water.shape)]).astype(np.float32)
-    made[:, :3], made[1, 80:, :4] = np.nan, np.nan
-    return made, water
-
-
-def mask_of(path):
-    with rasterio.open(path) as file:
-        return file.read(1), file.tags()
 
 
 @pytest.mark.parametrize("method", SPOKEN)
