@@ -165,7 +165,10 @@ def _mosaic(options: dict[str, Any]) -> tuple[Any, ...]:
         raise InputError("--vv and --vh are of one scene: with --mosaic give all files by SCENE")
     from geouq.scenes.batch import parts_named
 
-    return tuple(one.source for one in parts_named(options["scenes"])[0])
+    found, notes = parts_named(options["scenes"])
+    for note in () if options["quiet"] else notes:
+        say(f"geouq: {note}", err=True)
+    return tuple(one.source for one in found)
 
 
 def map_scene(source: Any, options: dict[str, Any]) -> tuple[dict[str, Any], float]:

@@ -18,7 +18,7 @@ from zlib import crc32
 
 from geouq.errors import GeouqError, OutputError
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://+([^/]+)/+(.*[^/])")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]+)/(.*[^/])")
 #: what shows an object when all of it is there
 _WHOLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 #: what has no way to write
@@ -74,7 +74,7 @@ def store_for(urls: list[str]) -> Store:
     addresses = []
     for url in urls:
         match = _URL.fullmatch(url)
-        if not match or ".." in match[3].split("/"):
+        if not match or {"", ".", ".."} & set(match[3].split("/")):
             raise OutputError(f"{url}: names no file in a store: give scheme://bucket/folder/name")
         if match[1].lower() in _READ_ONLY:
             raise OutputError(f"{url}: {match[1]} cannot be written to: give s3://, gs:// or az://, or a local path")
@@ -122,7 +122,7 @@ def contains(url: str, text: str) -> bool:
 @contextmanager
 def opened(url: str) -> Iterator[Any]:
     """Yield an object as a file that is read by ranges."""
-    with reaching(url), _filesystem(url).open(url, "rb") as file:
+    with _reaching(url), _filesystem(url).open(url, "rb") as file:
         yield file
 
 
@@ -215,18 +215,18 @@ def _insisting(url: str, action: Callable[[], T]) -> T:
     """Return what an action on a store returns; one that fails is tried again after each of ``PAUSES``."""
     for pause in PAUSES:
         try:
-            with reaching(url):
+            with _reaching(url):
                 return action()
         except OutputError as error:
             if isinstance(error.__cause__, PermissionError | FileNotFoundError):
                 raise
             time.sleep(pause)
-    with reaching(url):
+    with _reaching(url):
         return action()
 
 
 @contextmanager
-def reaching(url: str) -> Iterator[None]:
+def _reaching(url: str) -> Iterator[None]:
     """Turn whatever a store answers with into an OutputError of one line."""
     try:
         yield

@@ -185,6 +185,8 @@ def test_a_mosaic_is_of_several(whole):
     for given in (str(whole / "whole_db.tif"), [whole / "whole_db.tif"]):
         with pytest.raises(InputError, match="two scenes or more"):
             geouq.open_mosaic(given)
+    with pytest.raises(InputError, match="chunk is 0"):
+        geouq.open_mosaic([whole / "whole_db.tif"] * 2, chunk=0)
 
 
 def test_slices_of_a_data_take_are_told(tmp_path):

@@ -20,7 +20,8 @@ from geouq import units
 from geouq.errors import InputError, SceneError, UnitsError
 from geouq.rasters import raster as raster_module
 from geouq.rasters.coords import scene_geobox
-from geouq.rasters.raster import chunk_shape, inspect_raster
+from geouq.rasters.raster import inspect_raster
+from geouq.rasters.windowed import chunk_shape
 from geouq.scenes.info import scene_info
 from geouq.scenes.open import open_scene
 from tests.helpers import write_raster

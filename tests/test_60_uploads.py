@@ -210,6 +210,9 @@ def test_a_group_is_one_when_all_of_it_is_there(bucket, tmp_path, monkeypatch):
     [
         (["s3://bucket"], "names no file in a store"),
         (["s3://bucket/a/../b.tif"], "names no file in a store"),
+        (["s3:///bucket/a.tif"], "names no file in a store"),
+        (["s3://bucket//a.tif"], "names no file in a store"),
+        (["s3://bucket/a//b.tif"], "names no file in a store"),
         (["https://x.org/a.tif"], "https cannot be written to"),
         (["what://x/a.tif"], "nothing is known that writes there"),
         (["s3://one/a.tif", "s3://two/a.gpkg"], "are in two stores"),

@@ -109,8 +109,9 @@ def test_what_is_no_list_is_refused(tmp_path, text, says):
 
 def test_no_two_maps_get_one_name(folder, tmp_path):
     band(tmp_path / "a_db.tif", scene_values(20, 20))
-    with pytest.raises(InputError, match="2 scenes are called a_db"):
-        scenes_named([str(folder / "scenes"), str(tmp_path / "a_db.tif")])
+    for mosaic in (False, True):  # scenes of one name are not bursts of one pass
+        with pytest.raises(InputError, match="2 scenes are called a_db"):
+            scenes_named([str(folder / "scenes"), str(tmp_path / "a_db.tif")], mosaic=mosaic)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no scene is in"):
         scenes_named([str(tmp_path / "empty")])

@@ -96,8 +96,8 @@ class Votes(MapFile):
         try:
             self.samples = self._count()
             names = LAYERS["votes"].planes(self.legend.names)
-            self._bands = {i: self.band(name) for i, name in enumerate(names) if self.band(name)}
-            self._bands = self._bands or {self.legend.positive: 1}
+            held = {i: number for i, name in enumerate(names) if (number := self.band(name))}
+            self._bands = held or {self.legend.positive: 1}
             self.of = self.legend.positive if of is None else self.legend.index(of)
             if self.of not in self._bands:
                 raise SceneError(f"{path} holds votes for {self.legend.positive_name} alone: ask about that class")
@@ -126,7 +126,7 @@ class Votes(MapFile):
 
         ``of`` : its index; by default that of the class asked about.
         """
-        values = self.read(self._bands[self.of if of is None else of] or 1, roi)
+        values = self.read(self._bands[self.of if of is None else of], roi)
         return values.filled(0), ~np.ma.getmaskarray(values)
 
     def check_map(self, found: MapFile) -> None:

@@ -147,18 +147,6 @@ def refuse_large_blocks(name: str, block: tuple[int, int]) -> None:
         )
 
 
-def chunk_shape(shape: tuple[int, int], block: tuple[int, int], chunk: int) -> tuple[int, int]:
-    """Return (rows, columns) of a dask chunk: whole blocks of the file, about ``chunk``² pixels.
-
-    Strips stay whole, so that no row is decoded once for each of many narrow chunks.
-    """
-    rows, columns = shape
-    height, width = block
-    if width >= columns:
-        return min(rows, max(1, chunk * chunk // (columns * height)) * height), columns
-    return min(rows, max(1, round(chunk / height)) * height), min(columns, max(1, round(chunk / width)) * width)
-
-
 @dataclass(frozen=True)
 class Pixels(Windowed):
     """The pixels of a raster as an array (band, y, x); read when it is sliced."""

@@ -57,3 +57,15 @@ class Windowed:
             if np.ndim(pick) == 0 or len(pick) != span.stop - span.start or pick[0] > pick[-1]:
                 values = np.take(values, pick - span.start, axis=axis)
         return values
+
+
+def chunk_shape(shape: tuple[int, int], block: tuple[int, int], chunk: int) -> tuple[int, int]:
+    """Return (rows, columns) of a dask chunk: whole blocks of the file, about ``chunk``² pixels.
+
+    Strips stay whole, so that no row is decoded once for each of many narrow chunks.
+    """
+    rows, columns = shape
+    height, width = block
+    if width >= columns:
+        return min(rows, max(1, chunk * chunk // (columns * height)) * height), columns
+    return min(rows, max(1, round(chunk / height)) * height), min(columns, max(1, round(chunk / width)) * width)

@@ -203,9 +203,9 @@ def _stem(key: str) -> str:
 def _joined(found: Sequence[OneOfMany]) -> list[OneOfMany]:
     """Return scenes, of which bursts of one pass are one."""
     passes: dict[tuple[str, str], list[OneOfMany]] = {}
-    for one in found:
+    for number, one in enumerate(found):
         match = _BURST.match(one.name)
-        passes.setdefault((match[1], match[3]) if match else (one.name, ""), []).append(one)
+        passes.setdefault((match[1], match[3]) if match else (str(number), ""), []).append(one)
     return [bursts[0] if len(bursts) == 1 else _mosaic(*of, bursts) for of, bursts in passes.items()]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from geouq.errors import UnitsError
-from geouq.rasters.raster import Band, Pixels, Raster, chunk_shape
+from geouq.rasters.raster import Band, Pixels, Raster
+from geouq.rasters.windowed import chunk_shape
 from geouq.scenes.beside import sibling
 from geouq.scenes.open import Source, describe_scene
 from geouq.scenes.scene import Scene

@@ -14,7 +14,7 @@ import numpy as np
 
 from geouq.errors import InputError, SceneError
 from geouq.gdal import guard
-from geouq.rasters.raster import chunk_shape
+from geouq.rasters.windowed import chunk_shape
 from geouq.scenes.rasters import bundle_scene, is_bundle, raster_scene
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -118,21 +118,18 @@ def open_scene(
     UnitsError : ``auto`` cannot tell the units, or most values cannot be in those said.
     InputError : an option is not what it must be.
     """
-    if chunk < 1:
-        raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
-    scaling = _numbers("factor", factor), _numbers("offset", offset)
     scene = describe_scene(
         source,
         scale=scale,
         nodata=nodata,
         bidx=bidx,
-        factor=scaling[0],
-        offset=scaling[1],
+        factor=factor,
+        offset=offset,
         most_fill=most_fill,
         preprocessing=preprocessing,
     )
     beside = (preprocessing.dem, preprocessing.hand) if preprocessing else ()
-    read_as = reading(scale, nodata, bidx, scaling, preprocessing)
+    read_as = reading(scale, nodata, bidx, (factor, offset), preprocessing)
     return lazy_scene(scene, chunk, [path for path in beside if path], read_as, bidx)
 
 
@@ -140,6 +137,8 @@ def lazy_scene(
     scene: Scene, chunk: int, beside: Sequence[str], read_as: str, bidx: Sequence[int] | None
 ) -> xr.DataArray:
     """Return a described scene as ``open_scene`` gives it; ``beside`` are further files that it is made from."""
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}: give a number of pixels, 1 or more")
     import xarray as xr  # here, for it takes most of a second, and neither a refusal nor a description needs it
 
     from geouq.rasters.coords import grid_coords

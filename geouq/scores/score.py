@@ -18,7 +18,8 @@ from geouq.errors import InputError, SceneError
 from geouq.gdal import read
 from geouq.grid import Roi, pieces, same_grid
 from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend
-from geouq.rasters.raster import Pixels, Raster, chunk_shape, inspect_raster, read_window
+from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
+from geouq.rasters.windowed import chunk_shape
 from geouq.scores.confusion import ConfusionMatrix
 
 #: pixels a side of the windows that are read at once, about
