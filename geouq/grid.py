@@ -178,7 +178,7 @@ def pieces(shape: tuple[int, int], height: int, width: int) -> Iterator[Roi]:
 
 
 def same_grid(grid: GeoBox, other: GeoBox) -> bool:
-    """True for grids of one shape and CRS whose corners lie within half a pixel of one another."""
+    """True if the CRS of two grids of the same shape are one, and their corners within half a pixel of one another."""
     return bool(grid.crs == other.crs and corners_apart(grid, other) < 0.5)
 
 

@@ -22,7 +22,7 @@ from geouq.answers import layercopy as layer
 from geouq.answers import totals
 from geouq.answers import zonal as module
 from geouq.answers.places import Places
-from geouq.answers.zonal import zonal
+from geouq.answers.zonal import _class_columns, zonal
 from geouq.errors import InputError, OutputError, SceneError
 from tests.helpers import geouq as run
 from tests.maps import AFFINES, SHAPES, UTM, on_map, polygon, write_map, write_places
@@ -611,3 +611,9 @@ def test_an_id_is_the_column_it_names_whatever_the_others_are_called(tmp_path, o
     assert table["sample"].tolist() == [*range(20), *range(20)] and table["area_m2"].dtype == float
     done = run("zonal", path, places, "-o", tmp_path / "c.gpkg")
     assert f"a column {odd.upper()} already: the other one is called {odd.upper()}_2" in done.stderr
+
+
+@pytest.mark.parametrize("names", [("forest", "forest mask", "water"), ("a b", "a_b", "a_b_0"), ("valid", "a", "A")])
+def test_no_two_classes_share_a_column(names):
+    columns = [name for one in _class_columns(names) for name in (*one.areas, one.mask, one.over(0.5))]
+    assert len(set(columns)) == len(columns)

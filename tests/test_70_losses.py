@@ -9,6 +9,8 @@ from scipy import ndimage
 from torch.nn import functional
 
 from geouq.errors import InputError
+from geouq.learning.training.extra import Sparse
+from geouq.learning.training.freeze import freeze
 from geouq.learning.training.losses import (
     LOSSES,
     border_cross_entropy,
@@ -22,6 +24,7 @@ from geouq.learning.training.losses import (
 )
 from geouq.learning.training.regions import lovasz
 from geouq.learning.training.train import TrainConfig
+from tests.helpers import small_model
 
 
 @pytest.fixture
@@ -225,3 +228,13 @@ def test_what_a_loss_says():
     for wrong in ("even", (1.0, 0.0), (1.0, math.inf)):
         with pytest.raises(InputError, match="class_weights"):
             TrainConfig(class_weights=wrong)
+
+
+def test_a_sum_needs_no_spaces():
+    assert parse_loss("bce+dice") == parse_loss("bce + dice") and parse_loss("1e+1*bce") == parse_loss("10 * bce")
+
+
+def test_parts_are_named_alike_whatever_loss_is_added():
+    network = small_model().network
+    freeze(Sparse(network, "head", (0.3, 0.1, 0.3)), ["down.0"])
+    assert not network.down[0].training and network.down[1].training

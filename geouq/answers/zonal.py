@@ -261,15 +261,18 @@ class _ClassColumns:
 
 def _class_columns(names: Sequence[str]) -> list[_ClassColumns]:
     """Return the columns of each class; ``names`` : none where a map is asked about one class alone."""
-    words = [_word(name) for name in names]
-    apart = [word if words.count(word) == 1 else f"{word}_{k}" for k, word in enumerate(words)]
+    words, apart = [_word(name) for name in names], list[str]()
+    for k, word in enumerate(words):
+        while words.count(word) > (word == words[k]) or word in apart:
+            word = f"{word}_{k}"
+        apart.append(word)
     return [_ClassColumns(name, f"{word}_") for name, word in zip(names, apart, strict=True)] or [_ClassColumns()]
 
 
 def _word(name: str) -> str:
     """Return the name of a class as the beginning of columns' names, none of which is one of the others'."""
     word = re.sub(r"\W+", "_", name).strip("_").lower() or "class"
-    return f"{word}_class" if word in ("valid", "mask", "undecided") else word
+    return f"{word}_class" if re.fullmatch("valid|undecided|(.*_)?mask", word) else word
 
 
 def _columns(shares: Sequence[float], undecided: bool, classes: Sequence[_ClassColumns]) -> dict[str, str]:

@@ -24,13 +24,14 @@ from geouq.classic.regional import Regional, check_method
 from geouq.classic.rules import FIT, Levels, Nearest, Threshold, kmeans, otsu, valleys
 from geouq.classic.smooth import MARGIN, check_smooth, smoothed
 from geouq.classic.windows import WINDOW, windows
-from geouq.errors import InputError
+from geouq.errors import InputError, OutputError
 from geouq.files import check_free, refuse_own_scene
 from geouq.grid import Roi, pixel_areas
 from geouq.layers import NOT_CLASSIFIED, Legend
 from geouq.maps.bands import map_bands, quantise
 from geouq.maps.cog import MapWriter
 from geouq.maps.styles import write_qml
+from geouq.maps.votes import beside
 from geouq.polygons.features import check_vector_path
 from geouq.polygons.vectorize import vectorize
 from geouq.rasters.coords import scene_geobox
@@ -128,6 +129,8 @@ def classify(
     refuse_own_scene(scene, files)
     for file in files:
         check_free(file, overwrite)
+    if vector is not None and beside(path).exists():
+        raise OutputError(f"{beside(path)} holds the votes of another map: move it away, or call the map otherwise")
     rule, notes = _fitted(scene, asked)
     areas, missing = _write(scene, asked, rule, path, notes, overwrite)
     if vector is not None:

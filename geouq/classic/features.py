@@ -8,7 +8,8 @@ show.
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import correlate1d
+
+from geouq.sentinel1.speckle import statistics
 
 #: sides of the windows, and how far the larger one reaches
 SIDES = (5, 11)
@@ -33,12 +34,5 @@ def texture(values: np.ndarray) -> np.ndarray:
 
 def _moments(band: np.ndarray, known: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over the known pixels of a square around each; NaN where it is not known."""
-    filled, count = np.where(known, band, 0), np.maximum(_sum(known.astype(np.float64), side), 1)
-    mean = _sum(filled, side) / count
-    deviation = np.sqrt(np.maximum(_sum(filled**2, side) / count - mean**2, 0))
-    return np.where(known, mean, np.nan), np.where(known, deviation, np.nan)
-
-
-def _sum(values: np.ndarray, side: int) -> np.ndarray:
-    ones = np.ones(side)
-    return np.asarray(correlate1d(correlate1d(values, ones, axis=0, mode="constant"), ones, axis=1, mode="constant"))
+    mean, variance = statistics(np.where(known, band, 0), known.astype(np.float64), side)
+    return np.where(known, mean, np.nan), np.where(known, np.sqrt(variance), np.nan)

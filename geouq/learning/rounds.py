@@ -32,6 +32,7 @@ from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.fit import Event, FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, Rounds, find_recipe
+from geouq.learning.training.settle import positive_name
 from geouq.networks.combine import combined, turned
 from geouq.networks.model import Model
 from geouq.rasters.coords import scene_geobox
@@ -185,9 +186,19 @@ def _sides(
     _, held = split_by_place(chips, options.validation, options.seed, recipe.validation)
     places = tuple(sorted({chip.place for chip in held}))
     options = replace(options, validation=places or options.validation)
-    whole_chips = [c for c in chips if c.throughout not in (None, 0) and c.place not in places and c.split != "test"]
-    kept = chips if recipe.rounds.labels == "pixels" else [chip for chip in chips if chip not in whole_chips]
-    return kept, whole_chips, options
+    if recipe.rounds.labels == "pixels":
+        return chips, [], options
+    positive = _positive(chips, recipe, options)
+    whole_chips = [c for c in chips if c.throughout == positive and c.place not in places and c.split != "test"]
+    return [chip for chip in chips if chip not in whole_chips], whole_chips, options
+
+
+def _positive(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> int:
+    """Return the index of the positive class of two."""
+    names = options.classes or (chips[0].class_names if chips else ()) or recipe.classes
+    if len(names) != 2:
+        raise InputError(f"rounds.labels images decides between two classes, and these are {', '.join(names)}")
+    return names.index(positive_name(tuple(names)))
 
 
 def _held(options: FitOptions) -> tuple[str, ...]:

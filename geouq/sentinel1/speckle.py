@@ -53,16 +53,16 @@ def _sum(values: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(correlate1d(correlate1d(values, ones, axis=0, mode="constant"), ones, axis=1, mode="constant"))
 
 
-def _statistics(values: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the measured pixels in the window around each pixel."""
-    count = np.maximum(_sum(valid, _SIDE), 1)
-    mean = _sum(values, _SIDE) / count
-    return mean, np.maximum(_sum(values**2, _SIDE) / count - mean**2, 0)
+def statistics(values: np.ndarray, valid: np.ndarray, side: int = _SIDE) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and variance of the measured pixels, 1 in ``valid`` and else 0 in both, in a square around each."""
+    count = np.maximum(_sum(valid, side), 1)
+    mean = _sum(values, side) / count
+    return mean, np.maximum(_sum(values**2, side) / count - mean**2, 0)
 
 
 def _boxcar(values: np.ndarray, valid: np.ndarray, looks: float) -> np.ndarray:
     """Mean of the window."""
-    return _statistics(values, valid)[0]
+    return statistics(values, valid)[0]
 
 
 def _adapted(values: np.ndarray, mean: np.ndarray, variance: np.ndarray, looks: float) -> np.ndarray:
@@ -78,7 +78,7 @@ def _adapted(values: np.ndarray, mean: np.ndarray, variance: np.ndarray, looks: 
 
 
 def _lee(values: np.ndarray, valid: np.ndarray, looks: float) -> np.ndarray:
-    mean, variance = _statistics(values, valid)
+    mean, variance = statistics(values, valid)
     return _adapted(values, mean, variance, looks)
 
 
@@ -88,7 +88,7 @@ def _gamma_map(values: np.ndarray, valid: np.ndarray, looks: float) -> np.ndarra
     Lopes, Nezry, Touzi & Laur 1990, "Maximum a posteriori speckle filtering and first order texture models in SAR
     images", IGARSS: mean where the window is as uniform as speckle is, the pixel where it is more than twice as varied.
     """
-    mean, variance = _statistics(values, valid)
+    mean, variance = statistics(values, valid)
     positive = np.maximum(mean, 1e-30)  # noise subtraction can leave less; such pixels get the mean, below
     varied = variance / positive**2
     speckle = 1 / looks

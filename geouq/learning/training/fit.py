@@ -152,6 +152,7 @@ def train_model(
         recipe = replace(recipe, outlines="labels")
     notes = _check_labels(data, recipe, sides, names)
     model = new_model(recipe, names, options.seed, options.init)
+    as_sampled(model, recipe)  # what it cannot be written as is refused now, not after the training
     network = with_extra_loss(model, recipe, teacher, device)
     claim(out, recipe, sides, str(options.init or ""))
     on_event(_prepared(recipe, sides, left_out, device, notes))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from geouq.errors import InputError
+from geouq.learning.training.extra import Extra
 
 #: the part that all of geouq's networks have: what comes before the way back up (its modules, by the class)
 ENCODER = "encoder"
@@ -24,7 +25,8 @@ def freeze(network: nn.Module, names: Sequence[str]) -> None:
     InputError : there is no such part.
     """
     network.train()
-    for part in (part for name in names for part in _parts(network, name)):
+    inner = network.network if isinstance(network, Extra) else network
+    for part in (part for name in names for part in _parts(inner, name)):
         part.eval().requires_grad_(False)
 
 

@@ -153,7 +153,7 @@ def parse_loss(text: str) -> tuple[Term, ...]:
     ------
     InputError : a term, its weight or its parameters are not understood.
     """
-    return tuple(_term(part, text) for part in re.split(r"\+(?![^(]*\))(?<![eE]\+)", text))
+    return tuple(_term(part, text) for part in re.split(r"\+(?![^(]*\))(?<![\d.][eE]\+)", text))
 
 
 def _term(part: str, text: str) -> Term:
