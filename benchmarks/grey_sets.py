@@ -2,6 +2,7 @@
 
     python benchmarks/grey_sets.py DATA OUT
     geouq evaluate s1-water OUT/manifest.csv -o report/
+    python benchmarks/grey_sets.py DATA OUT --sets etci2021       # for: geouq train DATA --also OUT …
 
 Their backscatter was stretched to bytes, by rules that were not handed down, so no exact way leads back to dB. What
 this does instead: one linear map a stretch and band, dB = factor · grey + offset, under which dry pixels have the
@@ -53,9 +54,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with etci2021/, ombria/, ombria-2021/, cems/, sen1floods11/ …")
     parser.add_argument("out", type=Path, help="folder for labels and manifest.csv")
+    sets = {"etci2021": etci, "ombria": ombria, "cems": cems}
+    parser.add_argument("--sets", nargs="+", choices=sets, default=[*sets], help="those to read; all by default")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    pictures = [*etci(arguments.data), *ombria(arguments.data), *cems(arguments.data, arguments.out)]
+    pictures = [picture for name in arguments.sets for picture in sets[name](arguments.data, arguments.out)]
     reference = dry_levels(arguments.data)
     rows = []
     for stretch in dict.fromkeys(p.stretch for p in pictures):
@@ -103,7 +106,7 @@ def row(picture: Grey, maps: list[tuple[float, float]], out: Path) -> dict[str, 
     }
 
 
-def etci(data: Path) -> Iterator[Grey]:
+def etci(data: Path, _: Path) -> Iterator[Grey]:
     """Yield ETCI 2021: VV and VH; water is flood or permanent water; white in both bands is no data."""
     for vv in sorted(data.glob("etci2021/*/vv/*.png")):
         group = vv.parent.parent
@@ -114,7 +117,7 @@ def etci(data: Path) -> Iterator[Grey]:
         )
 
 
-def ombria(data: Path) -> Iterator[Grey]:
+def ombria(data: Path, _: Path) -> Iterator[Grey]:
     """Yield OMBRIA: one polarisation, taken as VV; flood alone is labelled, so permanent water counts as an error.
 
     No byte stands for no data: 0 is the darkest water of a picture.

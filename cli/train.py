@@ -41,6 +41,7 @@ from geouq.learning.training.recipe import Recipe, find_recipe, recipe_names, wr
     "--classes", metavar="NAME,…", help="Class names in order. [default: land,water, or as many as there are]"
 )
 @PLACES
+@click.option("--also", type=FILE, metavar="DATA", help="More data to train on, which are never held out or scored.")
 @click.option("--init", metavar="MODEL", help="Start from the weights of a model: a file, or a shipped model's name.")
 @click.option(
     "--freeze", metavar="PART,…", help="Parts of that model to leave as they are: encoder, or modules by name."
@@ -72,6 +73,7 @@ def command(
     val: str | None,
     classes: str | None,
     place_pattern: str | None,
+    also: Path | None,
     init: str | None,
     freeze: str | None,
     resume: bool,
@@ -100,6 +102,7 @@ def command(
         validation=_validation(val),
         classes=tuple(_names(classes)) if classes is not None else None,
         place_pattern=place_pattern,
+        also=also,
         init=init,
         resume=resume,
         device=device,

@@ -1,5 +1,6 @@
 """``geouq train`` as a user meets it."""
 
+import json
 import subprocess
 import sys
 
@@ -40,6 +41,23 @@ def test_train_refuse_and_resume(data, tmp_path):
     assert run(*common, "--steps", 2, "--resume", "-q").output == ""
     assert (tmp_path / "out" / "log.csv").read_text().count("\n") == 2  # an unfinished round is judged when it ends
     assert Model.load(tmp_path / "out" / "unet-16.safetensors").spec.name == "unet-16"
+
+
+def test_more_data_are_trained_on_and_never_held_out(data, tmp_path):
+    rng = np.random.default_rng(1)
+    for name in ("B_2", "C_2", "D_1"):
+        pixels, label = picture(rng, 20, 24, 2)
+        write_raster(tmp_path / "more" / "images" / f"{name}.png", pixels)
+        write_raster(tmp_path / "more" / "labels" / f"{name}.png", label)
+    common = (data, "--recipe", "unet-16", "--device", "cpu", "--val", "B", "--also", tmp_path / "more", "--steps", 1)
+    assert run(*common, "-o", tmp_path / "out").exit_code == 0
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert settings["training"] == ["A_1", "C_1", "C_2", "D_1"] and settings["validation"] == ["B_1"]  # B_2: of B
+    for wrong, expected in ((data, "A_1"), (tmp_path / "nowhere", "no such file or folder")):
+        error = run(*common, "--also", wrong, "-o", tmp_path / "other").exception
+        assert isinstance(error, InputError) and expected in str(error) and not (tmp_path / "other").exists()
+    inside = run(*common, "-o", tmp_path / "more" / "labels").exception
+    assert isinstance(inside, OutputError) and not (tmp_path / "more" / "labels" / "log.csv").exists()
 
 
 def test_mistakes_leave_nothing_behind(data, tmp_path):

@@ -44,6 +44,8 @@ class FitOptions:
     without : places that are neither trained on nor held out: as if the data had them not.
     classes : names in order; the network has as many. None: as many as the labels hold.
     place_pattern : a regular expression that tells a chip's place from its name (``read_dataset``).
+    also : more labelled data to train on; it is never held out, and where it is of a place that is held out or left
+        out, not used.
     init : a model whose weights the network starts from; an SSN starts with its mean at them.
     resume : go on from the folder's checkpoint, if there is one.
     device : "auto", "cpu", "cuda", ….
@@ -55,6 +57,7 @@ class FitOptions:
     without: tuple[str, ...] = ()
     classes: tuple[str, ...] | None = None
     place_pattern: str | None = None
+    also: str | Path | None = None
     init: str | Path | None = None
     resume: bool = False
     device: str = "auto"
@@ -135,12 +138,14 @@ def train_model(
     if recipe.training.freeze and not options.init:
         raise InputError(f"freeze {', '.join(recipe.training.freeze)}: of which model? Name one to start from (--init)")
     chips = read_dataset(data, options.place_pattern) if chips is None else chips
+    also = [] if options.also is None else _others(options.also, data, chips, options)
+    files = [*data_files(data, chips), *(data_files(options.also, also) if options.also is not None else ())]
     for made in (*FILES, f"{recipe.name}.safetensors"):
-        refuse_own(out / made, data_files(data, chips), "part of the data")
+        refuse_own(out / made, files, "part of the data")
     teacher = Model.load(recipe.teacher.model) if recipe.teacher.model else None
     chips = chips if teacher is None else paired(chips, recipe.teacher.data)
-    _refuse_inside(out, data, chips)
-    sides, names, left_out = _chosen(chips, recipe, options)
+    _refuse_inside(out, data, [*chips, *also])
+    sides, names, left_out = _chosen(chips, also, recipe, options)
     outlines = _outlines(data, recipe)
     device = choose_device(options.device)
     wanted, recipe = recipe, settle(recipe, sides[0], len(names), options.steps, options.seed)
@@ -180,10 +185,28 @@ def _outlines(data: str | Path, recipe: Recipe) -> list[np.ndarray]:
     return found
 
 
-def _chosen(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[Sides, tuple[str, ...], int]:
+def _others(
+    also: str | Path, data: str | Path, chips: Sequence[LabelledChip], options: FitOptions
+) -> list[LabelledChip]:
+    """Return the chips of more data to train on; chips are known by their names, so none may be among the others."""
+    found, names = read_dataset(also, options.place_pattern), {chip.name for chip in chips}
+    twice = next((chip.name for chip in found if chip.name in names), None)
+    if twice is not None:
+        raise InputError(f"{also}: chip {twice!r} is in {data} too: give it another name, or leave one of them out")
+    return found
+
+
+def _chosen(
+    chips: Sequence[LabelledChip], also: Sequence[LabelledChip], recipe: Recipe, options: FitOptions
+) -> tuple[Sides, tuple[str, ...], int]:
     """Return the chips of both sides, the classes' names, and how many chips are left out as ill-posed."""
-    chips = [c for c in chips if not c.name.startswith(recipe.leave_out) and c.place not in options.without]
-    sides = split_by_place(chips, options.validation, options.seed, recipe.validation)
+    chips, also = (
+        [c for c in some if not c.name.startswith(recipe.leave_out) and c.place not in options.without]
+        for some in (chips, also)
+    )
+    training, held = split_by_place(chips, options.validation, options.seed, recipe.validation)
+    places = {chip.place for chip in held}
+    sides = [*training, *(chip for chip in also if chip.place not in places)], held
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
     names = class_names(recipe, [int(i) for i in found], options.classes or chips[0].class_names or None)
