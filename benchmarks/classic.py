@@ -2,6 +2,10 @@
 
     python benchmarks/classic.py DATA [--rgb-model MODEL] [--chips 20] [--picture PNG]
 
+    python benchmarks/classic.py DATA --chips 10 --manifest water.json     # the row "U-Net" of the pictures, by a model
+    geouq train water.json --recipe unet-16 -o rgb/                        # that has not seen those compared
+    python benchmarks/classic.py DATA --chips 10 --rgb-model rgb/unet-16.safetensors
+
 DATA holds ``s1/`` (sen1floods11/, stacoverflow/) and ``seeds/water-bodies-rgb/`` (images/, masks/, manifest.csv). The
 ships are drawn here: bright hulls on 5 % of a noisy sea. Each chip is a scene of its own. Backscatter is smoothed
 (``--smooth``), pictures are not. There the darker class is water; in the sea the brighter one is ships.
@@ -12,6 +16,7 @@ The picture shows all methods on a simulated scene.
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,8 +56,12 @@ def main() -> None:
     parser.add_argument("--smooth", default="median", help="of backscatter")
     parser.add_argument("--chips", type=int, default=20, help="pictures of water bodies, evenly spread")
     parser.add_argument("--rgb-model", help="a model of red, green and blue that has not seen these chips")
+    parser.add_argument("--manifest", type=Path, help="only write this: all pictures, those compared of the split test")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
+    if given.manifest:
+        given.manifest.write_text(json.dumps(manifest(given.data / "seeds" / "water-bodies-rgb", given.chips)))
+        return
     sets = {
         "ships, drawn": [ships()],
         "Sentinel-1": list(radar(given.data / "s1", given.smooth)),
@@ -95,12 +104,29 @@ def radar(folder: Path, smooth: str) -> Iterator[Example]:
             yield found
 
 
-def pictures(folder: Path, count: int) -> Iterator[Example]:
-    """Every so many-th of the pictures of water bodies whose mask is not all water; black padding is not valid."""
+def compared(folder: Path, count: int) -> list[Path]:
     images = sorted((folder / "images").iterdir())
-    for image in images[:: max(1, len(images) // count)][:count]:
-        label = next((folder / "masks").glob(f"{image.stem}.*"))
-        chip = LabelledChip(image.stem, image.stem, (image,), label, scale="rgb")
+    return images[:: max(1, len(images) // count)][:count]
+
+
+def mask_of(image: Path) -> Path:
+    return next((image.parents[1] / "masks").glob(f"{image.stem}.*"))
+
+
+def manifest(folder: Path, count: int) -> list[dict[str, str]]:
+    """List all pictures, each a place of its own, as nobody says where they lie; those compared are not trained on."""
+    test = compared(folder, count)
+    return [
+        {"image": str(image.resolve()), "label": str(mask_of(image).resolve()), "place": image.stem}
+        | ({"split": "test"} if image in test else {})
+        for image in sorted((folder / "images").iterdir())
+    ]
+
+
+def pictures(folder: Path, count: int) -> Iterator[Example]:
+    """Every so many-th of the pictures of water bodies; black padding is not valid."""
+    for image in compared(folder, count):
+        chip = LabelledChip(image.stem, image.stem, (image,), mask_of(image), scale="rgb")
         found = example(chip, None)
         black = (found.scene.values <= 8).all(0)
         scene = found.scene.where(~black)

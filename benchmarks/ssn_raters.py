@@ -9,6 +9,9 @@ independent pixels −7 ln 2 = −4.852.
 DATA holds ``index.csv``, ``images/`` and ``masks/`` as the BU-BIL copy that the table of docs/samplers.md was made
 from: 6 to 10 annotations of each cell. The same small U-Net learns from one rater drawn a step: deterministic (cross
 entropy), with a diagonal covariance, and with a low-rank one. Every fifth image is held out.
+
+Better: the share of all pairs of a sample and a rater in which the sample's Dice is above that of the mean prediction;
+any: the share of images and raters of which at least one of the samples is.
 """
 
 from __future__ import annotations
@@ -110,7 +113,9 @@ def score(network: torch.nn.Module, chips: Sequence[tuple[np.ndarray, np.ndarray
                 samples, point = logits[0] >= 0, logits[0, 0] >= 0
         agreement = Agreement(len(samples), len(raters))
         agreement.add(samples.flatten(1).numpy(), point.flatten().numpy(), raters.reshape(len(raters), -1))
-        rows.append(agreement.scores())
+        distance, s = agreement.distances(), len(samples)
+        better = distance[:s, s + 1 :] < distance[s, s + 1 :]  # (S, M); of one class, Dice rises as this falls
+        rows.append(agreement.scores() | {"better": float(better.mean()), "any": float(better.any(0).mean())})
     return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
 
 
@@ -128,11 +133,11 @@ def main() -> None:
     chips = read(arguments.data)
     known, held = [c for i, c in enumerate(chips) if i % 5], chips[::5]
     print(f"\n{len(known)} images to learn from, {len(held)} held out, {arguments.steps} steps")
-    print(f"| model | S | GED² (biased) | GED² (unbiased) | diversity | Dice |\n|{'---|' * 6}")
+    print(f"| model | S | GED² (biased) | GED² (unbiased) | diversity | Dice | better | any |\n|{'---|' * 8}")
     for name, rank in (("deterministic", None), ("SSN, diagonal", 0), ("SSN, low-rank", 10)):
         s = score(fit(rank, known, arguments.steps), held)
         count = 1 if rank is None else SAMPLES
-        columns = (s["ged"], s["ged_unbiased"], s["diversity"], s["dice_raters"])
+        columns = [s[key] for key in ("ged", "ged_unbiased", "diversity", "dice_raters", "better", "any")]
         print(f"| {name} | {count} | " + " | ".join(f"{v:.3f}" for v in columns) + " |", flush=True)
 
 

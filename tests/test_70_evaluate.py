@@ -18,7 +18,7 @@ from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load, load_label, open_chip
 from geouq.learning.judging.baselines import CANDIDATES, boxcar, otsu
 from geouq.learning.judging.classical import BOXCARS, ThresholdCounts, maps
-from geouq.learning.judging.evaluate import Evaluation, chessboard, corrupt, evaluate
+from geouq.learning.judging.evaluate import Evaluation, _mean_of_chips, chessboard, corrupt, evaluate
 from geouq.learning.judging.metrics import ProperScores, RiskCoverage, auroc, average_precision
 from geouq.learning.judging.page import page
 from geouq.learning.judging.report import write_report
@@ -264,6 +264,16 @@ def test_chips_are_cut_as_segment_cuts_scenes(data, model):
     assert [r["iou"] for r in plain.scores["chips"]] != [r["iou"] for r in found.scores["chips"]]
 
 
+def test_the_mean_of_chips_lets_every_chip_weigh_the_same(found):
+    scores = found.scores
+    ious = [row["iou"] for row in scores["chips"] if row["iou"] is not None]
+    assert scores["chip_mean"]["iou"] == pytest.approx(np.mean(ious)) != scores["pooled"]["iou"]
+    assert scores["chip_mean"]["pixels"] == sum(row["pixels"] for row in scores["chips"]) == scores["pooled"]["pixels"]
+    dry = [{"pixels": 4, "iou": float("nan"), "accuracy": 1.0}, {"pixels": 4, "iou": 0.5, "accuracy": 0.5}]
+    pooled = {"pixels": 8, "iou": 0.5, "accuracy": 0.75, "confusion": []}
+    assert _mean_of_chips(dry, pooled) == {"pixels": 8, "iou": 0.5, "accuracy": 0.75}
+
+
 def test_without_samples_there_is_one_pass_and_no_interval(data, model):
     scores = evaluate(model, read_dataset(data), samples=0, most_pictures=0).scores
     assert scores["areas"] == {} and scores["pooled"]["nll"] == scores["one_pass"]["nll"]
@@ -299,7 +309,18 @@ def test_names_of_places_classes_and_data_are_text_and_neither_markup_nor_mathem
 
 def test_the_summary_names_places_methods_and_doubt(found):
     text = summary(found.scores)
-    for word in ("a ", "b ", "all, pooled", "one pass", "Otsu", "hindsight", "ECE", "AUROC", "90 % interval"):
+    for word in (
+        "a ",
+        "b ",
+        "all, pooled",
+        "one pass",
+        "mean of chips",
+        "Otsu",
+        "hindsight",
+        "ECE",
+        "AUROC",
+        "90 % interval",
+    ):
         assert word in text, word
 
 

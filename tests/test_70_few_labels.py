@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from geouq.cli.train import command
 from geouq.errors import InputError
 from geouq.grid import Roi
+from geouq.learning.crf import RIGHT, STEPS, WEIGHT, crf_labels
 from geouq.learning.data.augment import jitter_backscatter
 from geouq.learning.data.dataset import read_dataset, read_unlabelled
 from geouq.learning.data.examples import Reading, read_example, read_fitted, read_whole
@@ -76,6 +78,8 @@ def test_rounds_label_what_is_sure_and_leave_out_places_held_out(data, tmp_path)
     assert [row["accepted"] for row in json.loads((tmp_path / "rounds.json").read_text())["rounds"]] == [
         row.accepted for row in rounds
     ]
+    scores = json.loads((tmp_path / "rounds.json").read_text())["scores"]
+    assert len(scores) == 3 and scores[2] == Model.load(path).spec.scores
     again = train_rounds(
         data / "labelled", recipe, tmp_path, read_unlabelled(data / "more"), options(resume=True), lambda event: None
     )
@@ -119,6 +123,46 @@ def test_labels_of_whole_images_become_labels_of_pixels(tmp_path):
         assert label[truth == 1].mean() > 0.9 > 0.5 > label[truth == 0].mean() and label.mean() >= 0.05
 
 
+def test_the_field_is_the_mean_field_of_its_formula():
+    """Against sums over all pairs of pixels, of three classes, with pixels that are not valid."""
+    rng, (h, w), classes, sigma = np.random.default_rng(0), (11, 9), 3, 1.5
+    labels = np.where(rng.random((h, w)) < 0.7, np.arange(w) // 3, rng.integers(0, classes, (h, w)))
+    valid = rng.random((h, w)) < 0.9
+    labels = np.where(valid, labels, UNSURE).astype(np.uint8)
+    where = np.argwhere(valid)
+    k = np.exp(-((where[:, None] - where) ** 2).sum(-1) / (2 * sigma**2))  # (N, N)
+    k /= np.sqrt(np.outer(k.sum(1), k.sum(1)))
+    unary = np.where(labels[valid][:, None] == np.arange(classes), RIGHT, (1 - RIGHT) / (classes - 1))  # (N, C)
+    p = unary
+    for _ in range(STEPS):
+        p = unary * np.exp(WEIGHT * k @ p)
+        p /= p.sum(1, keepdims=True)
+    found = crf_labels(labels, classes, valid, sigma)
+    assert (found[~valid] == UNSURE).all() and found.dtype == np.uint8
+    assert (found[valid] == p.argmax(1)).all() and (found != labels).sum() > 10
+
+
+def test_the_field_takes_specks_and_keeps_shores():
+    truth = np.zeros((80, 80), np.uint8)
+    truth[:, 40:] = 1
+    noisy = np.where(np.random.default_rng(1).random(truth.shape) < 0.2, 1 - truth, truth)
+    found = crf_labels(noisy, 2, np.ones(truth.shape, bool))
+    assert (found == truth).mean() > 0.97 > 0.85 > (noisy == truth).mean()
+
+
+def test_labels_of_rounds_may_be_smoothed(data, tmp_path):
+    model = Model.load(train_model(data / "labelled", find_recipe("unet-16", TINY), tmp_path / "m", options()))
+    chips, how = read_unlabelled(data / "more"), Rounds(1, confidence=0.6, share=0.0)
+    for name, crf in (("raw", False), ("smooth", True)):
+        label_chips(model, chips, tmp_path / name, replace(how, crf=crf))
+    changed = 0
+    for chip in chips:
+        raw, smooth = (rasterio.open(tmp_path / name / f"{chip.name}.tif").read(1) for name in ("raw", "smooth"))
+        assert (smooth == crf_labels(raw, 2, raw != UNSURE)).all()
+        changed += int((smooth != raw).sum())
+    assert changed > 0
+
+
 def test_rounds_need_something_to_label(data, tmp_path):
     for changes, says in (
         ([], "rounds.count is 0"),
@@ -131,6 +175,7 @@ def test_rounds_need_something_to_label(data, tmp_path):
     for change, says in (
         ("rounds.per=chip", "tile, pixel"),
         ("rounds.share=1.0", "below 1"),
+        ('rounds={labels = "images", crf = true}', "crf is for labels"),
         ("rounds.count=-1", "0 to"),
     ):
         with pytest.raises(InputError, match=says):

@@ -10,7 +10,7 @@ chip is labelled with it; the model learns to tell what the chips without it hav
 of those chips anew, at least ``least`` of each with the class, and trains from the start.
 
 A folder holds ``round-0`` …, a training run each, ``labels-1`` … with the labels made for each round, the final
-model, and ``rounds.json``.
+model, and ``rounds.json``: what was labelled in each round, and the ``scores`` of each training, round 0 first.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import xarray as xr
 
 from geouq.errors import InputError, OutputError
 from geouq.files import whole
+from geouq.learning.crf import crf_labels
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import open_chip
@@ -90,7 +91,7 @@ def train_rounds(
     if not recipe.rounds.count or not wanted:
         raise InputError(f"recipe {recipe.name}: {_missing(recipe.rounds)}")
     model = Model.load(train_model(data, recipe, out / "round-0", options, on_event, chips))
-    first, rows = model, []
+    first, rows, scores = model, [], [model.spec.scores]
     for number in range(1, recipe.rounds.count + 1):
         teacher = _teacher(first, model, recipe.rounds)
         made, row = label_chips(teacher, wanted, out / f"labels-{number}", recipe.rounds, number)
@@ -99,8 +100,10 @@ def train_rounds(
         start = None if recipe.rounds.labels == "images" else _file(out, recipe, 0)
         told = replace(options, init=start) if start else options
         model = Model.load(train_model(data, recipe, out / f"round-{number}", told, on_event, [*given, *made]))
+        scores.append(model.spec.scores)
     with whole(out / DATA) as file:
-        file.write_text(json.dumps({"recipe": recipe.name, "rounds": rows}, indent=1) + "\n", "utf-8")
+        told_of = {"recipe": recipe.name, "rounds": rows, "scores": scores}
+        file.write_text(json.dumps(told_of, indent=1) + "\n", "utf-8")
     model.save(path)
     return path
 
@@ -115,7 +118,7 @@ def label_chips(
         layers = segment(
             open_chip(chip), model=model, samples=0, layers=("mask", "confidence", "probability")
         ).compute()
-        label = _label(layers, how, model.spec.legend.positive)
+        label = _label(layers, how, len(model.spec.classes), model.spec.legend.positive)
         if label is None:
             continue
         path = folder / f"{chip.name}.tif"
@@ -127,10 +130,12 @@ def label_chips(
     return made, row
 
 
-def _label(layers: xr.Dataset, how: Rounds, positive: int) -> np.ndarray | None:
+def _label(layers: xr.Dataset, how: Rounds, classes: int, positive: int) -> np.ndarray | None:
     """Return a map as a label, (h, w) uint8 with ``UNSURE``; None if too little of it is sure."""
     mask, sure = layers["mask"].values, layers["confidence"].values
     valid = np.isfinite(sure)
+    if how.crf:
+        mask = crf_labels(mask, classes, valid)
     if not valid.any():
         return None
     if how.labels == "images":

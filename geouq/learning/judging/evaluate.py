@@ -27,7 +27,7 @@ from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
 from geouq.learning.judging.metrics import RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
-from geouq.scores.confusion import Confusion
+from geouq.scores.confusion import Confusion, mean
 from geouq.segmentation.deciding import decided_tiles
 from geouq.segmentation.job import Job, Settings, prepare
 from geouq.segmentation.tile import segment_tile, tile_values
@@ -76,10 +76,10 @@ def evaluate(
 
     Returns
     -------
-    Evaluation, whose ``scores`` hold: ``pooled``, ``datasets``, ``places``, ``chips``; ``one_pass`` (dropout off, doubt
-    from the maximum of the softmax); ``areas`` (how often 90 % intervals cover the label's area); ``agreement`` (of
-    samples and raters of the positive class: geouq.learning.judging.agreement); ``noise``;
-    ``baselines`` (backscatter and two classes only); ``curves``.
+    Evaluation, whose ``scores`` hold: ``pooled`` (all pixels together), ``datasets``, ``places``, ``chips``,
+    ``chip_mean`` (every chip weighing the same); ``one_pass`` (dropout off, doubt from the maximum of the softmax);
+    ``areas`` (how often 90 % intervals cover the label's area); ``agreement`` (of samples and raters of the positive
+    class: geouq.learning.judging.agreement); ``noise``; ``baselines`` (backscatter and two classes only); ``curves``.
 
     Raises
     ------
@@ -256,6 +256,7 @@ class _Work:
             "skipped": self.skipped,
             "pooled": self.pooled.scores(),
             "one_pass": self.once.scores(),
+            "chip_mean": _mean_of_chips(self.chips, self.pooled.scores()),
             "datasets": [{"dataset": name, **tally.scores()} for name, tally in self.datasets.items()],
             "places": self.places,
             "chips": self.chips,
@@ -291,6 +292,15 @@ def _positive_votes(layers: dict[str, np.ndarray], positive: int) -> np.ndarray:
     """Return the votes for the positive class, (h, w)."""
     votes = layers["votes"]
     return votes[positive] if votes.ndim == 3 else votes
+
+
+def _mean_of_chips(rows: Sequence[dict[str, Any]], pooled: dict[str, Any]) -> dict[str, float]:
+    """Return the mean over chips of each score that is a number, every chip weighing the same; pixels are their sum.
+
+    A chip on which a score is a ratio of nothing (IoU of a class that is neither in label nor map) is left out of it.
+    """
+    names = [name for name, value in pooled.items() if isinstance(value, int | float) and name != "pixels"]
+    return {"pixels": pooled["pixels"]} | {name: mean([row[name] for row in rows]) for name in names}
 
 
 def _mean_agreement(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

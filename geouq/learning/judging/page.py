@@ -82,6 +82,7 @@ def _places(scores: dict[str, Any]) -> dict[str, Any]:
         rows += [[bold("all of it"), r["dataset"], *row("", r)[1:]] for r in scores["datasets"]]
     rows.append([bold("pooled"), "all", *row("", scores["pooled"])[1:]])
     rows.append(["one pass", "all", *row("", scores["one_pass"])[1:]])
+    rows.append(["mean of chips", "all", *row("", scores["chip_mean"])[1:]])
     return {"heads": titles, "rows": rows, "rule": len(scores["places"])}
 
 

@@ -31,6 +31,7 @@ def summary(scores: dict[str, Any]) -> str:
     if len(scores["datasets"]) > 1:
         rows += [row(r["dataset"], r) for r in scores["datasets"]]
     rows += [row("all, pooled", scores["pooled"]), row("all, one pass", scores["one_pass"])]
+    rows += [row("all, mean of chips", scores["chip_mean"])]
     blocks = [heading(scores), columns(rows)]
     if "by_class" in scores["pooled"]:
         names = scores["model"]["classes"]

@@ -44,6 +44,7 @@ class Rounds:
     confidence : above it, 0..1, a pixel is sure. per : "tile": an image counts as a whole, if more than ``share`` of
         its valid pixels are sure; "pixel": those pixels that are sure.
     turns : label by the mean over the eight flips and quarter turns.
+    crf : with "pixels", smooth the maps by the labels around each pixel (geouq.learning.crf) before they are labels.
     least : with "images", the share of a chip's pixels that is labelled positive at least.
     """
 
@@ -53,6 +54,7 @@ class Rounds:
     per: str = "tile"
     share: float = 0.9
     turns: bool = True
+    crf: bool = False
     least: float = 0.05
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class Rounds:
         for key in ("confidence", "share", "least"):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"{key} is {getattr(self, key)}: it must be at least 0 and below 1")
+        if self.crf and self.labels == "images":
+            raise InputError('crf is for labels "pixels": it would take away what least keeps')
         if not 0 <= self.count <= MOST_ROUNDS:
             raise InputError(f"count is {self.count}: it must be 0 to {MOST_ROUNDS}")
 
