@@ -3,9 +3,9 @@
     python benchmarks/doubt.py MODEL DATA [--samples 100]
 
 MODEL is a file that ``geouq train DATA -o FOLDER`` wrote. Of DATA the chips are taken that ``settings.json`` beside it
-does not name as trained on. Doubt is the standard deviation over samples of the probability (layer ``std``). Inside:
-deeper than 8 pixels by the label; border: within 2 pixels of one. AUROC: the probability that a wrong pixel's doubt is
-above a right one's, all pixels together, and the mean over chips.
+names as held out, and those of the split test. Doubt is the standard deviation over samples of the probability (layer
+``std``). Inside: deeper than 8 pixels by the label; border: within 2 pixels of one. AUROC: the probability that a wrong
+pixel's doubt is above a right one's, all pixels together, and the mean over chips.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100)
     asked = parser.parse_args()
     model = Model.load(asked.model)
-    trained = set(json.loads((asked.model.parent / "settings.json").read_text())["training"])
-    chips = [chip for chip in read_dataset(asked.data) if chip.name not in trained]
+    held = set(json.loads((asked.model.parent / "settings.json").read_text())["validation"])
+    chips = [chip for chip in read_dataset(asked.data) if chip.name in held or chip.split == "test"]
     together, alone, found = RiskCoverage(), [], Confusion()
     sums: dict[str, np.ndarray] = {}  # zone → pixels, doubt, errors
     for chip in chips:

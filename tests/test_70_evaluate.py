@@ -287,6 +287,8 @@ def test_a_page_that_needs_no_other_file(found, tmp_path):
     assert not re.search(rf"<(script|link)|src=[\"'](?!data:)|url\(http|{outside}", text)
     assert "my &lt;data&gt;" in text and "<data>" not in text and "Figure 4" in text and text.count("<section>") == 3
     assert text == page(found, "my <data>"), "the same evaluation, the same bytes"
+    worst_first = [row["name"] for row in sorted(found.scores["chips"], key=lambda row: -row["nll"])]
+    assert re.findall(r"<section><h3>(\S+)", text) == worst_first
     scores = json.loads((tmp_path / "r" / "evaluation.json").read_text(), parse_constant=lambda c: pytest.fail(c))
     assert scores == found.scores
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["evaluation.html", "evaluation.json"]

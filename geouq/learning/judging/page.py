@@ -106,12 +106,12 @@ def _methods(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chips(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """Yield name, facts and panels of each chip that is shown."""
+    """Yield name, facts and panels of each chip that is shown, that with the largest loss first."""
     scores = {c["name"]: c for c in evaluation.scores["chips"]}
-    for picture in evaluation.pictures:
+    for picture in sorted(evaluation.pictures, key=lambda p: -scores[p.name]["nll"]):
         found = scores[picture.name]
         key, name = ("iou", "IoU") if evaluation.legend.binary else ("miou", "mIoU")
-        told = f"{name} {number(found[key])}, ECE {number(found['ece'], '.4f')}"
+        told = f"{name} {number(found[key])}, ECE {number(found['ece'], '.4f')}, NLL {number(found['nll'], '.4f')}"
         told += f", {100 * found['positive_share']:.1f} % {evaluation.legend.positive_name}"
         if found.get("best_threshold_iou") is not None:
             told += f"; best threshold with hindsight: IoU {found['best_threshold_iou']:.3f}"
