@@ -66,9 +66,11 @@ def export(name: str, output: Path, weights: tuple[str, ...], kind: str | None, 
     (model,) = models_chosen([name], weights)
     made = export_model(model, output, kind, size, how["overwrite"])
     if how["as_json"]:
-        say(json.dumps({"path": str(output), "format": kind, "difference": made.difference, "dynamic": made.dynamic}))
+        told = {"difference": made.difference, "dynamic": made.dynamic, "size": made.size}
+        say(json.dumps({"path": str(output), "format": kind, **told}))
         return
-    sizes = f"any multiples of {model.spec.stride}" if made.dynamic else "one size alone"
+    alone = f"{made.size} x {made.size} pixels alone (--size chooses)"
+    sizes = f"any multiples of {model.spec.stride}" if made.dynamic else alone
     say(f"largest difference of a probability to torch {made.difference:.1e} (at most {MOST_DIFFERENCE:g}); {sizes}")
     say(f"wrote {output}")
 

@@ -1,7 +1,12 @@
-"""Recipes: each trains on tiny data, resumes to the bit, reloads and segments; examples and the loop beneath."""
+"""Recipes: each trains on tiny data, resumes to the bit, reloads, segments and exports; examples and the loop beneath.
+
+``pytest -s`` prints a table of what came of each recipe.
+"""
 
 import json
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -28,6 +33,7 @@ from geouq.learning.training.recipe import find_recipe, recipe_names
 from geouq.learning.training.settle import class_names, settle
 from geouq.learning.training.train import Judge, TrainConfig
 from geouq.learning.training.train import train as train_network
+from geouq.networks.export import export_model
 from geouq.networks.model import Model
 from geouq.segmentation.lazy import segment
 from tests.helpers import picture, write_raster
@@ -103,9 +109,27 @@ def test_other_views_train_too(view, data, tmp_path):
     assert 0 <= Model.load(path).spec.scores["val_iou"] <= 1
 
 
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A recipe's name → its model after four steps, trained once."""
+    folder = tmp_path_factory.mktemp("trained")
+    return cache(lambda name: train(data, name, folder / name))
+
+
+@pytest.fixture(scope="module")
+def table():
+    """Recipe → what came of it, printed when all have passed."""
+    rows = {name: {} for name in recipe_names()}
+    columns = ("trained", "resumed", "reloaded", "torch.export", "ONNX")
+    yield rows
+    print("\n| recipe | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
+    for name, row in rows.items():
+        print(f"| `{name}` | " + " | ".join(row.get(column, "not run") for column in columns) + " |")
+
+
 @pytest.mark.parametrize("name", recipe_names())
-def test_trains_resumes_to_the_bit_reloads_and_segments(name, data, tmp_path):
-    whole = train(data, name, tmp_path / "whole").read_bytes()
+def test_trains_resumes_to_the_bit_reloads_and_segments(name, data, trained, table, tmp_path):
+    whole = trained(name).read_bytes()
 
     class Stop(Exception):
         pass
@@ -119,12 +143,30 @@ def test_trains_resumes_to_the_bit_reloads_and_segments(name, data, tmp_path):
     assert not list((tmp_path / "broken").glob("*.safetensors"))
     path = train(data, name, tmp_path / "broken", resume=True)
     assert path.read_bytes() == whole
-    assert (tmp_path / "broken" / "log.csv").read_text() == (tmp_path / "whole" / "log.csv").read_text()
-    check_segments(path)
-
-
-def check_segments(path):
+    assert (tmp_path / "broken" / "log.csv").read_text() == trained(name).with_name("log.csv").read_text()
     model = Model.load(path)
+    model.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == whole
+    check_segments(model)
+    table[name] |= {"trained": "4 steps", "resumed": "same bytes", "reloaded": "same bytes"}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_exports_to_torch(name, trained, table, tmp_path):
+    made = export_model(Model.load(trained(name)), tmp_path / "m.pt2", "torch")
+    assert made.dynamic and made.difference <= 1e-6
+    table[name]["torch.export"] = f"{made.difference:.0e}, any size"
+
+
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="ONNX is not tried: pip install 'geouq[export]'")
+@pytest.mark.parametrize("name", recipe_names())
+def test_exports_to_onnx(name, trained, table, tmp_path):
+    made = export_model(Model.load(trained(name)), tmp_path / "m.onnx", "onnx")
+    assert made.difference <= 1e-5 and made.size == (256 if name == "pspnet" else None)
+    table[name]["ONNX"] = f"{made.difference:.0e}, " + ("any size" if made.dynamic else f"{made.size}² alone")
+
+
+def check_segments(model):
     colour = model.spec.units == "rgb"
     values = np.random.default_rng(0).uniform(*((0, 255) if colour else (-25, -8)), (len(model.spec.bands), 40, 56))
     coords = {"band": list(model.spec.bands), **xr_coords(GeoBox((40, 56), from_origin(0, 0, 10, 10), "EPSG:32633"))}

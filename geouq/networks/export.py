@@ -2,18 +2,20 @@
 
 The graph takes pixels (N, K, H, W) in the model's units, NaN where not measured, and gives the probability of each
 class (N, C, H, W) at the model's temperature: clipping, normalisation and softmax are inside. N is any; H and W are any
-multiples of the stride where the network's size may vary, else those told. It is one deterministic pass: dropout is
-off, and an SSN gives its mean. What a map needs beside (tiles with a halo, validity, samples, the cut) stays with
-geouq.
+multiples of the stride where the network's size may vary, else those told, or about 256. It is one deterministic pass:
+dropout is off, and an SSN gives its mean. What a map needs beside (tiles with a halo, validity, samples, the cut)
+stays with geouq.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,25 @@ FORMATS = ("onnx", "torch")
 MOST_DIFFERENCE = 1e-4
 #: strides a side of the example that is traced, and of the other one that is checked
 TRACED, CHECKED = 4, 6
+#: rows and columns, about, of a graph whose size cannot vary
+FIXED = 256
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the largest ``difference`` of a probability to torch's; ``dynamic``: whether sizes may vary."""
+    """What was written: the largest ``difference`` of a probability to torch's, and the rows and columns it takes.
+
+    size : fixed; None where any multiples of the stride will do.
+    """
 
     path: Path
     difference: float
-    dynamic: bool
+    size: int | None
+
+    @property
+    def dynamic(self) -> bool:
+        """True if rows and columns may vary."""
+        return self.size is None
 
 
 class Probabilities(nn.Module):
@@ -81,58 +93,75 @@ def export_model(model: Model, path: Path, kind: str, size: int | None = None, r
     stride = model.spec.stride
     if size is not None and (size < stride or size % stride):
         raise InputError(f"size {size} is no multiple of the model's stride, {stride}")
-    module = Probabilities(model).eval()
-    program, dynamic = _traced(module, model, size)
     with whole(path, RuntimeError, replace=replace) as made:
-        told = metadata(model, dynamic, size or TRACED * stride)
-        found = _write_onnx(program, made, told) if kind == "onnx" else _write_torch(program, made, told)
-        sizes = (TRACED * stride, CHECKED * stride) if dynamic else (size or TRACED * stride,)
-        difference = max(_difference(module, found, model, side, number) for number, side in enumerate(sizes))
-        if not difference <= MOST_DIFFERENCE:
-            raise ModelError(
-                f"model {model.spec.name!r}: the {kind} graph differs from torch by {difference:.2g} of a probability: "
-                f"at most {MOST_DIFFERENCE:g} is written"
-            )
-    return Exported(path, difference, dynamic)
+        try:
+            difference = _write(model, made, kind, size)
+        except ModelError:
+            if size is not None:
+                raise
+            size = -(-FIXED // stride) * stride  # a network whose size decides what it computes has one graph a size
+            difference = _write(model, made, kind, size)
+    return Exported(path, difference, size)
 
 
-def metadata(model: Model, dynamic: bool, side: int) -> dict[str, str]:
-    """Return what a file says of itself: plain texts."""
+def _write(model: Model, path: Path, kind: str, size: int | None) -> float:
+    """Write the graph of one size (None: any), and return the largest difference of a probability to torch."""
+    module, stride, name = Probabilities(model).eval(), model.spec.stride, model.spec.name
+    program = _traced(module, model, size)
+    told = metadata(model, size)
+    sides = (TRACED * stride, CHECKED * stride) if size is None else (size,)
+    try:
+        found = _write_onnx(program, path, told) if kind == "onnx" else _write_torch(program, path, told)
+        difference = max(_difference(module, found, model, side, number) for number, side in enumerate(sides))
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # the other programs raise anything
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"model {name!r}: its network gives no {kind} graph that runs ({reason})") from None
+    if not difference <= MOST_DIFFERENCE:
+        raise ModelError(
+            f"model {name!r}: the {kind} graph differs from torch by {difference:.2g} of a probability: "
+            f"at most {MOST_DIFFERENCE:g} is written"
+        )
+    return difference
+
+
+def metadata(model: Model, size: int | None) -> dict[str, str]:
+    """Return what a file says of itself: plain texts; ``size``: its rows and columns, where they are fixed."""
     spec = model.spec
     bands = f"{', '.join(spec.bands)} in {spec.units}, NaN where not measured"
     return {
         "geouq": spec.to_json(),
         "input": f"pixels (N, {len(spec.bands)}, H, W): {bands}",
         "output": f"probabilities (N, {len(spec.classes)}, H, W): {', '.join(spec.classes)}",
-        "sizes": f"H and W are multiples of {spec.stride}" if dynamic else f"H and W are {side}",
+        "sizes": f"H and W are multiples of {spec.stride}" if size is None else f"H and W are {size}",
         "halo": "not finite" if model.halo is None else str(model.halo),
         "samples": "none: one deterministic pass, dropout off",
     }
 
 
-def _traced(module: Probabilities, model: Model, size: int | None) -> tuple[Any, bool]:
-    """Return the module's program, and whether it takes any multiples of the stride."""
+def _traced(module: Probabilities, model: Model, size: int | None) -> Any:
+    """Return the module's program for images of one size; of any multiples of the stride for None."""
     bands, stride = len(model.spec.bands), model.spec.stride
+    shapes: dict[int, Any] = {0: torch.export.Dim("images", min=1, max=1 << 12)}
     if size is None:
         rows, columns = (stride * torch.export.Dim(name, min=1, max=1 << 12) for name in ("rows", "columns"))
-        shapes = {"pixels": {0: torch.export.Dim("images", min=1, max=1 << 12), 2: rows, 3: columns}}
+        shapes |= {2: rows, 3: columns}
         example = torch.zeros(2, bands, TRACED * stride, (TRACED + 1) * stride)
-        try:
-            return torch.export.export(module, (example,), dynamic_shapes=shapes), True
-        except Exception:  # a network whose size decides what is computed raises anything
-            size = TRACED * stride
-    example = torch.zeros(2, bands, size, size)
+    else:
+        example = torch.zeros(2, bands, size, size)
     try:
-        shapes = {"pixels": {0: torch.export.Dim("images", min=1, max=1 << 12)}}
-        return torch.export.export(module, (example,), dynamic_shapes=shapes), False
-    except Exception as error:
+        return torch.export.export(module, (example,), dynamic_shapes={"pixels": shapes})
+    except Exception as error:  # a network whose size, or values, decide what is computed raises anything
         reason = str(error).partition("\n")[0]
         raise ModelError(f"model {model.spec.name!r}: its network cannot be traced ({reason})") from None
 
 
 def _write_torch(program: Any, path: Path, told: dict[str, str]) -> Any:
-    torch.export.save(program, path, extra_files={"geouq.json": json.dumps(told, sort_keys=True)})
-    again = torch.export.load(path).module()
+    written = BytesIO()  # torch warns of a path that does not end in .pt2
+    torch.export.save(program, written, extra_files={"geouq.json": json.dumps(told, sort_keys=True)})
+    path.write_bytes(written.getvalue())
+    again = torch.export.load(BytesIO(path.read_bytes())).module()
     return lambda pixels: again(torch.from_numpy(pixels)).detach().numpy()
 
 
@@ -152,7 +181,9 @@ def _write_onnx(program: Any, path: Path, told: dict[str, str]) -> Any:
     onnx.helper.set_model_props(proto, told)
     path.write_bytes(proto.SerializeToString())
     onnx.checker.check_model(proto)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what it says of a graph that does not run, the error says, too
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda pixels: session.run(None, {"pixels": pixels})[0]
 
 
@@ -162,7 +193,9 @@ def _silent(name: str) -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's of itself
+            yield
     finally:
         logger.setLevel(level)
 
