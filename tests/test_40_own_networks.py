@@ -9,6 +9,7 @@ import pytest
 import rasterio
 import torch
 from torch import nn
+from torch.nn import functional
 
 import geouq
 from geouq.errors import InputError, ModelError
@@ -23,6 +24,7 @@ from tests.helpers import pairs, sample_logits, scene_values, write_raster
 CODE = """
 import torch
 from torch import nn
+from torch.nn import functional
 
 print("imported")
 
@@ -153,8 +155,72 @@ def test_bad_networks_are_refused_in_one_line():
         geouq.Model.wrap(nn.Conv2d(3, 1, 1), **TOLD)
     with pytest.raises(ModelError, match="names 2 classes, and its network gives 4"):
         geouq.Model.wrap(nn.Conv2d(2, 4, 1), **TOLD)
+    with pytest.raises(ModelError, match="gives 2 x 2 logits for 4 x 4 pixels"):
+        geouq.Model.wrap(nn.Conv2d(2, 1, 2, stride=2), **TOLD)
     with pytest.raises(InputError, match="units"):
         geouq.Model.wrap(nn.Conv2d(2, 1, 1), **TOLD | {"units": 3})
     with pytest.raises(ModelError, match="classes"):
         geouq.Model.wrap(nn.Conv2d(2, 1, 1), **TOLD | {"classes": ("water",)})
     assert with_sites(Shared().double().requires_grad_(False).b, 3, 1) is not None  # of its own dtype
+
+
+class Asking(nn.Module):
+    """Looks at sizes on the way, as many public networks do; ``how`` says what for."""
+
+    def __init__(self, how="skip"):
+        super().__init__()
+        self.how = how
+        self.enter, self.down = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=4, padding=1)
+        self.deep = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Dropout2d(0.4))
+        self.head = nn.Conv2d(8, 1, 3, padding=1)
+
+    def forward(self, x):
+        rows, columns = x.shape[-2:]
+        if rows % 4 or columns % 4:
+            raise RuntimeError("rows and columns must be multiples of 4")
+        fine = self.enter(x)
+        deep = self.deep(torch.relu(self.down(fine)))
+        if self.how == "pool":
+            deep = functional.adaptive_avg_pool2d(deep, 2)
+        if self.how == "size" and rows < 40:
+            deep = -deep
+        if self.how == "values" and x.sum() > 0:
+            deep = -deep
+        size = [4 * (n // 4) for n in fine.shape[2:]]
+        deep = functional.interpolate(deep, size=size, mode="bilinear")
+        if deep.shape[2:] != fine.shape[2:]:
+            deep = functional.pad(deep, (0, 1, 0, 1))
+        return self.head(torch.cat([deep, fine], 1))
+
+
+@pytest.mark.parametrize(("how", "traced", "cropped"), [("skip", True, True), ("pool", True, False)])
+def test_questions_about_sizes_are_answered_for_every_window(how, traced, cropped):
+    torch.manual_seed(1)
+    model = geouq.Model.wrap(Asking(how), **TOLD | {"stride": 4})
+    sampler = make_sampler(model, samples=4, batch=2)
+    plan = sampler.plan()
+    assert plan.traced is traced and (plan.crops is not None) is cropped
+    for rows, columns in ((4, 8), (64, 48)):
+        x = torch.randn(1, 2, rows, columns)
+        plain = torch.stack(list(plain_logits(sampler, x)))
+        with torch.inference_mode():
+            ours = torch.stack(list(sample_logits(sampler, x, Roi(1, rows - 1, 0, columns))))
+        assert plain.std(0).max() > 0.01 and (ours - plain[..., 1 : rows - 1, :]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("how", ["size", "values"])
+def test_questions_that_windows_answer_differently_leave_the_network_whole(how):
+    torch.manual_seed(1)
+    model = geouq.Model.wrap(Asking(how), **TOLD | {"stride": 4})
+    sampler = make_sampler(model, samples=2)
+    assert not sampler.plan().traced
+    for side in (32, 48):
+        x = torch.randn(1, 2, side, side) + 1
+        with torch.inference_mode():
+            ours = torch.stack(list(sample_logits(sampler, x, Roi(0, side, 0, side))))
+        assert (ours - torch.stack(list(plain_logits(sampler, x)))).abs().max() < 1e-6
+
+
+def test_the_name_is_that_of_the_outermost_package_that_shows_the_class():
+    assert importable_name(nn.Conv2d(2, 1, 1)) == "torch.nn:Conv2d"
+    assert importable_name(Asking()) == f"{__name__}:Asking"

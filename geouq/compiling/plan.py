@@ -37,11 +37,13 @@ from geouq.compiling.rewrites import (
     remove_in_place,
     remove_inactive_sites,
     replace_pixel_shuffle,
+    scale_interpolations,
     share_concatenated,
     split_convolutions,
     tainted_nodes,
 )
 from geouq.compiling.shapes import note_shapes, shape_of
+from geouq.compiling.tracing import trace
 from geouq.networks.sites import DropoutSite, as_logits
 
 #: Pixels that a block's coarse levels need around it, roughly.
@@ -111,28 +113,21 @@ def _block_side(bytes_per_pixel: float) -> int:
     return next((side for side in SIDES if side**2 * bytes_per_pixel <= BLOCK_BYTES), SIDES[-1])
 
 
-class _Tracer(fx.Tracer):
-    """Keeps torch's own layers and dropout sites whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, DropoutSite) or super().is_leaf_module(m, module_qualified_name)
-
-
 def make_plan(network: nn.Module, bands: int, stride: int, active: dict[str, float]) -> Plan:
     """Compile ``network`` (in eval mode, not changed) for sampling at the ``active`` sites."""
     network = copy.deepcopy(network).eval()
     try:
-        graph = _Tracer().trace(network)
+        module = trace(network, bands, stride)
     except Exception:  # a user's own code meets stand-ins for tensors here, and may raise anything
         return _untraced(network, active)
-    module = fx.GraphModule(network, graph)
     if not isinstance(_result(module), fx.Node):
         as_logits(_result(module))  # a dictionary, say: refused
     remove_in_place(module)
     remove_inactive_sites(module, active)
+    example, other = (torch.zeros(1, bands, n * stride, n * stride) for n in (4, 6))  # (1, K, H, W)
+    scale_interpolations(module, (other, example))
     fold_batch_norm(module)
     fold_mean(module)
-    example = torch.zeros(1, bands, 4 * stride, 4 * stride)  # (1, K, H, W)
     note_shapes(module, example)
     splits = split_convolutions(module, tainted_nodes(module))
     merge_upsampling(module, tainted_nodes(module))
@@ -175,6 +170,9 @@ def _partition(module: fx.GraphModule, active: dict[str, float], splits: tuple[s
     tainted = tainted_nodes(module)
     nodes = [n for n in module.graph.nodes if n.op != "output"]
     result = _result(module)
+    for node in reversed(nodes):  # what is kept are tensors: a size, say, is asked for again
+        if not shape_of(node) and tainted & set(node.users):
+            tainted.add(node)
     late, early = [n for n in nodes if n in tainted], [n for n in nodes if n not in tainted]
     kept = [n for n in early if n is result or tainted & set(n.users)]  # (1, C, h, w) each, or what the prefix is for
     names = {n: layer.name for n in late if isinstance(layer := module_of(module, n), DropoutSite)}

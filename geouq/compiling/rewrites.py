@@ -10,6 +10,7 @@ import copy
 import itertools
 import operator
 import re
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +18,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from geouq.compiling.crops import cat_samples, is_local_mean, one_side, pixel_shuffle
-from geouq.compiling.shapes import shape_of
+from geouq.compiling.shapes import note_shapes, shape_of
 from geouq.networks.sites import DropoutSite
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
@@ -61,6 +62,41 @@ def remove_inactive_sites(module: fx.GraphModule, active: dict[str, float]) -> N
         if idle:
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+
+
+def scale_interpolations(module: fx.GraphModule, examples: Sequence[Tensor]) -> None:
+    """Make an enlargement to the size of another tensor, say, a layer that enlarges by a factor, where that is so.
+
+    examples : windows (1, K, H, W) of different sizes; the factor is the same whole number for all of them.
+    """
+    found = [node for node in module.graph.nodes if node.target is functional.interpolate and not _blends(node)]
+    if not found:
+        return
+    factors: dict[fx.Node, set[tuple[float, ...]]] = {node: set() for node in found}
+    for example in examples:
+        note_shapes(module, example)
+        for node in found:
+            sizes = zip(shape_of(node)[2:], shape_of(node.args[0])[2:], strict=True)
+            factors[node].add(tuple(new / old for new, old in sizes))
+    for node in found:
+        factor = max(factors[node])[0]
+        if factors[node] == {(factor, factor)} and factor == int(factor):
+            name = f"{node.name}_scaled"
+            module.add_submodule(name, nn.Upsample(scale_factor=int(factor), mode=node.kwargs.get("mode", "nearest")))
+            node.op, node.target, node.args, node.kwargs = "call_module", name, node.args[:1], {}
+    for node in reversed(module.graph.nodes):  # sizes that nobody reads any more
+        if not node.users and node.op in ("call_function", "call_method") and not shape_of(node):
+            module.graph.erase_node(node)
+
+
+def _blends(node: fx.Node) -> bool:
+    """True for an interpolation that is no plain nearest or bilinear one of cells."""
+    told = node.kwargs
+    return (
+        len(node.args) > 1
+        or bool(told.get("align_corners") or told.get("antialias"))
+        or (told.get("mode", "nearest") not in ("nearest", "bilinear"))
+    )
 
 
 def fold_batch_norm(module: fx.GraphModule) -> None:

@@ -239,13 +239,18 @@ class Model:
         """Context a window needs, in pixels, measured; None if the receptive field is not finite."""
         return measure_halo(self.network, len(self.spec.bands), self.spec.stride)
 
-    @cached_property
+    @property
     def logits(self) -> int:
         """Logits a pixel, measured: 1 for a binary model with a sigmoid; of an SSN, those of its mean."""
+        return self._measured[1]
+
+    @cached_property
+    def _measured(self) -> torch.Size:
+        """Shape of the logits of one window of two strides a side."""
         parameter = next(self.network.parameters(), torch.zeros(()))
         x = parameter.new_zeros(1, len(self.spec.bands), 2 * self.spec.stride, 2 * self.spec.stride)
         with torch.inference_mode():
-            return int(mean_of(self.network, self.network(x)).shape[1])
+            return mean_of(self.network, self.network(x)).shape
 
     @cached_property
     def head(self) -> Head:
@@ -374,11 +379,18 @@ def _shapes(path: Path, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def _check_outputs(path: Path | str, model: Model) -> None:
     """Raise ModelError for a network that takes other bands, or gives other classes, than its spec says."""
+    side = 2 * model.spec.stride
     try:
-        logits = model.logits
+        logits, shape = model.logits, tuple(model._measured[2:])
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise ModelError(f"{path}: its network does not run on {len(model.spec.bands)} bands ({reason})") from None
+        what = f"{len(model.spec.bands)} bands of {side} x {side} pixels, two strides"
+        raise ModelError(f"{path}: its network does not run on {what} ({reason})") from None
+    if shape != (side, side):
+        given = " x ".join(map(str, shape))
+        raise ModelError(
+            f"{path}: its network gives {given} logits for {side} x {side} pixels: let it give one a pixel"
+        )
     classes = len(model.spec.classes)
     if logits != classes and (logits, classes) != (1, 2):
         raise ModelError(f"{path}: names {classes} classes, and its network gives {logits} logits a pixel")

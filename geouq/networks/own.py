@@ -7,7 +7,9 @@ a file says so: whoever loads such a file names the class, too.
 from __future__ import annotations
 
 import importlib
+import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +24,15 @@ IMPORTABLE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def importable_name(network: nn.Module) -> str:
-    """Return ``package.module:Class`` of a network; "custom" where its class cannot be imported by that name."""
+    """Return ``package.module:Class`` of a network; "custom" where its class cannot be imported by that name.
+
+    Of several such names it is that of the outermost package, which is where a library shows what it has.
+    """
     kind = type(network)
-    name = f"{kind.__module__}:{kind.__qualname__}"
+    parts = kind.__module__.split(".")
+    modules = [".".join(parts[: i + 1]) for i in range(len(parts))]
+    shown = (m for m in modules if getattr(sys.modules.get(m), kind.__qualname__, None) is kind)
+    name = f"{next(shown, kind.__module__)}:{kind.__qualname__}"
     return name if IMPORTABLE.fullmatch(name) and kind.__module__ != "__main__" else "custom"
 
 
@@ -50,6 +58,15 @@ def build_own(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             f"the arguments {dict(arguments)}"
         ) from error
     return network
+
+
+def told_apart(network: nn.Module) -> str:
+    """Return what tells a network from others with the same weights: its modules, and the plain values they hold."""
+    modules = [
+        (name, str(type(module)), {key: value for key, value in vars(module).items() if not key.startswith("_")})
+        for name, module in network.named_modules()
+    ]
+    return json.dumps(modules, skipkeys=True, default=lambda value: str(type(value)))
 
 
 def with_sites(network: nn.Module, bands: int, stride: int) -> nn.Module:

@@ -17,6 +17,7 @@ from geouq.forks import lock
 from geouq.layers import positive_logit
 from geouq.networks.architectures import ARCHITECTURES
 from geouq.networks.model import Model
+from geouq.networks.own import told_apart
 from geouq.networks.ssn import mean_of
 from geouq.sampling.cores import in_order, is_cpu, on_core
 from geouq.sampling.deviations import Weights
@@ -212,8 +213,7 @@ _PLANS: dict[tuple[str, ...], Plan] = {}
 def compiled(sampler: OneModel, network: nn.Module, part: str = "") -> Plan:
     """Return the plan of the sampler's network, or of the ``part`` of it that is given, from the cache or made now."""
     spec, active = sampler.model.spec, sampler.active
-    # two networks by a user's own code may have the same weights
-    own = "" if spec.architecture in ARCHITECTURES else f"{type(network)} {network}"
+    own = "" if spec.architecture in ARCHITECTURES else told_apart(network)
     key = (sampler.model.hash, own, part, ",".join(active), sampler.device, sampler.precision)
     with _LOCK, torch.inference_mode(False):  # who asks first may be in it, and others who use the plan not
         if key not in _PLANS:
