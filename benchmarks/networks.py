@@ -8,22 +8,24 @@ pixels. A megapixel is one of a map, all samples drawn by the plan and averaged,
 a side in its window (with the halo, or geouq's overlap where the network has no finite halo). The overlap is why a
 network that sees far costs more a megapixel than its pass shows; larger tiles pay it less often. One thread.
 
-With --train: pictures of water bodies (rgb), and Sentinel-1 patches of BigEarthNet (s1), a quarter of whose places is
+With --train: pictures of water bodies (rgb), and Sentinel-1 patches of BigEarthNet (s1), a third of whose places is
 scored and never trained on, the same for every network and seed. All train alike but for the network: windows of 128²,
-batches of 8, BCE, Adam at 1e-3 falling along half a cosine. As many steps as fit into so many minutes of the training
-thread's processor time by a measure of its first steps; the seconds really spent are printed. IoU of water over all
-scored pixels, one pass of each window.
+batches of 8, BCE, Adam at 1e-3, the average of the last weights (0.95 a step). A training ends with the first step that
+finds so many minutes of its thread's processor time spent, data included. IoU of water over all scored pixels, one pass
+of each window.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -32,15 +34,16 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import numpy as np  # noqa: E402
 import rasterio  # noqa: E402
 import torch  # noqa: E402
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
 from geouq.grid import Roi  # noqa: E402
 from geouq.learning.data.chip import LabelledChip  # noqa: E402
 from geouq.learning.data.dataset import read_dataset  # noqa: E402
 from geouq.learning.data.examples import Example, Reading, take_census  # noqa: E402
-from geouq.learning.data.splits import split_by_place  # noqa: E402
+from geouq.learning.data.splits import balanced_folds  # noqa: E402
 from geouq.learning.training.batches import held_out, training_examples  # noqa: E402
 from geouq.learning.training.fit import score, well_posed  # noqa: E402
-from geouq.learning.training.recipe import Recipe, find_recipe  # noqa: E402
+from geouq.learning.training.recipe import find_recipe  # noqa: E402
 from geouq.learning.training.settle import settle  # noqa: E402
 from geouq.learning.training.start import new_model  # noqa: E402
 from geouq.learning.training.train import train  # noqa: E402
@@ -54,7 +57,8 @@ from geouq.segmentation.job import GENEROUS_OVERLAP  # noqa: E402
 RECIPES = ("fcn-32s", "fcn-16s", "fcn-8s", "unet-16", "linknet", "deeplabv3+", "pspnet")
 SIDE = 512  # pixels of a pass
 #: what all networks have alike when they are trained
-ALIKE = ("batch=8", "epochs=0", "training.schedule=cosine", "training.warmup=20", "training.patience=0")
+ALIKE = ("batch=8", "epochs=0", "training.every=1000000")
+MOST = 1_000_000  # steps, of which minutes allow far fewer
 DATA = ("rgb", "s1")
 
 
@@ -105,51 +109,50 @@ def row(name: str, samples: int, core: int, runs: int) -> str:
 
 
 def sides_of(data: Path, kind: str) -> tuple[list[LabelledChip], list[LabelledChip]]:
-    """Return chips to train on and to score."""
+    """Return chips to train on and to score: of other places, as many of them with both classes."""
     if kind == "rgb":
         chips = read_dataset(data / "seeds" / "water-bodies-rgb", r"^(.+)$")  # each picture is a place
+        chips = well_posed(chips, take_census(chips, 128), find_recipe(RECIPES[0]), 1)
     else:
         chips = [chip for chip in read_dataset(data / "s1") if chip.dataset == "bigearthnet"]
-    chips = well_posed(chips, take_census(chips, 128), find_recipe(RECIPES[0]), 1)
-    training, scored = split_by_place([replace(chip, split="") for chip in chips], 0.25)
-    return training, scored
+    census = take_census(chips, 128)
+    kinds = {c.place: "mixed" if 0.02 <= census.share(c, 1) <= 0.98 else "pure" for c in chips}
+    held = balanced_folds(kinds, Counter(c.place for c in chips), 3)[0]
+    return [c for c in chips if c.place not in held], [c for c in chips if c.place in held]
 
 
-def settled(name: str, chips: Sequence[LabelledChip], steps: int, seed: int) -> Recipe:
-    """Return a recipe for the chips, with all but the network as the others have it."""
-    recipe = find_recipe(name, [*ALIKE, f"training.every={steps}"])
-    return settle(recipe, chips, 2, steps, seed)
+class Spent(Exception):
+    """The minutes of a training are over."""
 
 
 def score_after(name: str, sides: Sequence[Sequence[LabelledChip]], seed: int, minutes: float) -> tuple[str, ...]:
     """Train one recipe's network so many minutes, score it, and return the cells of its row."""
-    recipe = settled(name, sides[0], 1, seed)
+    recipe = settle(find_recipe(name, ALIKE), sides[0], 2, MOST, seed)
     reading = Reading(recipe.bands, recipe.units, recipe.size, recipe.view, True, recipe.padding)
     draw = training_examples(recipe, reading, sides[0])
     model = new_model(recipe, ("land", "water"), seed)
+    averaged = AveragedModel(model.network, multi_avg_fn=get_ema_multi_avg_fn(0.95), use_buffers=True)
+    batch = partial(normalised, model)
+    batch(draw(0))
+    start, steps = time.thread_time(), 0
 
-    def batch(examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
-        pixels, label, valid = (np.stack(part) for part in zip(*examples, strict=True))
-        return np.stack([model.normalise(p) for p in pixels]), label, valid
+    def stop(step: int, loss: float) -> None:
+        nonlocal steps
+        steps = step + 1
+        averaged.update_parameters(model.network)
+        if time.thread_time() - start >= 60 * minutes:
+            raise Spent
 
-    def judged() -> Iterator[tuple[np.ndarray, ...]]:
-        for make in held_out(reading, sides[1]):
-            yield batch([make()])
+    with suppress(Spent):
+        train(model.network, lambda step: batch(draw(step)), recipe.training, on_step=stop)
+    found = score(averaged.module.eval(), (batch([make()]) for make in held_out(reading, sides[1])), recipe.training)
+    return name, str(seed), str(steps), f"{found['val_iou']:.3f}", f"{found['val_accuracy']:.3f}"
 
-    def spend(steps: int) -> list[float]:
-        """Train from the start, and return the thread's seconds at the end of each step."""
-        network = new_model(recipe, ("land", "water"), seed).network
-        model.network.load_state_dict(network.state_dict())
-        ends = [time.thread_time()]
-        config = settled(name, sides[0], steps, seed).training
-        train(model.network, lambda i: batch(draw(i)), config, on_step=lambda i, loss: ends.append(time.thread_time()))
-        return ends
 
-    steps = max(1, round(60 * minutes / statistics.median(np.diff(spend(8))[2:])))
-    ends = spend(steps)
-    found = score(model.network, judged(), recipe.training)
-    told = (found["val_iou"], found["val_accuracy"])
-    return name, str(seed), str(steps), f"{ends[-1] - ends[0]:.0f}", *(f"{value:.3f}" for value in told)
+def normalised(model: Model, examples: Sequence[Example]) -> tuple[np.ndarray, ...]:
+    """Return a batch as the network sees it: pixels (N, K, H, W), label and valid (N, H, W)."""
+    pixels, label, valid = (np.stack(part) for part in zip(*examples, strict=True))
+    return np.stack([model.normalise(p) for p in pixels]), label, valid
 
 
 def compare_trained(data: Path, kinds: Sequence[str], recipes: Sequence[str], seeds: Sequence[int], minutes: float):
@@ -158,7 +161,7 @@ def compare_trained(data: Path, kinds: Sequence[str], recipes: Sequence[str], se
     for kind in kinds:
         sides = sides_of(data, kind)
         print(f"{kind}: {len(sides[0])} chips to train on, {len(sides[1])} scored")
-        print("| recipe | seed | steps | s | IoU of water | accuracy |\n|---|---|---|---|---|---|", flush=True)
+        print("| recipe | seed | steps | IoU of water | accuracy |\n|---|---|---|---|---|", flush=True)
         for name in recipes:
             for seed in seeds:
                 print("| " + " | ".join(score_after(name, sides, seed, minutes)) + " |", flush=True)
