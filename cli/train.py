@@ -14,7 +14,7 @@ from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.learning.data.dataset import read_unlabelled
 from geouq.learning.folds import Folding, FoldOptions, train_folds
-from geouq.learning.judging.left_out_text import summary
+from geouq.learning.judging.left_out_card import summary
 from geouq.learning.rounds import Labelled, train_rounds
 from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe, recipe_names, write_recipe
@@ -87,7 +87,7 @@ def command(
     each round, stop the training early where the recipe says so, and are never trained on.
 
     With --folds the recipe is also trained without each fold of places and judged on them; the model gets the
-    temperature, the cut, the alarm and the risk that were found there.
+    temperature and the alarm that were found there, and of two classes the cut and the risk.
     """
     frozen = [] if freeze is None else [f"training.freeze={_names(freeze)}"]
     chosen = find_recipe(recipe, [*changes, *frozen])

@@ -25,14 +25,13 @@ from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.data.examples import take_census
 from geouq.learning.data.splits import balanced_folds, check_folds
-from geouq.learning.judging.decide import found_on, stored
-from geouq.learning.judging.labelled import pixels_share
-from geouq.learning.judging.left_out import LAYERS, OnChip, draw_picture, map_chips
+from geouq.learning.judging.left_out import LAYERS, OnChip, draw_picture
 from geouq.learning.judging.left_out_card import card
-from geouq.learning.judging.left_out_page import page
-from geouq.learning.judging.strength import Shaken, fit_strength, shake, strength_field, strength_rows
+from geouq.learning.judging.left_out_classes import RULE
+from geouq.learning.judging.left_out_classes_page import page as page_of_more
+from geouq.learning.judging.left_out_judge import judge, stored_fields
+from geouq.learning.judging.left_out_page import page as page_of_two
 from geouq.learning.judging.tally import Picture
-from geouq.learning.judging.temperature import fit_temperature
 from geouq.learning.training.fit import Event, FitOptions, train_model, well_posed
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import refuse_another
@@ -111,6 +110,7 @@ def train_folds(
     if recipe.rounds.count:
         raise InputError(f"recipe {recipe.name}: folds are of one training each, not of rounds (rounds.count = 0)")
     chips = read_dataset(data, options.place_pattern)
+    options = replace(options, classes=_classes(chips, recipe, options))
     folds = [*_folds(chips, recipe, options, plan.folds), _Fold(ALL)]
     chosen = _chosen(folds, plan.only)
     model, beside = (out / f"{recipe.name}{end}" for end in (".safetensors", ".md"))
@@ -128,11 +128,12 @@ def train_folds(
     final = groups[0][0].with_spec(training="") if plan.only else Model.load(_trained(out, folds[-1]))
     found = {**_told(final, settings, folds[:-1]), **found}
     _write(out / DATA, json.dumps(found, indent=1) + "\n")
+    page = page_of_two if "decide" in found else page_of_more
     _write(out / PAGE, page(found, _worst(groups, found, settings)))
     if not plan.only:
         scores = {**final.spec.scores, "left_out": _short(found)}
         _write(beside, card(found, beside.read_text("utf-8") if beside.exists() else ""))
-        final.with_spec(**fitted, **stored(found), scores=scores).save(model)
+        final.with_spec(**fitted, **stored_fields(found), scores=scores).save(model)
     return found
 
 
@@ -141,40 +142,16 @@ def _write(path: Path, text: str) -> None:
         made.write_text(text, "utf-8")
 
 
-def judge(
-    groups: Sequence[tuple[Model, Sequence[LabelledChip]]], settings: Settings, on_chip: OnChip | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fit strength and temperature on chips left out, and map each chip with those fitted on the other groups.
-
-    Returns
-    -------
-    The fields of the spec fitted on all, and what was found (geouq.learning.judging.decide.found_on).
-    """
-    model, count = groups[0][0], sum(len(chips) for _, chips in groups)
-    field, positive = strength_field(model.spec), model.spec.legend.positive
-    share = pixels_share([chip for _, chips in groups for chip in chips])
-    shaken: list[list[Shaken]] = []
-    for one, chips in groups:
-        shaken.append([s for chip in chips if (s := shake(one, chip, settings, share)) is not None])
-    known = [chip for group in shaken for chip in group]
-    if not known:
-        raise InputError(f"none of the {count} chips has a pixel that is both valid and labelled")
-
-    def fit(chips: Sequence[Shaken]) -> dict[str, float]:
-        strength = fit_strength(chips, field)
-        temperature = fit_temperature([chip.at(strength, positive) for chip in chips], positive, checked=False)
-        return {field: strength, "temperature": round(temperature, 4)}
-
-    by_group = [fit([chip for group in shaken if group is not held for chip in group] or known) for held in shaken]
-    fitted = fit(known)
-    mapped = map_chips(
-        [(one.with_spec(**by), chips) for (one, chips), by in zip(groups, by_group, strict=True)], settings, on_chip
-    )
-    rows = list(strength_rows(known, field))
-    return fitted, {"fitted": fitted, "fitted_by_fold": by_group, "strengths": rows, **found_on(mapped)}
-
-
 # --- folds
+
+
+def _classes(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[str, ...]:
+    """Return the names of all classes, which a training has that goes without the only place of one."""
+    chips = [chip for chip in chips if chip.split != "test" and not chip.name.startswith(recipe.leave_out)]
+    if not chips:
+        return options.classes or recipe.classes
+    found = [int(i) for i in np.flatnonzero(take_census(chips, recipe.size).counts.sum(0))]
+    return class_names(recipe, found, options.classes or chips[0].class_names or None)
 
 
 def _folds(
@@ -189,19 +166,15 @@ def _folds(
     ]
     if not chips:
         raise InputError("no chip can be left out: all are for tests or validation")
-    census = take_census(chips, recipe.size)
-    told = options.classes or chips[0].class_names or None
-    names = class_names(recipe, [int(i) for i in np.flatnonzero(census.counts.sum(0))], told)
-    if len(names) > 2:
-        raise InputError(f"cross-validation by place decides between two classes, and the labels hold {len(names)}")
+    census, names = take_census(chips, recipe.size), options.classes or ()
     positive = names.index(positive_name(names))
     chips = well_posed(chips, census, recipe, positive)
     places = [chip.place for chip in chips]
     if isinstance(wanted, int):
         counts = np.array([census.of(chip) for chip in chips])
-        pixels = {p: int(counts[[q == p for q in places]].sum()) for p in places}
-        positives = {p: int(counts[[q == p for q in places], positive].sum()) for p in places}
-        kinds = {p: _kind(positives[p] / max(pixels[p], 1)) for p in places}
+        of_place = {p: counts[[q == p for q in places]].sum(0) for p in places}
+        kinds = {p: _kind(of_place[p], positive, len(names)) for p in places}
+        pixels = {p: int(of_place[p].sum()) for p in places}
         wanted = balanced_folds(kinds, pixels, wanted, options.seed)
     check_folds(wanted, places)
     return [
@@ -210,8 +183,11 @@ def _folds(
     ]
 
 
-def _kind(share: float) -> str:
-    """Return what a place with such a share of the positive class counts as."""
+def _kind(counts: np.ndarray, positive: int, classes: int) -> str:
+    """Return what a place with so many pixels of each class counts as: of more than two its most frequent one."""
+    if classes > 2:
+        return str(counts.argmax())
+    share = counts[positive] / max(int(counts.sum()), 1)
     return "dry" if share < WET else "wet" if share > 1 - WET else "mixed"
 
 
@@ -264,13 +240,14 @@ def _worst(
     groups: Sequence[tuple[Model, Sequence[LabelledChip]]], found: dict[str, Any], settings: Settings
 ) -> list[Picture]:
     """Return pictures of the chips that are most wrong, each as it was judged, by the decision that is stored."""
-    rule, chips = found["decide"], {chip.name: (model, chip) for model, several in groups for chip in several}
+    rule = found.get("decide", RULE)
+    chips = {chip.name: (model, chip) for model, several in groups for chip in several}
     rows = sorted(found["chips"], key=lambda row: -row["wrong"][rule])[:WORST]
     pictures = []
     for row in rows:
         model, chip = chips[row["name"]]
         fitted = model.with_spec(**found["fitted_by_fold"][row["fold"] - 1])
-        pictures.append(draw_picture(fitted, chip, settings, row["cut"][rule]))
+        pictures.append(draw_picture(fitted, chip, settings, row["cut"][rule] if "cut" in row else None))
     return pictures
 
 
@@ -287,9 +264,13 @@ def _told(model: Model, settings: Settings, folds: Sequence[_Fold]) -> dict[str,
 
 
 def _short(found: dict[str, Any]) -> dict[str, Any]:
-    """Return what the model file quotes: what its own rule gives on places left out."""
-    row = next(row for row in found["decisions"] if row["decide"] == found["decide"])
-    quoted = {key: row[key] for key in ("iou", "iou_mixed", "false_positive_rate", "worst", "accuracy")}
-    quoted |= {"ece": found["calibration"]["ece"], "areas_covered": found["areas"]["all"]["places"]}
+    """Return what the model file quotes: of two classes what its own rule gives on places left out."""
+    if "decide" in found:
+        row = next(row for row in found["decisions"] if row["decide"] == found["decide"])
+        quoted = {key: row[key] for key in ("iou", "iou_mixed", "false_positive_rate", "worst", "accuracy")}
+        quoted |= {"ece": found["calibration"]["ece"], "areas_covered": found["areas"]["all"]["places"]}
+    else:
+        quoted = {"miou": found["miou_places"], "accuracy": found["pooled"]["accuracy"]}
+        quoted |= {"ece": found["calibration"]["ece"], "areas_covered": found["areas"]["places"]}
     rounded = {key: value if value is None else round(value, 4) for key, value in quoted.items()}
     return rounded | {"places": len(found["places"]), "chips": len(found["chips"])}

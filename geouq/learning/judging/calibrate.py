@@ -17,9 +17,9 @@ from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.decide import FEWEST, found_on, stored
-from geouq.learning.judging.doubts import class_alarm
 from geouq.learning.judging.labelled import MOST_PIXELS, labelled, lottery, pixels_share
 from geouq.learning.judging.left_out import LAYERS, OnChip, map_chips
+from geouq.learning.judging.left_out_classes import class_alarm
 from geouq.learning.judging.metrics import Calibration, ProperScores
 from geouq.learning.judging.temperature import Part, collect, fit_temperature, mean_probabilities
 from geouq.networks.model import Model
@@ -103,8 +103,7 @@ def calibrate(
         fit = replace(fit, left_out=found_on(map_chips(_groups(model, folds, fit), settings, on_chip)))
         decided = stored(fit.left_out)
     else:
-        told = replace(settings, layers=("mask", "uncertainty"))
-        fit = replace(fit, left_out={"alarm": class_alarm(_groups(model, folds, fit), told, on_chip)})
+        fit = replace(fit, left_out={"alarm": class_alarm(_groups(model, folds, fit), settings, on_chip)})
         decided = fit.left_out if fit.places >= FEWEST else {"alarm": None}
     scores = {**model.spec.scores, "calibration": {"before": fit.scores_before, "after": fit.scores_after}}
     return model.with_spec(temperature=fit.temperature, scores=scores, **decided), fit

@@ -15,7 +15,7 @@ from geouq.alarm import TOO_WRONG, expect, measured_alarm
 from geouq.decisions import LEVELS, RULES, level_for, measured_risk
 from geouq.errors import InputError
 from geouq.learning.data.augment import WET
-from geouq.learning.judging.left_out import Mapped, pooled_calibration
+from geouq.learning.judging.left_out import AnyMapped, Mapped, pooled_calibration
 from geouq.learning.judging.metrics import Calibration, place_means
 from geouq.learning.judging.tally import plain
 from geouq.scores.confusion import Confusion
@@ -48,7 +48,7 @@ def found_on(chips: Sequence[Mapped]) -> dict[str, Any]:
     losses = {rule: _by_place(chips, [chip.losses(rule) for chip in chips]) for rule in TRIED}
     decisions = [_decision(rule, chips, rows) for rule in TRIED]
     rule = best(decisions)
-    _expect(rows, rule)
+    add_expectations(rows, rule)
     places = list(dict.fromkeys(chip.place for chip in chips))
     of_place = {place: [row for row in rows if row["place"] == place] for place in places}
     loss = {place: {name: by_place[place] for name, by_place in losses.items()} for place in places}
@@ -56,9 +56,9 @@ def found_on(chips: Sequence[Mapped]) -> dict[str, Any]:
         {
             "decide": rule,
             "decisions": decisions,
-            "calibration": _calibration(chips),
-            "areas": {name: _areas(part) for name, part in _kinds(rows).items()},
-            "alarm": _alarm(rows, rule),
+            "calibration": calibration_found(chips),
+            "areas": {name: areas_held(part) for name, part in _kinds(rows).items()},
+            "alarm": alarm_found(rows, rule),
             "risk": [_risk(chips, losses[rule], rule, most) for most in RISKS],
             "levels": list(LEVELS),
             "places": [place_row(place, of_place[place], loss[place]) for place in places],
@@ -151,7 +151,8 @@ def _decision(rule: str, chips: Sequence[Mapped], rows: Sequence[Row]) -> Row:
     }
 
 
-def _calibration(chips: Sequence[Mapped]) -> Row:
+def calibration_found(chips: Sequence[AnyMapped]) -> Row:
+    """Return calibration errors of all pixels together, and with every place weighing the same."""
     pooled, even = pooled_calibration(chips), pooled_calibration(chips, by_place=True)
     return {"ece": pooled.ece(), "ece_places": even.ece(), "reliability": _reliability(even)}
 
@@ -165,7 +166,7 @@ def _kinds(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {"all": list(rows), "wet": [r for r in rows if r["wet"]], "dry": [r for r in rows if not r["wet"]]}
 
 
-def _areas(rows: Sequence[Row]) -> Row:
+def areas_held(rows: Sequence[Row]) -> Row:
     """Return on how many chips the interval holds the label's area, on how many places' chips, and its width."""
     if not rows:
         return {"chips": 0, "covered": 0, "places": None, "median_width": None}
@@ -181,7 +182,7 @@ def points(rows: Sequence[Row], rules: Sequence[str]) -> dict[str, Any]:
     return measured_alarm([row["place"] for row in rows], [row["doubt"] for row in rows], wrong)
 
 
-def _expect(rows: Sequence[Row], rule: str) -> None:
+def add_expectations(rows: Sequence[Row], rule: str) -> None:
     """Add to each chip what the other places make of its doubt: expected share wrong, its interval, and the alarm."""
     for place in {row["place"] for row in rows}:
         others = [row for row in rows if row["place"] != place]
@@ -193,7 +194,7 @@ def _expect(rows: Sequence[Row], rule: str) -> None:
                 row["alarm"], row["alarm_line"] = (told.alarm, str(told)) if told else (None, None)
 
 
-def _alarm(rows: Sequence[Row], rule: str) -> Row:
+def alarm_found(rows: Sequence[Row], rule: str) -> Row:
     """Return how well doubt tells the chips that are wrong on more than a tenth, and how many are announced.
 
     ``auroc`` : ties counted half. ``announced`` of ``bad``, and ``false_alarms`` among the others: by an alarm made

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import FuncFormatter
 
+from geouq.alarm import TOO_WRONG, expected_wrong
 from geouq.layers import DOUBT, NOT_CLASSIFIED, Legend
 from geouq.learning.judging.tally import Picture
 from geouq.maps.plotting import own_settings
@@ -107,6 +108,42 @@ def areas(chips: Sequence[dict[str, Any]], positive: str) -> str:
         axes.set_axisbelow(True)
 
     return svg("areas", draw, (7.2, 0.8 + 0.22 * max(len(rows), 3)))
+
+
+def alarm(chips: Sequence[dict[str, Any]], rule: str) -> str:
+    """Draw the share wrong of each chip against its doubt, and the curve of what is to be expected."""
+    doubt, wrong = (np.array(v) for v in zip(*((c["doubt"], c["wrong"][rule]) for c in chips), strict=True))
+    wet = np.array([chip.get("wet", True) for chip in chips])
+    kinds = (
+        ((wet, SAMPLED, "wet chips"), (~wet, ONCE, "dry chips")) if "wet" in chips[0] else ((wet, SAMPLED, "chips"),)
+    )
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for where, colour, label in kinds:
+            axes.plot(100 * doubt[where], 100 * wrong[where], "o", ms=3, alpha=0.6, color=colour, label=label)
+        x, y = expected_wrong(np.array([chip["place"] for chip in chips]), doubt, wrong)
+        axes.plot(100 * x, 100 * y, color="black", lw=1.2, label="expected")
+        axes.axhline(100 * TOO_WRONG, color=IDEAL, lw=0.8, ls=":")
+        axes.set(xlabel="doubt of the chip, %", ylabel="wrong pixels, %", xlim=(0, None), ylim=(0, 100))
+        axes.legend(loc="upper right")
+
+    return svg("alarm", draw)
+
+
+def reliability_of_places(table: Sequence[Sequence[float]], event: str) -> str:
+    """Draw how often ``event`` came true against its predicted probability, every place weighing the same."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=IDEAL, lw=0.8, ls="--", label="calibrated")
+        _, predicted, observed = np.array(table, float).T
+        axes.plot(predicted, observed, color=SAMPLED, lw=1.2, marker="o", ms=3, label="places left out")
+        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"predicted probability of {event}")
+        axes.set_ylabel(f"observed frequency of {event}")
+        axes.legend(loc="upper left")
+
+    return svg("left-out-reliability", draw)
 
 
 def panels(picture: Picture, legend: Legend) -> list[tuple[str, str]]:

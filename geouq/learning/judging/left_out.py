@@ -7,10 +7,10 @@ comes from a :class:`Mapped`, and no pixel is needed again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,21 @@ from geouq.segmentation.tile import segment_tile, tile_values
 LAYERS = ("probability", "uncertainty")
 #: said before each chip: its name, its number from 0, and how many there are
 OnChip = Callable[[str, int, int], None]
+
+
+class AnyMapped(Protocol):
+    """A chip as it is judged, of two classes or of more."""
+
+    @property
+    def place(self) -> str:
+        """The place that it is of."""
+
+    @property
+    def pixels(self) -> int:
+        """How many are labelled and classified."""
+
+    def calibration(self, pixels: float) -> Calibration:
+        """Return counts by probability for calibration errors, as of so many pixels."""
 
 
 @dataclass(frozen=True)
@@ -116,15 +131,21 @@ def map_chips(
     ------
     InputError : a label holds a class that the model has not.
     """
-    count, number, found = sum(len(chips) for _, chips in groups), 0, []
+    found = [map_chip(model, chip, settings, fold) for fold, model, chip in each_chip_of(groups, on_chip)]
+    return [one for one in found if one.pixels]
+
+
+def each_chip_of(
+    groups: Sequence[tuple[Model, Sequence[LabelledChip]]], on_chip: OnChip | None = None
+) -> Iterator[tuple[int, Model, LabelledChip]]:
+    """Yield each chip with the number of its group, from 1, and its model; say before each that it comes."""
+    count, number = sum(len(chips) for _, chips in groups), 0
     for fold, (model, chips) in enumerate(groups, 1):
         for chip in chips:
             if on_chip:
                 on_chip(chip.name, number, count)
             number += 1
-            one = map_chip(model, chip, settings, fold)
-            found += [one] if one.pixels else []
-    return found
+            yield fold, model, chip
 
 
 def map_chip(model: Model, chip: LabelledChip, settings: Settings, fold: int = 1) -> Mapped:
@@ -150,21 +171,24 @@ def _map_tile(job: Job, tile: Tile, window: Window, label: np.ndarray, keep: np.
     return *sums, result.areas, int(keep.sum()), float(area[doubt > OPEN].sum(dtype=np.float64))
 
 
-def draw_picture(model: Model, chip: LabelledChip, settings: Settings, at: float) -> Picture:
-    """Return a picture of a chip, its label and its map, cut at a probability."""
+def draw_picture(model: Model, chip: LabelledChip, settings: Settings, at: float | None = None) -> Picture:
+    """Return a picture of a chip, its label and its map, of two classes cut at a probability."""
     scene, positive = open_chip(chip), model.spec.legend.positive
-    job, canvas = prepare(scene, model, settings), Canvas(scene)
+    layers = LAYERS if at is not None else ("mask", "uncertainty")
+    job, canvas = prepare(scene, model, replace(settings, layers=layers)), Canvas(scene)
     for tile in job.tiling:
         values = np.asarray(tile_values(scene, tile))
-        layers = segment_tile(job, values, tile).layers
-        mask = mask_of_two(layers["probability"] >= at, positive)
-        mask = np.where(np.isfinite(layers["probability"]), mask, NOT_CLASSIFIED).astype(np.uint8)
+        found = segment_tile(job, values, tile).layers
+        if at is not None:
+            mask = mask_of_two(found["probability"] >= at, positive)
+            mask = np.where(np.isfinite(found["probability"]), mask, NOT_CLASSIFIED).astype(np.uint8)
+            found = {**found, "mask": mask}
         inside = tile.core.within(tile.window).slices
-        canvas.add(tile.core, values[:, *inside], load_label(chip, tile.core), {**layers, "mask": mask})
+        canvas.add(tile.core, values[:, *inside], load_label(chip, tile.core), found)
     return canvas.finish(chip.name, job.units)
 
 
-def pooled_calibration(chips: Iterable[Mapped], by_place: bool = False) -> Calibration:
+def pooled_calibration(chips: Iterable[AnyMapped], by_place: bool = False) -> Calibration:
     """Return the counts of all pixels together, or such in which every place weighs the same."""
     chips = list(chips)
     places = [chip.place for chip in chips]

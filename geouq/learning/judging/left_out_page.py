@@ -1,15 +1,12 @@
-"""The page on places left out: the values for ``left_out.html.jinja``, and its diagrams."""
+"""The page on places left out, of two classes: the values for ``left_out.html.jinja``, and its diagrams."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from geouq.alarm import TOO_WRONG, expected_wrong
 from geouq.layers import Legend
 from geouq.learning.judging import diagrams
 from geouq.learning.judging.decide import DEFAULT
@@ -94,41 +91,8 @@ def _chips(found: dict[str, Any], pictures: Sequence[Picture], names: Legend) ->
 
 
 def _drawings(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "alarm", _alarm(found["chips"], found["decide"])
-    yield "reliability", _reliability(found["calibration"]["reliability"], found["model"]["positive"])
+    yield "alarm", diagrams.alarm(found["chips"], found["decide"])
+    yield "reliability", diagrams.reliability_of_places(found["calibration"]["reliability"], found["model"]["positive"])
     wet = [chip for chip in found["chips"] if chip["wet"]]
     chosen = sorted(wet, key=lambda chip: chip["positive_share"])[:: -(-len(wet) // 60) or 1]
     yield "areas", diagrams.areas(chosen, found["model"]["positive"]) if chosen else ""
-
-
-def _alarm(chips: Sequence[dict[str, Any]], rule: str) -> str:
-    """Draw the share wrong of each chip against its doubt, and the curve of what is to be expected."""
-    doubt, wrong = (np.array(v) for v in zip(*((c["doubt"], c["wrong"][rule]) for c in chips), strict=True))
-    wet = np.array([chip["wet"] for chip in chips])
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        for where, colour, label in ((wet, diagrams.SAMPLED, "wet chips"), (~wet, diagrams.ONCE, "dry chips")):
-            axes.plot(100 * doubt[where], 100 * wrong[where], "o", ms=3, alpha=0.6, color=colour, label=label)
-        x, y = expected_wrong(np.array([chip["place"] for chip in chips]), doubt, wrong)
-        axes.plot(100 * x, 100 * y, color="black", lw=1.2, label="expected")
-        axes.axhline(100 * TOO_WRONG, color=diagrams.IDEAL, lw=0.8, ls=":")
-        axes.set(xlabel="doubt of the chip, %", ylabel="wrong pixels, %", xlim=(0, None), ylim=(0, 100))
-        axes.legend(loc="upper right")
-
-    return diagrams.svg("alarm", draw)
-
-
-def _reliability(table: Sequence[Sequence[float]], event: str) -> str:
-    """Draw how often ``event`` came true against its predicted probability, every place weighing the same."""
-
-    def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot([0, 1], [0, 1], color=diagrams.IDEAL, lw=0.8, ls="--", label="calibrated")
-        _, predicted, observed = np.array(table, float).T
-        axes.plot(predicted, observed, color=diagrams.SAMPLED, lw=1.2, marker="o", ms=3, label="places left out")
-        axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"predicted probability of {event}")
-        axes.set_ylabel(f"observed frequency of {event}")
-        axes.legend(loc="upper left")
-
-    return diagrams.svg("left-out-reliability", draw)

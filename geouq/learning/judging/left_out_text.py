@@ -1,4 +1,4 @@
-"""What was found on places left out, as text: tables for a terminal, and the lines that page and card share."""
+"""What was found on places left out, of two classes, as text: what a terminal, the page and the card share."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from geouq.learning.judging.decide import DEFAULT
 from geouq.learning.judging.summary import columns, number
 
 HEADS = ("decide", "IoU", "mixed", "pooled", "false %", "worst %", "worst chip", "accuracy")
-
-
-def summary(found: dict[str, Any]) -> str:
-    """Return the table of decisions and what is to be known beside it, for a terminal."""
-    fitted = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found["fitted"].items())
-    return f"{heading(found)}\n\n{decisions(found, found['model']['positive'])}\nfitted on all: {fitted}"
 
 
 def decisions(found: dict[str, Any], positive: str) -> str:
@@ -54,19 +48,31 @@ def place_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def facts(found: dict[str, Any], positive: str) -> list[str]:
     """Return what no table holds, a line each."""
-    calibration, alarm = found["calibration"], found["alarm"]
     lines = [
         f"IoU: mean over places of their chips with 2 % of {positive} or more; mixed: those with 2 to 98 %. False: "
         f"share of dry chips called {positive}, mean over places, and the worst chip.",
         f"* stored: {DEFAULT}",
-        f"calibration: ECE {number(calibration['ece'], '.4f')} pooled, {number(calibration['ece_places'], '.4f')} with "
-        "every place weighing the same",
+        calibration_fact(found),
         *_areas(found),
-        f"alarm: {alarm['bad']} of {alarm['chips']} chips are wrong on more than a tenth; doubt ranks them with AUROC "
-        f"{number(alarm['auroc'])}; by the alarm of the other places {alarm['announced']} are announced, and "
-        f"{alarm['false_alarms']} others; the share wrong lies in the expected interval on {alarm['within']}",
+        alarm_fact(found),
     ]
     return lines + [_risk(row) for row in found["risk"]]
+
+
+def calibration_fact(found: dict[str, Any]) -> str:
+    """Return how far probabilities are from observed frequencies."""
+    ece, even = (number(found["calibration"][key], ".4f") for key in ("ece", "ece_places"))
+    return f"calibration: ECE {ece} pooled, {even} with every place weighing the same"
+
+
+def alarm_fact(found: dict[str, Any]) -> str:
+    """Return how well doubt tells wrong maps."""
+    alarm = found["alarm"]
+    return (
+        f"alarm: {alarm['bad']} of {alarm['chips']} chips are wrong on more than a tenth; doubt ranks them with AUROC "
+        f"{number(alarm['auroc'])}; by the alarm of the other places {alarm['announced']} are announced, and "
+        f"{alarm['false_alarms']} others; the share wrong lies in the expected interval on {alarm['within']}"
+    )
 
 
 def _areas(found: dict[str, Any]) -> Iterator[str]:
