@@ -59,9 +59,13 @@ def test_changes_by_key():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("colour=red", "no key colour"),
-        ("training.rat=1", "no key training.rat: keys are training.steps"),
-        ("augmentation.blur=1", "no key augmentation.blur"),
+        ("colour=red", "no key colour: keys are name, architecture"),
+        ("training.rat=1", "no key training.rat: the nearest is training.rate"),
+        ("rate=1e-3", "no key rate: the nearest is training.rate"),
+        ("trainig.rate=1e-3", "no key trainig: the nearest is training"),
+        ("training.epoch=3", "no key training.epoch: the nearest is epochs"),
+        ("optimizer=adam", "no key optimizer: the nearest is training.optimiser"),
+        ("augmentation.blur=1", "no key augmentation.blur: keys are augmentation."),
         ("augment=brightness", "augment 'brightness' is none of none, turn"),
         ("architecture=resnet", "architecture 'resnet' is none of unet"),
         ("view=zoom", "view 'zoom'"),
@@ -84,7 +88,8 @@ def test_changes_by_key():
         ("simulated=1000000000", "simulated is"),
         ("training.rate=-1e308", "rate is -1e+308: it must be 0 or more"),
         ("training.rate=nan", "rate is nan"),
-        ("training.decay=-1.0", "decay is"),
+        ("training.decay=-1.0", "unet-16: training.decay is"),
+        ("rounds.count=-1", "unet-16: rounds.count is -1: it must be 0 to 20"),
         ("training.factor=inf", "factor is"),
         ("training.average=1.0", "average is"),
         ("augmentation.paint=2.0", "paint is 2.0: it is a probability"),
@@ -97,6 +102,12 @@ def test_what_is_not_known_is_named(change, says):
     with pytest.raises(InputError) as caught:
         find_recipe("unet-16", [change])
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_argument_that_a_network_has_not_is_named():
+    with pytest.raises(ModelError, match="arguments of its unet do not fit .it takes no 'width'"):
+        recipe = find_recipe("unet-16", ["arguments.width=[4, 6]"])
+        sketch_network("it", recipe.architecture, recipe.arguments)
 
 
 def test_files_that_are_no_recipes_are_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ def sketch_network(what: str, architecture: str, arguments: Mapping[str, Any]) -
             return ARCHITECTURES[architecture](arguments)
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError, ModelError) as error:
         reason = str(error).partition("\n")[0]
+        reason = re.sub(r".* got an unexpected keyword argument ('.*').*", r"it takes no \1", reason)
         raise ModelError(f"{what}: arguments of its {architecture} do not fit ({reason})") from None
 
 

@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -273,12 +274,26 @@ def _read(kind: type, table: Mapping[str, Any], source: str, prefix: str) -> Any
     known = {f.name: f for f in fields(kind)}
     unknown = [key for key in table if key not in known]
     if unknown:
-        raise InputError(f"{source}: no key {prefix}{unknown[0]}: keys are {', '.join(prefix + k for k in known)}")
+        raise InputError(f"{source}: no key {prefix}{unknown[0]}: {_nearest(unknown[0], prefix, list(known))}")
     values = {key: _value(str(known[key].type), value, source, prefix + key) for key, value in table.items()}
     try:
         return kind(**values)
     except InputError as error:
-        raise InputError(f"{source}: {str(error).removeprefix(f'{source}: ')}") from None
+        told = str(error).removeprefix(f"{source}: ")
+        within = prefix if told.partition(" ")[0] in known else ""
+        raise InputError(f"{source}: {within}{told}") from None
+
+
+def _nearest(key: str, prefix: str, known: Sequence[str]) -> str:
+    """Return the key nearest to one that is none: of its own table, else of all; if none is near, all of its table."""
+    every = [(f.name, f.name) for f in fields(Recipe)]
+    every += [(f.name, f"{table}.{f.name}") for table, kind in TABLES.items() for f in fields(kind)]
+    exact = [(name, whole) for name, whole in every if name == key]
+    for some in (exact, [(name, prefix + name) for name in known], every):
+        near = get_close_matches(key, [name for name, _ in some], 1, 0.75)
+        if near:
+            return f"the nearest is {dict(some)[near[0]]}"
+    return f"keys are {', '.join(prefix + name for name in known)}"
 
 
 #: key → what its table holds
