@@ -27,7 +27,8 @@ from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
 from geouq.learning.judging.baselines import best_global_threshold, best_smoothed_iou, boxcar, otsu
 from geouq.learning.judging.metrics import Calibration, RiskCoverage, binary_entropy
-from geouq.learning.training.fit import Event, FitOptions, Judged, train_model
+from geouq.learning.training.events import Event, Judged
+from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.networks.model import Model
 from geouq.sampling.draws import place_effects

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from geouq.learning.training.fit import Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.training.events import Event, Judged, Prepared
+from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import find_recipe
 
 #: recipe → batch, steps a round, steps in all: three to five minutes of one core

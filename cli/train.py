@@ -13,11 +13,15 @@ from geouq.cli.progress import Bar, each_chip
 from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.learning.data.dataset import read_unlabelled
-from geouq.learning.folds import Folding, FoldOptions, train_folds
+from geouq.learning.folds import FoldOptions, train_folds
 from geouq.learning.judging.left_out_card import summary
-from geouq.learning.rounds import Labelled, train_rounds
-from geouq.learning.training.fit import Ended, Event, FitOptions, Judged, Prepared, train_model
+from geouq.learning.rounds import Labelled, Labelling, train_rounds
+from geouq.learning.training.events import Begun, Ended, Event, Judged, Prepared
+from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, find_recipe, recipe_names, write_recipe
+
+#: seconds between two lines of steps where there is no terminal
+INTERVAL = 60.0
 
 
 @click.command("train")
@@ -47,6 +51,7 @@ from geouq.learning.training.recipe import Recipe, find_recipe, recipe_names, wr
     "--freeze", metavar="PART,…", help="Parts of that model to leave as they are: encoder, or modules by name."
 )
 @click.option("--resume", is_flag=True, help="Go on from the folder's checkpoint.")
+@click.option("--tensorboard", type=FILE, metavar="FOLDER", help="Also leave the log as curves for TensorBoard.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 …")
 @click.option(
     "--folds",
@@ -77,6 +82,7 @@ def command(
     init: str | None,
     freeze: str | None,
     resume: bool,
+    tensorboard: Path | None,
     device: str,
     quiet: bool,
     **left_out: Any,
@@ -106,6 +112,7 @@ def command(
         init=init,
         resume=resume,
         device=device,
+        tensorboard=tensorboard,
     )
     if left_out["unlabelled"] is not None or chosen.rounds.count:
         if left_out["folds"] is not None:
@@ -169,25 +176,24 @@ def _validation(text: str | None) -> tuple[str, ...] | float | None:
 
 
 class _Progress(Bar):
-    """Shows a training run: what begins, a line a round, and on a terminal the step."""
+    """Shows a training run: what begins, a line a round, and how many steps are done, of which training of how many."""
 
     def __init__(self, quiet: bool) -> None:
-        super().__init__(quiet, unit="steps", scale=1.0, interval=60.0)
+        super().__init__(quiet, unit="steps", scale=1.0, interval=INTERVAL)
         self._step: int | None = None
+        self._which = ""
 
-    def __call__(self, event: Event | Folding | Labelled) -> None:
+    def __call__(self, event: Event | Labelling | Labelled) -> None:
         """Show one event."""
-        if isinstance(event, Labelled):
+        if isinstance(event, Begun):
+            self._begun(event)
+        elif isinstance(event, Labelling):
+            self.line(f"{event.number} of {event.count}: {event.name}")
+        elif isinstance(event, Labelled):
             self.line(
                 f"round {event.round}: {event.accepted} of {event.chips} chips labelled, {100 * event.pixels:.0f} % of "
                 f"their pixels, {100 * event.positive:.1f} % of these positive"
             )
-            self._step = None
-            return
-        if isinstance(event, Folding):
-            without = f", without {', '.join(event.places)}" if event.places else ""
-            self.line(f"training {event.number} of {event.count}, {event.name}{without}")
-            self._step = None
         elif isinstance(event, Prepared):
             self._prepared(event)
         elif isinstance(event, Judged):
@@ -198,8 +204,13 @@ class _Progress(Bar):
             if self._step is None:
                 self._step = event.step - 1
                 self.begin(event.steps, self._step)
-            self.advance(event.step - self._step, f"loss {event.loss:.4f}")
+            self.advance(event.step - self._step, f"loss {event.loss:.4f}{self._which}")
             self._step = event.step
+
+    def _begun(self, event: Begun) -> None:
+        without = f", without {', '.join(event.without)}" if event.without else ""
+        self.line(f"training {event.number} of {event.count}, {event.name}{without}")
+        self._which, self._step = f"  {event.name}, {event.number} of {event.count}", None
 
     def _prepared(self, event: Prepared) -> None:
         training, held = event.places

@@ -118,6 +118,8 @@ LATE = {
     "geouq.segmentation.cluster.compute_on": {"distributed"},
     "geouq.sampling.field._spline": {"BSpline"},
     "geouq.networks.export._write_onnx": {"onnx", "onnxruntime", "onnxscript"},  # an extra
+    "geouq.learning.training.event_files._new_file": {"SummaryWriter"},  # an extra
+    "geouq.learning.training.event_files._written": {"EventFileLoader"},
     "geouq.maps.zarr._create": {"zarr", "Zstd"},  # an extra
     "geouq.sources._stored": {"fsspec"},  # few scenes lie in a store, and few outputs go to one
     "geouq.uploads._filesystem": {"fsspec"},

@@ -28,7 +28,8 @@ from geouq.learning.data.examples import (
     read_fitted,
     take_census,
 )
-from geouq.learning.training.fit import Ended, FitOptions, Judged, Prepared, Stepped, score, train_model
+from geouq.learning.training.events import Ended, Judged, Prepared, Stepped
+from geouq.learning.training.fit import FitOptions, score, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names
 from geouq.learning.training.settle import class_names, settle
 from geouq.learning.training.train import Judge, TrainConfig

@@ -21,7 +21,8 @@ from geouq.learning.data.loading import load, opacity_note, open_chip
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.judging.evaluate import evaluate
 from geouq.learning.training.batches import training_examples
-from geouq.learning.training.fit import FitOptions, Prepared, train_model
+from geouq.learning.training.events import Prepared
+from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names
 from geouq.learning.training.settle import settle
 from geouq.learning.training.train import Judge, TrainConfig, train

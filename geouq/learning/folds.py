@@ -32,9 +32,9 @@ from geouq.learning.judging.left_out_classes_page import page as page_of_more
 from geouq.learning.judging.left_out_judge import judge, stored_fields
 from geouq.learning.judging.left_out_page import page as page_of_two
 from geouq.learning.judging.tally import Picture
-from geouq.learning.training.fit import Event, FitOptions, train_model, well_posed
+from geouq.learning.training.events import Begun, Event
+from geouq.learning.training.fit import FitOptions, check_free, train_model, well_posed
 from geouq.learning.training.recipe import Recipe, find_recipe
-from geouq.learning.training.records import refuse_another
 from geouq.learning.training.settle import class_names, positive_name
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings
@@ -63,16 +63,6 @@ class FoldOptions:
 
 
 @dataclass(frozen=True)
-class Folding:
-    """Event: the training of ``name`` begins, the ``number``-th of ``count``, without these places."""
-
-    name: str
-    number: int
-    count: int
-    places: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Fold:
     """A training: its folder's name, the places that it goes without, and their chips, which are judged."""
 
@@ -87,7 +77,7 @@ def train_folds(
     out: str | Path,
     options: FitOptions | None = None,
     plan: FoldOptions | None = None,
-    on_event: Callable[[Event | Folding], None] = lambda event: None,
+    on_event: Callable[[Event], None] = lambda event: None,
     on_chip: OnChip | None = None,
 ) -> dict[str, Any] | None:
     """Train a recipe without each fold and on everything, judge, and write the model that knows what was found.
@@ -115,10 +105,10 @@ def train_folds(
     chosen = _chosen(folds, plan.only)
     model, beside = (out / f"{recipe.name}{end}" for end in (".safetensors", ".md"))
     made = [model, beside, out / DATA, out / PAGE]
-    _check_output(out, chosen, options.resume, made, data_files(data, chips))
+    _check_output(out, chosen, options, made, data_files(data, chips))
     for number, fold in enumerate(chosen):
-        on_event(Folding(fold.name, number + 1, len(chosen), fold.places))
-        told = replace(options, without=fold.places, init=_start(options.init, fold))
+        on_event(Begun(fold.name, number + 1, len(chosen), fold.places))
+        told = replace(options.within(fold.name), without=fold.places, init=_start(options.init, fold))
         train_model(data, recipe, out / fold.name, told, on_event)
     if plan.only and JUDGE not in plan.only:
         return None
@@ -147,6 +137,8 @@ def _write(path: Path, text: str) -> None:
 
 def _classes(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> tuple[str, ...]:
     """Return the names of all classes, which a training has that goes without the only place of one."""
+    also = [] if options.also is None else read_dataset(options.also, options.place_pattern)
+    chips = [*chips, *also]
     chips = [chip for chip in chips if chip.split != "test" and not chip.name.startswith(recipe.leave_out)]
     if not chips:
         return options.classes or recipe.classes
@@ -222,15 +214,15 @@ def _trained(folder: Path, fold: _Fold) -> Path:
 
 
 def _check_output(
-    out: Path, folds: Sequence[_Fold], resume: bool, made: Sequence[Path], sources: Sequence[Path]
+    out: Path, folds: Sequence[_Fold], options: FitOptions, made: Sequence[Path], sources: Sequence[Path]
 ) -> None:
     """Refuse what would be lost, before hours are spent."""
     for path in made:
         refuse_own(path, sources, "part of the data")
-        if path.exists() and not resume:
+        if path.exists() and not options.resume:
             raise OutputError(f"{path} exists: give --resume to go on with its folds, or another folder")
     for fold in folds:
-        refuse_another(out / fold.name, resume)
+        check_free(out / fold.name, options.within(fold.name))
 
 
 # --- what is said

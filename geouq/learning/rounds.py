@@ -31,7 +31,8 @@ from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import split_by_place
-from geouq.learning.training.fit import Event, FitOptions, train_model
+from geouq.learning.training.events import Begun, Event
+from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import Recipe, Rounds, find_recipe
 from geouq.learning.training.settle import positive_name
 from geouq.networks.combine import combined, turned
@@ -43,6 +44,15 @@ from geouq.segmentation.lazy import segment
 DATA = "rounds.json"
 #: label of a pixel that is not sure
 UNSURE = 255
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Event: a chip is about to be mapped for a round, the ``number``-th of ``count``."""
+
+    name: str
+    number: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ def train_rounds(
     out: str | Path,
     unlabelled: Sequence[LabelledChip] = (),
     options: FitOptions | None = None,
-    on_event: Callable[[Event | Labelled], None] = lambda event: None,
+    on_event: Callable[[Event | Labelling | Labelled], None] = lambda event: None,
 ) -> Path:
     """Train a recipe with ``rounds`` of its own labels, and return the model file written into ``out``.
 
@@ -90,16 +100,19 @@ def train_rounds(
     )
     if not recipe.rounds.count or not wanted:
         raise InputError(f"recipe {recipe.name}: {_missing(recipe.rounds)}")
-    model = Model.load(train_model(data, recipe, out / "round-0", options, on_event, chips))
+    count = recipe.rounds.count + 1
+    on_event(Begun("round-0", 1, count))
+    model = Model.load(train_model(data, recipe, out / "round-0", options.within("round-0"), on_event, chips))
     first, rows, scores = model, [], [model.spec.scores]
-    for number in range(1, recipe.rounds.count + 1):
-        teacher = _teacher(first, model, recipe.rounds)
-        made, row = label_chips(teacher, wanted, out / f"labels-{number}", recipe.rounds, number)
+    for number in range(1, count):
+        teacher, name = _teacher(first, model, recipe.rounds), f"round-{number}"
+        on_event(Begun(name, number + 1, count))
+        made, row = label_chips(teacher, wanted, out / f"labels-{number}", recipe.rounds, number, on_event)
         on_event(row)
         rows.append(asdict(row))
         start = None if recipe.rounds.labels == "images" else _file(out, recipe, 0)
         told = replace(options, init=start) if start else options
-        model = Model.load(train_model(data, recipe, out / f"round-{number}", told, on_event, [*given, *made]))
+        model = Model.load(train_model(data, recipe, out / name, told.within(name), on_event, [*given, *made]))
         scores.append(model.spec.scores)
     with whole(out / DATA) as file:
         told_of = {"recipe": recipe.name, "rounds": rows, "scores": scores}
@@ -109,12 +122,18 @@ def train_rounds(
 
 
 def label_chips(
-    model: Model, chips: Sequence[LabelledChip], folder: Path, how: Rounds, number: int = 1
+    model: Model,
+    chips: Sequence[LabelledChip],
+    folder: Path,
+    how: Rounds,
+    number: int = 1,
+    on_event: Callable[[Labelling], None] = lambda event: None,
 ) -> tuple[list[LabelledChip], Labelled]:
     """Map chips, write sure maps into ``folder`` as labels, and return the chips with these; and what came out."""
     folder.mkdir(parents=True, exist_ok=True)
     made, labelled, valid, positive = [], 0, 0, 0
-    for chip in chips:
+    for counted, chip in enumerate(chips, 1):
+        on_event(Labelling(chip.name, counted, len(chips)))
         layers = segment(
             open_chip(chip), model=model, samples=0, layers=("mask", "confidence", "probability")
         ).compute()

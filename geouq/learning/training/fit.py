@@ -23,6 +23,8 @@ from geouq.learning.data.examples import Census, Example, Reading, read_example,
 from geouq.learning.data.loading import opacity_note, windows
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_examples
+from geouq.learning.training.event_files import check_event_files, event_files
+from geouq.learning.training.events import Ended, Event, Judged, Prepared, Stepped
 from geouq.learning.training.losses import takes_shares
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
@@ -49,6 +51,7 @@ class FitOptions:
     init : a model whose weights the network starts from; an SSN starts with its mean at them.
     resume : go on from the folder's checkpoint, if there is one.
     device : "auto", "cpu", "cuda", ….
+    tensorboard : folder for the log as curves for TensorBoard, which must be installed; None: no such curves.
     """
 
     steps: int | None = None
@@ -61,55 +64,17 @@ class FitOptions:
     init: str | Path | None = None
     resume: bool = False
     device: str = "auto"
+    tensorboard: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed is {self.seed}: give a whole number from 0 to 4294967295")
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """Event: what is about to be trained on what: numbers of chips, and of places they are of; notes to be read."""
-
-    recipe: Recipe
-    training: int
-    validation: int
-    left_out: int
-    device: str
-    places: tuple[int, int] = (0, 0)
-    notes: tuple[str, ...] = ()
+    def within(self, name: str) -> FitOptions:
+        """Return the options of one of several trainings: its curves lie in a folder of its name."""
+        return self if self.tensorboard is None else replace(self, tensorboard=Path(self.tensorboard) / name)
 
 
-@dataclass(frozen=True)
-class Stepped:
-    """Event: step (counted from 1) of so many, and its loss."""
-
-    step: int
-    steps: int
-    loss: float
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Event: a round is over; its row of the log."""
-
-    row: Row
-
-
-@dataclass(frozen=True)
-class Ended:
-    """Event: the training ended at ``step`` of ``steps``; the weights that are kept are those of step ``kept``.
-
-    It ended early if ``step`` is below ``steps``: for ``patience`` rounds no loss had been lower.
-    """
-
-    step: int
-    steps: int
-    kept: int
-    patience: int
-
-
-Event = Prepared | Stepped | Judged | Ended
 #: chips to train on, chips held out
 Sides = Sequence[Sequence[LabelledChip]]
 
@@ -133,7 +98,7 @@ def train_model(
         holds images or labels of the data.
     """
     options, out = options or FitOptions(), Path(out)
-    refuse_another(out, options.resume)
+    check_free(out, options)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if recipe.training.freeze and not options.init:
         raise InputError(f"freeze {', '.join(recipe.training.freeze)}: of which model? Name one to start from (--init)")
@@ -161,7 +126,8 @@ def train_model(
     network = with_extra_loss(model, recipe, teacher, device)
     claim(out, recipe, sides, str(options.init or ""))
     on_event(_prepared(recipe, sides, left_out, device, notes))
-    _run(network, (model, teacher), recipe, (sides, outlines), out, on_event)
+    with event_files(options.tensorboard) as curves:
+        _run(network, (model, teacher), recipe, (sides, outlines), _Shown(out, curves, on_event))
     rows = read_log(out)
     draw_curves(out, rows)
     kept = _kept(rows, recipe)
@@ -171,6 +137,14 @@ def train_model(
     spec = replace(model.spec, training=_history(recipe, sides, len(outlines)), scores=scores)
     as_sampled(Model(model.network.to("cpu"), spec), recipe).save(path)
     return path
+
+
+def check_free(out: Path, options: FitOptions) -> None:
+    """Refuse a folder that holds another run, or curves of one; raise as ``train_model``."""
+    refuse_another(out, options.resume)
+    if options.tensorboard is not None:
+        begun = any((out / name).exists() for name in ("checkpoint.pt", "log.csv"))
+        check_event_files(Path(options.tensorboard), goes_on=options.resume and begun)
 
 
 def _outlines(data: str | Path, recipe: Recipe) -> list[np.ndarray]:
@@ -293,13 +267,27 @@ def _beside(teacher: Model, recipe: Recipe) -> Reading:
     return Reading(spec.bands, spec.units, recipe.size, recipe.view, black=spec.black)
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Where a run shows itself: its folder, what writes rows as curves, and who is told of events."""
+
+    out: Path
+    curves: Callable[[Sequence[Row]], None]
+    on_event: Callable[[Event], None]
+
+    def rows(self, rows: list[Row]) -> None:
+        """Show a round's end."""
+        write_log(self.out, rows)
+        self.curves(rows)
+        self.on_event(Judged(rows[-1]))
+
+
 def _run(
     network: nn.Module,
     models: tuple[Model, Model | None],
     recipe: Recipe,
     data: tuple[Sides, Sequence[np.ndarray]],
-    out: Path,
-    on_event: Callable[[Event], None],
+    shown: _Shown,
 ) -> None:
     """Train a network in place, that of the first of ``models`` (student and teacher) with what its loss needs.
 
@@ -323,15 +311,11 @@ def _run(
         for first in range(0, len(held), recipe.batch):
             yield batch([make() for make in held[first : first + recipe.batch]])
 
-    def show(rows: list[Row]) -> None:
-        write_log(out, rows)
-        on_event(Judged(rows[-1]))
-
-    judge = Judge(lambda network: score(network, judged(), config, positive) if held else {}, show)
+    judge = Judge(lambda network: score(network, judged(), config, positive) if held else {}, shown.rows)
     with ThreadPoolExecutor(1) as background:
         batches = prepared_ahead(lambda step: batch(draw()(step)), config.steps, background)
-        on_step = _stepper(config.steps, on_event)
-        train(network, batches, config, out / "checkpoint.pt", on_step, judge)
+        on_step = _stepper(config.steps, shown.on_event)
+        train(network, batches, config, shown.out / "checkpoint.pt", on_step, judge)
 
 
 def _stepper(steps: int, on_event: Callable[[Event], None]) -> Callable[[int, float], None]:
