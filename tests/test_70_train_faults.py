@@ -77,6 +77,36 @@ def test_patience_waits_for_the_floor():
     assert len(rows) == 7
 
 
+def test_a_part_that_the_network_has_not_is_refused_before_anything_is_written(tmp_path):
+    data = pictures(tmp_path / "d", ["a_1", "b_1"])
+    init = train_model(data, find_recipe("unet-16", TINY), tmp_path / "base", FitOptions(steps=1))
+    recipe = find_recipe("unet-16", [*TINY, "training.freeze=['decoder']"])
+    with pytest.raises(InputError, match="freeze 'decoder': the network has no such part: it has encoder, stem"):
+        train_model(data, recipe, tmp_path / "o", FitOptions(steps=1, init=init))
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_that_ended_early_stays_ended_with_the_same_weights(tmp_path):
+    config = TrainConfig(steps=40, every=2, warmup=0, loss="bce", patience=2, floor=7)
+    batch = np.ones((1, 1, 4, 4), np.float32), np.ones((1, 4, 4)), np.ones((1, 4, 4), bool)
+    taken, found = [], []
+    for _ in range(2):
+        losses = iter((0.5, 0.4, 0.6, 0.7, 0.8))
+        judge = Judge(lambda network, losses=losses: {"val_loss": next(losses)}, lambda rows: None)
+        torch.manual_seed(0)
+        network = train(
+            torch.nn.Conv2d(1, 1, 1),
+            lambda step: batch,
+            config,
+            tmp_path / "checkpoint.pt",
+            lambda step, loss: taken.append(step),
+            judge,
+        )
+        found.append(network.state_dict())
+    assert taken == list(range(8))  # the second time none
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def test_an_early_end_is_told(tmp_path):
     data = pictures(tmp_path / "d", ["a_1", "b_1"])
     changes = ["epochs=0", "training.steps=40", "training.every=1", "training.patience=1", "training.floor=1"]

@@ -75,11 +75,11 @@ def place_in(name: str, pattern: str) -> str:
     try:
         found = re.search(pattern, name)
     except re.error as error:
-        raise InputError(f"place pattern {pattern!r} is no regular expression: {error}") from None
+        raise InputError(f"place pattern '{pattern}' is no regular expression: {error}") from None
     if found is None:
-        raise InputError(f"place pattern {pattern!r} finds nothing in the name {name!r}: it must in all of them")
+        raise InputError(f"place pattern '{pattern}' finds nothing in the name {name!r}: it must in all of them")
     groups = found.groupdict().get("place"), *found.groups(), found[0]
     place = next((group for group in groups if group), "")
     if not place:
-        raise InputError(f"place pattern {pattern!r} finds an empty place in the name {name!r}")
+        raise InputError(f"place pattern '{pattern}' finds an empty place in the name {name!r}")
     return place

@@ -25,6 +25,7 @@ from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_examples
 from geouq.learning.training.event_files import check_event_files, event_files
 from geouq.learning.training.events import Ended, Event, Judged, Prepared, Stepped
+from geouq.learning.training.freeze import freeze
 from geouq.learning.training.losses import takes_shares
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
@@ -124,6 +125,7 @@ def train_model(
     model = new_model(recipe, names, options.seed, options.init)
     as_sampled(model, recipe)  # what it cannot be written as is refused now, not after the training
     network = with_extra_loss(model, recipe, teacher, device)
+    freeze(network, recipe.training.freeze)  # as is a part that it has not
     claim(out, recipe, sides, str(options.init or ""))
     on_event(_prepared(recipe, sides, left_out, device, notes))
     with event_files(options.tensorboard) as curves:
