@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -153,8 +154,10 @@ def test_the_field_takes_specks_and_keeps_shores():
 def test_labels_of_rounds_may_be_smoothed(data, tmp_path):
     model = Model.load(train_model(data / "labelled", find_recipe("unet-16", TINY), tmp_path / "m", options()))
     chips, how = read_unlabelled(data / "more"), Rounds(1, confidence=0.6, share=0.0)
-    for name, crf in (("raw", False), ("smooth", True)):
-        label_chips(model, chips, tmp_path / name, replace(how, crf=crf))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", rasterio.errors.NotGeoreferencedWarning)  # a user sees no warning of a picture
+        for name, crf in (("raw", False), ("smooth", True), ("smooth", True)):
+            label_chips(model, chips, tmp_path / name, replace(how, crf=crf))
     changed = 0
     for chip in chips:
         raw, smooth = (rasterio.open(tmp_path / name / f"{chip.name}.tif").read(1) for name in ("raw", "smooth"))

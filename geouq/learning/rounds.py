@@ -16,6 +16,7 @@ model, and ``rounds.json``: what was labelled in each round, and the ``scores`` 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 import xarray as xr
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from geouq.errors import InputError, OutputError
 from geouq.files import whole
@@ -173,13 +175,15 @@ def _label(layers: xr.Dataset, how: Rounds, classes: int, positive: int) -> np.n
 
 def _write(path: Path, label: np.ndarray, scene: xr.DataArray) -> None:
     """Write a label on a scene's grid; one that is there already, of a run that goes on, stays."""
-    if path.exists() and np.array_equal(_written(path), label):
-        return
     grid = scene_geobox(scene)
     placed = {} if grid.crs is None else {"crs": str(grid.crs), "transform": grid.transform}
-    shape = {"height": label.shape[0], "width": label.shape[1], "count": 1, "dtype": "uint8"}
-    with whole(path) as made, rasterio.open(made, "w", driver="GTiff", compress="deflate", **shape, **placed) as file:
-        file.write(label, 1)
+    profile = {"height": label.shape[0], "width": label.shape[1], "count": 1, "dtype": "uint8", "compress": "deflate"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # a picture's label lies nowhere, as the picture does
+        if path.exists() and np.array_equal(_written(path), label):
+            return
+        with whole(path) as made, rasterio.open(made, "w", driver="GTiff", **profile, **placed) as file:
+            file.write(label, 1)
 
 
 def _written(path: Path) -> np.ndarray:
@@ -187,7 +191,7 @@ def _written(path: Path) -> np.ndarray:
     try:
         with rasterio.open(path) as file:
             return np.asarray(file.read(1))
-    except rasterio.errors.RasterioError:
+    except RasterioError:
         return np.empty(0)
 
 
