@@ -19,8 +19,8 @@ STEPS = 20
 def crf_labels(labels: np.ndarray, classes: int, valid: np.ndarray, sigma: float = SIGMA) -> np.ndarray:
     """Return labels (h, w) smoothed by those around them; what is not ``valid`` stays, and weighs nothing.
 
-    labels : (h, w) class indices 0 to ``classes`` − 1 where ``valid`` (h, w). sigma : in pixels; what is narrower is
-        lost.
+    labels : (h, w) class indices 0 to ``classes`` − 1 where ``valid`` (h, w). sigma : in pixels; a strip twice as wide,
+        or a disc four times as wide, is lost.
 
     With p the distribution of a pixel's class, k(d) = exp(−d²/2σ²) and n = 1/√(k ∗ valid), a step is
     p ← softmax(log unary + WEIGHT · n · (k ∗ (n · p))): k is normalised symmetrically, and a pixel is one of its own
