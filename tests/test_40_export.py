@@ -85,7 +85,7 @@ class Moody(nn.Module):
         return self.head(x) if x.sum() > 0 else -self.head(x)
 
 
-def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, monkeypatch, capfd):
     out = tmp_path / "m.pt2"
     with pytest.raises(InputError, match="no multiple of the model's stride"):
         export_model(model, out, "torch", size=model.spec.stride + 1)
@@ -94,6 +94,7 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(model, tmp_path, 
     moody = Model(Moody(), replace(model.spec, classes=("a", "b"), positive="b", stride=1))
     with pytest.raises(ModelError, match="cannot be traced"):
         export_model(moody, out, "torch")
+    assert capfd.readouterr() == ("", "")
     monkeypatch.setattr(export, "MOST_DIFFERENCE", -1.0)
     with pytest.raises(ModelError, match="differs from torch by"):
         export_model(model, out, "torch", size=2 * model.spec.stride)

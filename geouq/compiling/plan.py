@@ -2,7 +2,8 @@
 
 A plan is made from the network's own graph (torch.fx), not by hand for each architecture:
 
-1. Batch normalisation is folded into the convolution before it, and a mean over neighbours into a 1×1 one behind it.
+1. Batch normalisation is folded into the convolution before it, a mean over neighbours into a 1×1 one behind it; an
+   enlargement to another tensor's size becomes one by its factor.
 2. All that comes before the first active dropout site is the *prefix*; the rest is the *suffix*.
 3. A convolution over ``cat(up, skip)`` whose skip half carries no mask is split,
    ``conv(cat(up, skip)) = conv_up(up) + conv_skip(skip)``, and the skip half moves into the prefix.

@@ -13,9 +13,9 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,8 @@ def _traced(module: Probabilities, model: Model, size: int | None) -> Any:
     else:
         example = torch.zeros(2, bands, size, size)
     try:
-        return torch.export.export(module, (example,), dynamic_shapes={"pixels": shapes})
+        with _silent("torch.fx.experimental.symbolic_shapes"), redirect_stderr(StringIO()):  # it shows half a graph
+            return torch.export.export(module, (example,), dynamic_shapes={"pixels": shapes})
     except Exception as error:  # a network whose size, or values, decide what is computed raises anything
         reason = str(error).partition("\n")[0]
         raise ModelError(f"model {model.spec.name!r}: its network cannot be traced ({reason})") from None
