@@ -114,14 +114,14 @@ def command(
         device=device,
         tensorboard=tensorboard,
     )
+    if left_out["only"] is not None and left_out["folds"] is None:
+        raise click.UsageError("--only is for --folds")
     if left_out["unlabelled"] is not None or chosen.rounds.count:
         if left_out["folds"] is not None:
             raise click.UsageError("--folds is for one training at a time: leave out --unlabelled and rounds")
         _rounds(data, chosen, output, options, left_out["unlabelled"], quiet)
         return
     if left_out["folds"] is None:
-        if left_out["only"] is not None:
-            raise click.UsageError("--only is for --folds")
         with _Progress(quiet) as progress:
             path = train_model(data, chosen, output, options, progress)
         if not quiet:

@@ -187,6 +187,7 @@ def test_mistakes_are_named(tmp_path):
     row = {"image": "images/a.tif", "label": "labels/a.png"}
     fails(manifest(folder, [row, row]), "two chips are named 'a'")
     fails(manifest(folder, [row | {"factor": "x"}]), "row 1 holds something")
+    fails(manifest(folder, [row | {"throughout": 1}]), "row 1 needs image, and either label or throughout")
     fails(manifest(folder, [row | {"colour": "x"}]), "'colour'")
     fails(manifest(folder, [row | {"label": "no.png"}]), "no.png: is missing")
     fails(manifest(folder, [row | {"classes": "0;3"}]), "neither in classes nor in ignore")

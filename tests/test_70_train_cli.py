@@ -71,6 +71,8 @@ def test_mistakes_leave_nothing_behind(data, tmp_path):
     ):
         error = run(*arguments, "-o", tmp_path / "out").exception
         assert isinstance(error, InputError) and expected in str(error)
+    alone = run(data, "--recipe", "unet-16", "--set", "rounds.count=1", "--only", "1", "-o", tmp_path / "out")
+    assert alone.exit_code == 2 and "--only is for --folds" in alone.output
     assert not (tmp_path / "out").exists()
 
 

@@ -218,8 +218,8 @@ def _manifest(path: Path) -> Iterator[LabelledChip]:
     for number, row in enumerate(rows, 1):
         row = {key: _text(value) for key, value in row.items()}
         unknown = [str(key) for key in row if key not in COLUMNS]
-        if unknown or not _several(row, "image") or not (_several(row, "label") or row.get("throughout")):
-            what = f"has a column {unknown[0]!r}" if unknown else "needs image, and label or throughout"
+        if unknown or not _several(row, "image") or bool(_several(row, "label")) == bool(row.get("throughout")):
+            what = f"has a column {unknown[0]!r}" if unknown else "needs image, and either label or throughout"
             raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
         try:
             yield _row(path, row)
