@@ -25,8 +25,10 @@ demo: $(VENV)/.installed
 	@echo "polygons: demo/water.gpkg  (area with its 5-95 % interval)"
 	@echo "picture:  demo/water.png"
 
+# so many test files at once; JOBS=0: one after the other, in one process
+JOBS ?= 2
 test: $(VENV)/.installed-dev lint types
-	$(BIN)/python -m pytest -m "not slow" --durations=10
+	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --durations=10
 
 check-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow --durations=10
