@@ -20,7 +20,7 @@ from geouq.learning.judging.decide import FEWEST, best
 from geouq.learning.judging.left_out import LAYERS, map_chip
 from geouq.learning.judging.left_out_card import card
 from geouq.learning.judging.left_out_text import decisions
-from geouq.learning.judging.strength import STRENGTHS, shake, strength_field
+from geouq.learning.judging.strength import STRENGTHS, Shaken, fit_strength, shake, strength_field
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings
 from geouq.segmentation.lazy import segment
@@ -212,6 +212,20 @@ def test_folds_are_balanced_and_the_seeds_own():
 def one_chip(folder, label_seed=0):
     chips = read_dataset(pairs(folder, ["a_1"], size=40))
     return chips[0], scene_values(40, 40, seed=label_seed)
+
+
+def test_easy_chips_of_one_kind_do_not_make_up_for_the_other():
+    """Ninety wet chips are covered by any strength; the ten dry ones need an effect of at least 1."""
+    strengths = np.array(STRENGTHS["place_effect"])
+
+    def chip(truth: float, least: float) -> Shaken:
+        areas = np.where(strengths[:, None] >= least, truth, truth + 50) * np.ones(20)
+        return Shaken(None, None, areas, truth, 100.0)
+
+    chips = [chip(60.0, 0.0) for _ in range(90)] + [chip(0.0, 1.0) for _ in range(10)]
+    assert fit_strength(chips, "place_effect") == 1.0
+    assert fit_strength(chips[:90], "place_effect") == 0.0  # one kind alone
+    assert fit_strength(chips[90:], "place_effect") == 1.0
 
 
 @pytest.mark.parametrize("kind", ["dropout", "ssn", "two logits", "positive first", "no dropout"])

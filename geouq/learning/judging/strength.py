@@ -35,7 +35,7 @@ STRENGTHS = {
 }
 #: share of the labelled area that an interval which nearly holds the label's may miss
 NEARLY = 0.01
-#: share of chips whose area the interval is to hold
+#: share of wet chips, and of dry ones, whose area the interval is to hold
 COVERAGE = 0.9
 
 
@@ -130,11 +130,13 @@ def _positive(logits: torch.Tensor, keep: np.ndarray, positive: int) -> np.ndarr
 
 
 def fit_strength(chips: Sequence[Shaken], field: str) -> float:
-    """Return the least strength at which the interval holds on ``COVERAGE`` of the chips.
+    """Return the least strength at which the interval holds on ``COVERAGE`` of the wet chips, and of the dry ones.
 
-    If none does, the one at which it holds on most.
+    Each for itself: among chips that nobody could get wrong of one kind, those of the other are not to be lost. If none
+    does, the one at which it holds on most of the kind that it holds less of.
     """
-    coverage = np.mean([one.held() for one in chips], axis=0)
+    held, wet = np.stack([one.held() for one in chips]), _wet(chips)
+    coverage = np.min([held[kind].mean(axis=0) for kind in (wet, ~wet) if kind.any()], axis=0)
     enough = np.flatnonzero(coverage >= COVERAGE - 1e-9)
     return STRENGTHS[field][int(enough[0]) if len(enough) else int(coverage.argmax())]
 
@@ -147,9 +149,14 @@ def strength_rows(chips: Sequence[Shaken], field: str) -> Iterator[dict[str, Any
     held, nearly, width = (
         np.stack(v) for v in zip(*((c.held(), c.held(NEARLY), c.width()) for c in chips), strict=True)
     )
-    wet = np.array([one.truth >= WET * one.total for one in chips])
+    wet = _wet(chips)
     coverage = place_means([one.part.place for one in chips], held)
     for k, strength in enumerate(STRENGTHS[field]):
         told = {"chips": held[:, k], "wet": held[wet, k], "dry": held[~wet, k], "nearly": nearly[:, k]}
         shares = {name: float(v.mean()) if v.size else None for name, v in told.items()}
         yield {field: strength, "places": float(coverage[k]), **shares, "median_width": float(np.median(width[:, k]))}
+
+
+def _wet(chips: Sequence[Shaken]) -> np.ndarray:
+    """Return which chips are wet, bool."""
+    return np.array([one.truth >= WET * one.total for one in chips])
