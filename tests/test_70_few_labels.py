@@ -179,6 +179,7 @@ def test_rounds_need_something_to_label(data, tmp_path):
         ("rounds.per=chip", "tile, pixel"),
         ("rounds.share=1.0", "below 1"),
         ('rounds={labels = "images", crf = true}', "crf is for labels"),
+        ("rounds.crf=true", "crf is for rounds, and rounds.count is 0"),
         ("rounds.count=-1", "0 to"),
     ):
         with pytest.raises(InputError, match=says):

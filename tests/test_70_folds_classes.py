@@ -204,3 +204,15 @@ def test_labels_that_are_codes_are_refused_before_anything_is_trained(data, tmp_
     error = run("train", tmp_path, "--recipe", "unet-16", "--folds", 2, "-o", tmp_path / "out").exception
     assert isinstance(error, InputError) and "codes of 3 classes" in str(error)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("folds", "says"), [(5, "4 places cannot be split in 5"), ("a;e", "of place 'e'")])
+def test_a_place_without_a_label_is_no_fold(folds, says, data, tmp_path):
+    for chip in read_dataset(data):
+        label = np.full((1, 24, 30), 255, np.uint8) if chip.place == "e" else None
+        path = tmp_path / "labels" / f"{chip.name}.png"
+        write_raster(path, load_label(chip, Roi(0, 24, 0, 30))[None].astype(np.uint8) if label is None else label)
+    (tmp_path / "images").symlink_to(data / "images")
+    error = run("train", tmp_path, "--recipe", "unet-16", "--folds", folds, "-o", tmp_path / "out").exception
+    assert isinstance(error, InputError) and says in str(error)
+    assert not (tmp_path / "out").exists()

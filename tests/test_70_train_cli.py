@@ -56,6 +56,12 @@ def test_more_data_are_trained_on_and_never_held_out(data, tmp_path):
     for wrong, expected in ((data, "A_1"), (tmp_path / "nowhere", "no such file or folder")):
         error = run(*common, "--also", wrong, "-o", tmp_path / "other").exception
         assert isinstance(error, InputError) and expected in str(error) and not (tmp_path / "other").exists()
+    (data / "classes.txt").write_text("land\nwater\n")
+    (tmp_path / "more" / "classes.txt").write_text("water\nland\n")
+    error = run(*common, "-o", tmp_path / "other").exception
+    (data / "classes.txt").unlink()
+    assert isinstance(error, InputError) and "its classes are water, land" in str(error)
+    assert not (tmp_path / "other").exists()
     inside = run(*common, "-o", tmp_path / "more" / "labels").exception
     assert isinstance(inside, OutputError) and not (tmp_path / "more" / "labels" / "log.csv").exists()
 

@@ -159,6 +159,7 @@ def _folds(
     if not chips:
         raise InputError("no chip can be left out: all are for tests or validation")
     census, names = take_census(chips, recipe.size), options.classes or ()
+    chips = [chip for chip in chips if census.of(chip).any()]  # a place without a label judges nothing
     positive = names.index(positive_name(names))
     chips = well_posed(chips, census, recipe, positive)
     places = [chip.place for chip in chips]

@@ -210,7 +210,7 @@ def take_census(chips: Sequence[LabelledChip], size: int) -> Census:
     labels = (load_label(chip, window) for chip, window in cells)
     counts = np.stack([np.bincount(label[label != UNLABELLED], minlength=256) for label in labels])
     if not counts.any():
-        raise InputError(f"{chips[0].label}: not one pixel of the training data is labelled")
+        raise InputError(f"{chips[0].label}: not one pixel is labelled in it, nor in {len(chips) - 1} chips beside it")
     return Census(size, cells, counts)
 
 

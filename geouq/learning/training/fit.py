@@ -110,7 +110,7 @@ def train_model(
         refuse_own(out / made, files, "part of the data")
     teacher = Model.load(recipe.teacher.model) if recipe.teacher.model else None
     chips = chips if teacher is None else paired(chips, recipe.teacher.data)
-    _refuse_inside(out, data, [*chips, *also])
+    _refuse_inside(out, [*chips, *also])
     sides, names, left_out = _chosen(chips, also, recipe, options)
     outlines = _outlines(data, recipe)
     device = choose_device(options.device)
@@ -164,11 +164,21 @@ def _outlines(data: str | Path, recipe: Recipe) -> list[np.ndarray]:
 def _others(
     also: str | Path, data: str | Path, chips: Sequence[LabelledChip], options: FitOptions
 ) -> list[LabelledChip]:
-    """Return the chips of more data to train on; chips are known by their names, so none may be among the others."""
-    found, names = read_dataset(also, options.place_pattern), {chip.name for chip in chips}
-    twice = next((chip.name for chip in found if chip.name in names), None)
+    """Return the chips of more data to train on: under other names than the rest, as chips are known by their names.
+
+    Their labels are indices of the same classes: where both data name them, the names must be alike.
+    """
+    found, taken = read_dataset(also, options.place_pattern), {chip.name for chip in chips}
+    twice = next((chip.name for chip in found if chip.name in taken), None)
     if twice is not None:
         raise InputError(f"{also}: chip {twice!r} is in {data} too: give it another name, or leave one of them out")
+    own = next((chip.class_names for chip in chips if chip.class_names), ())
+    for names in (chip.class_names for chip in found):
+        if any(one != other for one, other in zip(own, names, strict=False)):
+            raise InputError(
+                f"{also}: its classes are {', '.join(names)}, and those of {data} {', '.join(own)}: label and name "
+                "them in the same order"
+            )
     return found
 
 
@@ -206,11 +216,11 @@ def well_posed(chips: Sequence[LabelledChip], census: Census, recipe: Recipe, po
     return kept
 
 
-def _refuse_inside(out: Path, data: str | Path, chips: Sequence[LabelledChip]) -> None:
+def _refuse_inside(out: Path, chips: Sequence[LabelledChip]) -> None:
     """Refuse an output folder that images or labels lie in: the curves, a picture, would be one of them."""
     folders = {file.parent.resolve() for chip in chips for file in (*chip.images, chip.label, *chip.raters)}
     if out.resolve() in folders:
-        raise OutputError(f"{out} holds images or labels of {data}: give another folder for what training writes")
+        raise OutputError(f"{out} holds images or labels of the data: give another folder for what training writes")
 
 
 def _check_labels(data: str | Path, recipe: Recipe, sides: Sides, names: Sequence[str]) -> tuple[str, ...]:

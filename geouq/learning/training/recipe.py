@@ -196,6 +196,8 @@ class Recipe:
                 raise InputError(f"recipe {self.name}: {key} is {getattr(self, key)}: it must be {rule}")
         if self.augment == "water" and (self.units != DB or tuple(b.upper() for b in self.bands) != ("VV", "VH")):
             raise InputError(f'recipe {self.name}: augment "water" is for the bands VV, VH in dB')
+        if self.rounds.crf and not self.rounds.count:
+            raise InputError(f"recipe {self.name}: rounds.crf is for rounds, and rounds.count is 0: say how many")
         if self.teacher.model and (self.augment == "water" or self.training.sparse):
             raise InputError(f'recipe {self.name}: a teacher goes neither with augment "water" nor with sparse losses')
         if self.raters and self.augment != "water":
