@@ -157,6 +157,9 @@ def test_bad_networks_are_refused_in_one_line():
         geouq.Model.wrap(nn.Conv2d(2, 4, 1), **TOLD)
     with pytest.raises(ModelError, match="gives 2 x 2 logits for 4 x 4 pixels"):
         geouq.Model.wrap(nn.Conv2d(2, 1, 2, stride=2), **TOLD)
+    flat = nn.Sequential(nn.Conv2d(2, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ModelError, match="gives 1 logits for 4 x 4 pixels"):
+        geouq.Model.wrap(flat, **TOLD | {"stride": 2})
     with pytest.raises(InputError, match="units"):
         geouq.Model.wrap(nn.Conv2d(2, 1, 1), **TOLD | {"units": 3})
     with pytest.raises(ModelError, match="classes"):
@@ -186,6 +189,20 @@ class Asking(nn.Module):
             deep = -deep
         if self.how == "values" and x.sum() > 0:
             deep = -deep
+        if self.how == "square" and rows == columns:
+            deep = -deep
+        if self.how == "high" and rows > columns:
+            deep = -deep
+        if self.how == "sevenths" and rows % 28 == 0:
+            deep = -deep
+        if self.how == "large" and rows > 300:
+            deep = -deep
+        if self.how == "format" and x.dtype == torch.float32:
+            deep = -deep
+        if self.how == "device" and x.device.type == "cpu":
+            deep = -deep
+        if self.how == "images":
+            deep = torch.cat([one[None] for one in deep])
         size = [4 * (n // 4) for n in fine.shape[2:]]
         deep = functional.interpolate(deep, size=size, mode="bilinear")
         if deep.shape[2:] != fine.shape[2:]:
@@ -208,7 +225,10 @@ def test_questions_about_sizes_are_answered_for_every_window(how, traced, croppe
         assert plain.std(0).max() > 0.01 and (ours - plain[..., 1 : rows - 1, :]).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("how", ["size", "values"])
+HOWS = ["size", "values", "square", "high", "sevenths", "large", "format", "device", "images"]
+
+
+@pytest.mark.parametrize("how", HOWS)
 def test_questions_that_windows_answer_differently_leave_the_network_whole(how):
     torch.manual_seed(1)
     model = geouq.Model.wrap(Asking(how), **TOLD | {"stride": 4})
@@ -219,6 +239,29 @@ def test_questions_that_windows_answer_differently_leave_the_network_whole(how):
         with torch.inference_mode():
             ours = torch.stack(list(sample_logits(sampler, x, Roi(0, side, 0, side))))
         assert (ours - torch.stack(list(plain_logits(sampler, x)))).abs().max() < 1e-6
+
+
+class Scaled(nn.Module):
+    """Networks with the same weights that compute other things: by a private number, a tensor, a function."""
+
+    def __init__(self, factor=1.0, shift=0.0, activation=torch.relu):
+        super().__init__()
+        self.one, self.site, self.activation = nn.Conv2d(2, 4, 1), nn.Dropout2d(0.3), activation
+        self.head, self._factor, self.shift = nn.Conv2d(4, 1, 1), factor, torch.full((1,), shift)
+
+    def forward(self, x):
+        return self._factor * self.head(self.site(self.activation(self.one(x)))) + self.shift
+
+
+def test_networks_of_equal_weights_have_plans_of_their_own():
+    x = torch.randn(1, 2, 8, 8)
+    for told in ({}, {"factor": 3.0}, {"shift": 2.0}, {"activation": torch.tanh}):
+        torch.manual_seed(1)
+        model = geouq.Model.wrap(Scaled(**told), **TOLD)
+        sampler = make_sampler(model, samples=2)
+        with torch.inference_mode():
+            ours = torch.stack(list(sample_logits(sampler, x, Roi(0, 8, 0, 8))))
+        assert (ours - torch.stack(list(plain_logits(sampler, x)))).abs().max() < 1e-5, told
 
 
 def test_the_name_is_that_of_the_outermost_package_that_shows_the_class():

@@ -62,6 +62,18 @@ def test_more_data_are_trained_on_and_never_held_out(data, tmp_path):
     (data / "classes.txt").unlink()
     assert isinstance(error, InputError) and "its classes are water, land" in str(error)
     assert not (tmp_path / "other").exists()
+    manifest = {
+        tmp_path / "tested.csv": ((data, "A_1", "train"), (data, "B_1", "validation"), (data, "C_1", "test")),
+        tmp_path / "also.csv": ((tmp_path / "more", "C_2", "train"), (tmp_path / "more", "D_1", "test")),
+    }
+    for path, rows in manifest.items():
+        lines = (f"{d}/images/{n}.png,{d}/labels/{n}.png,{n[0]},{split}\n" for d, n, split in rows)
+        path.write_text("image,label,place,split\n" + "".join(lines))
+    tested, also = manifest
+    told = ("--recipe", "unet-16", "--device", "cpu", "--also", also, "--steps", 1)
+    assert run(tested, *told, "-o", tmp_path / "tests").exit_code == 0
+    settings = json.loads((tmp_path / "tests" / "settings.json").read_text())
+    assert settings["training"] == ["A_1"]  # C_2 is of a place that is tested on, and D_1 a test
     inside = run(*common, "-o", tmp_path / "more" / "labels").exception
     assert isinstance(inside, OutputError) and not (tmp_path / "more" / "labels" / "log.csv").exists()
 

@@ -2,8 +2,8 @@
 
 Many networks look at sizes on the way (``if rows % 32: raise …``, ``[n // 4 for n in x.shape]``), which torch.fx
 refuses, as it knows none. Here such a question is asked of windows of several sizes, whose tensors have shapes and no
-values; if all give one answer, that is the answer for every window. A question about values, or one that windows answer
-differently, is still refused.
+values; if all give one answer, that is the answer for every window. A question about values, number format or device, or
+one that windows answer differently, is still refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch import Tensor, fx, nn
 
 from geouq.networks.sites import DropoutSite
 
-#: rows of the windows that are asked, in strides; they have one more stride of columns
-ASKED = (1, 2, 3, 5, 64)
+#: images, and rows and columns in strides, of the windows that are asked: wide, high and square ones, a side of all
+#: remainders, and one that is larger than any tile
+ASKED = ((1, 1, 2), (2, 2, 1), (1, 3, 3), (3, 5, 4), (1, 64, 65), (2, 65, 64), (2, 5040, 5040))
+#: what windows of one device and number format say nothing of
+NO_SIZES = ("dtype", "device", "is_cuda", "is_cpu", "is_meta", "requires_grad")
 
 
 def trace(network: nn.Module, bands: int, stride: int) -> fx.GraphModule:
@@ -36,7 +39,7 @@ class _Tracer(fx.Tracer):
     def __init__(self, network: nn.Module, bands: int, stride: int) -> None:
         super().__init__()
         self.network, self.asking = network, False
-        shapes = [(1, bands, n * stride, (n + 1) * stride) for n in ASKED]
+        shapes = [(images, bands, rows * stride, columns * stride) for images, rows, columns in ASKED]
         self.windows = [torch.empty(shape, device="meta") for shape in shapes]
         self.known: list[dict[fx.Node, Any]] = [{} for _ in ASKED]  # of each window: what each step of the graph gives
 
@@ -64,6 +67,8 @@ class _Tracer(fx.Tracer):
 
     def _ask(self, node: fx.Node, question: Callable[[Any], int]) -> int | None:
         """Return the one answer of all windows that the network runs on; None if there is none."""
+        if any(map(_no_size, (node, *node.all_input_nodes))):
+            return None
         answers, self.asking = set(), True
         for window, known in zip(self.windows, self.known, strict=True):
             try:
@@ -94,6 +99,13 @@ class _Tracer(fx.Tracer):
             if step.op == "call_method":
                 return getattr(args[0], str(step.target))(*args[1:], **kwargs)
             return step.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _no_size(node: fx.Node) -> bool:
+    """True for an attribute of a tensor, or one of that (``x.device.type``), that is among ``NO_SIZES``."""
+    if node.target is not getattr:
+        return False
+    return node.args[1] in NO_SIZES or any(map(_no_size, node.all_input_nodes))
 
 
 def _attribute(module: nn.Module, path: str) -> Any:

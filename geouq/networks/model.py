@@ -387,10 +387,8 @@ def _check_outputs(path: Path | str, model: Model) -> None:
         what = f"{len(model.spec.bands)} bands of {side} x {side} pixels, two strides"
         raise ModelError(f"{path}: its network does not run on {what} ({reason})") from None
     if shape != (side, side):
-        given = " x ".join(map(str, shape))
-        raise ModelError(
-            f"{path}: its network gives {given} logits for {side} x {side} pixels: let it give one a pixel"
-        )
+        given = f"{' x '.join(map(str, shape)) or 1} logits for {side} x {side} pixels"
+        raise ModelError(f"{path}: its network gives {given}: let it give one a pixel")
     classes = len(model.spec.classes)
     if logits != classes and (logits, classes) != (1, 2):
         raise ModelError(f"{path}: names {classes} classes, and its network gives {logits} logits a pixel")

@@ -61,12 +61,18 @@ def build_own(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def told_apart(network: nn.Module) -> str:
-    """Return what tells a network from others with the same weights: its modules, and the plain values they hold."""
+    """Return what tells a network from others with the same weights: its modules, and the values and functions in them.
+
+    It is for this process alone, for a function is told by where it lies.
+    """
+    torchs = vars(nn.Module())
     modules = [
-        (name, str(type(module)), {key: value for key, value in vars(module).items() if not key.startswith("_")})
+        (name, str(type(module)), {key: value for key, value in vars(module).items() if key not in torchs})
         for name, module in network.named_modules()
     ]
-    return json.dumps(modules, skipkeys=True, default=lambda value: str(type(value)))
+    return json.dumps(
+        modules, skipkeys=True, default=lambda value: value.tolist() if hasattr(value, "tolist") else repr(value)
+    )
 
 
 def with_sites(network: nn.Module, bands: int, stride: int) -> nn.Module:

@@ -47,8 +47,8 @@ class FitOptions:
     without : places that are neither trained on nor held out: as if the data had them not.
     classes : names in order; the network has as many. None: as many as the labels hold.
     place_pattern : a regular expression that tells a chip's place from its name (``read_dataset``).
-    also : more labelled data to train on; it is never held out, and where it is of a place that is held out or left
-        out, not used.
+    also : more labelled data to train on; it is never held out, and where it is of the split "test", or of a place
+        that is held out, left out or tested on, not used.
     init : a model whose weights the network starts from; an SSN starts with its mean at them.
     resume : go on from the folder's checkpoint, if there is one.
     device : "auto", "cpu", "cuda", ….
@@ -191,8 +191,8 @@ def _chosen(
         for some in (chips, also)
     )
     training, held = split_by_place(chips, options.validation, options.seed, recipe.validation)
-    places = {chip.place for chip in held}
-    sides = [*training, *(chip for chip in also if chip.place not in places)], held
+    unseen = {chip.place for chip in (*held, *(c for c in chips if c.split == "test"))}
+    sides = [*training, *(chip for chip in also if chip.place not in unseen and chip.split != "test")], held
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
     names = class_names(recipe, [int(i) for i in found], options.classes or chips[0].class_names or None)
