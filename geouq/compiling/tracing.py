@@ -2,8 +2,8 @@
 
 Many networks look at sizes on the way (``if rows % 32: raise …``, ``[n // 4 for n in x.shape]``), which torch.fx
 refuses, as it knows none. Here such a question is asked of windows of several sizes, whose tensors have shapes and no
-values; if all give one answer, that is the answer for every window. A question about values, number format or device, or
-one that windows answer differently, is still refused.
+values; if all give one answer, that is the answer for every window. A question about values, number format or device,
+or one that windows answer differently, is still refused.
 """
 
 from __future__ import annotations
