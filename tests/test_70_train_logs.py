@@ -99,6 +99,14 @@ def test_folds_have_a_folder_each(data, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_a_folder_below_a_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_files, "find_spec", lambda name: True)
+    (tmp_path / "notes.txt").touch()
+    for folder in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "curves"):
+        with pytest.raises(OutputError, match="notes.txt is a file"):
+            event_files.check_event_files(folder, False)
+
+
 @pytest.mark.parametrize("folds", [(), ("--folds", "a;b")])
 def test_without_tensorboard_one_line_says_what_to_install_and_nothing_is_begun(folds, data, tmp_path, monkeypatch):
     monkeypatch.setattr(event_files, "find_spec", lambda name: None)

@@ -26,8 +26,9 @@ def check_event_files(folder: Path, goes_on: bool) -> None:
     """
     if find_spec("tensorboard") is None:
         raise InputError("curves for TensorBoard need it installed: pip install 'geouq[tensorboard]'")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file: give a folder for TensorBoard's curves")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OutputError(f"{there} is a file: give a folder for TensorBoard's curves")
     if not goes_on and any(folder.glob(EVENTS)):
         raise OutputError(f"{folder} holds curves of another run: give another folder for TensorBoard's")
 
