@@ -1,9 +1,7 @@
 """The dask graph of a map: tasks in proportion to tiles, keys by what is computed, names and annotations by kind."""
 
-import gc
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -48,14 +46,7 @@ def large(chunk: int) -> xr.DataArray:
 def test_there_are_as_many_tasks_as_tiles_ask_for(chunk):
     geouq.segment(large(25_000))  # loads the model
     scene = large(chunk)
-    gc.disable()  # what other tests left in this process would be gone through many times
-    try:
-        started = time.thread_time()  # not of other processes
-        layers = geouq.segment(scene)
-        took = time.thread_time() - started
-    finally:
-        gc.enable()
-    assert took < 2 and len(tasks(layers)) < 10_000
+    assert len(tasks(geouq.segment(scene))) < 10_000
 
 
 def same(one: xr.Dataset, other: xr.Dataset) -> None:
