@@ -123,12 +123,19 @@ def _read_apart(data: da.Array, windows: Sequence[Roi]) -> bool:
     """
     if math.prod(data.numblocks) <= _MANY * len(windows):
         return False
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and distributed.futures_of(data):
+    if _on_cluster(data):
         return False
     met = _chunks_met(data, windows[len(windows) // 2])
     needed = data.dask.cull({(data.name, *(block for block, _ in chunk)) for chunk in product(*met)})
     return len(windows) * _tasks(needed) <= _AGAIN * _tasks(data.dask)
+
+
+def _on_cluster(data: da.Array) -> bool:
+    """True if a cluster holds some of it, as after ``persist``; no tasks are made to see that."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    return bool(distributed.futures_of([dict(made) for made in data.dask.layers.values() if made.is_materialized()]))
 
 
 def _tasks(graph: HighLevelGraph) -> int:
