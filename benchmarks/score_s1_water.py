@@ -1,12 +1,12 @@
-"""Score the recipe of the shipped model ``s1-water-fast`` on places left out, and ship it.
+"""Train the recipe ``s1-water-small`` on places left out, which ``s1-water-ssn`` starts from, and score it.
 
-    OMP_NUM_THREADS=1 python benchmarks/score_s1_water.py DATA --out geouq/weights --work build/s1-water
+    OMP_NUM_THREADS=1 python benchmarks/score_s1_water.py DATA --work build/s1-water
 
 DATA holds ``sen1floods11/``, ``stacoverflow/``, ``dfc2024/`` and ``etci2021/`` alone: other sets would be trained on.
-(``s1-water`` is made by ``geouq train --folds``.) For each fold the recipe is trained, as ``geouq train DATA --recipe
-s1-water-fast --val …`` does, without the fold's places, and scored on them; the shipped model is
-the same recipe trained on everything, with the temperature and the place's effect fitted on the folds. Models already
-in the work folder are not trained again; an interrupted run continues at its checkpoint.
+(``s1-water`` and ``s1-water-fast`` are made by ``geouq train --folds``.) For each fold the recipe is trained, as
+``geouq train DATA --recipe s1-water-small --val …`` does, without the fold's places, and scored on them, with
+temperature and place's effect fitted on the others. Models already in the work folder are not trained again; an
+interrupted run continues at its checkpoint.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from geouq.sampling.samplers import make_sampler
 from geouq.sampling.window import Window
 from geouq.scores.confusion import Confusion
 
+RECIPE = "s1-water-small"
 SEED = 0
 SAMPLES = 20
 #: fold → the places its model never sees; "all" is the shipped model. Dry places ride along with a wet one.
@@ -62,22 +63,15 @@ class Chip:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of labelled chips")
-    parser.add_argument("--out", type=Path, default=Path("geouq/weights"), help="where model and card go")
     parser.add_argument("--work", type=Path, default=Path("build/s1-water"), help="fold models, checkpoints, scores")
     parser.add_argument("--folds", nargs="*", default=list(FOLDS), choices=list(FOLDS), help="only these")
-    models = ["s1-water-fast", "s1-water-small"]
-    parser.add_argument("--models", nargs="*", default=models[:1], choices=models, help="which recipes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    chips = read_chips(arguments.data)
-    for name in arguments.models:
-        work = arguments.work / name
-        models = {fold: fit(fold, find_recipe(name), arguments.data, work) for fold in arguments.folds}
-        scores = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
-        (work / "scores.json").write_text(json.dumps(scores, indent=1))
-        print(f"\n{name}\n\n{table(scores)}")
-        if "all" in models and name != "s1-water-small":
-            ship(models["all"], scores, arguments.out)
+    chips, work = read_chips(arguments.data), arguments.work / RECIPE
+    models = {fold: fit(fold, find_recipe(RECIPE), arguments.data, work) for fold in arguments.folds}
+    scores = score(chips, {fold: model for fold, model in models.items() if fold != "all"})
+    (work / "scores.json").write_text(json.dumps(scores, indent=1))
+    print(f"\n{RECIPE}\n\n{table(scores)}")
 
 
 def read_chips(data: Path) -> list[Chip]:
@@ -281,15 +275,6 @@ def table(scores: dict) -> str:
         lines.append(f"| {name} | {c['ece']:.4f} | {c['ece_equal_width']:.4f} | {c['brier']:.4f} | {c['nll']:.4f} |")
     aurc = ", ".join(f"{name} {value:.5f}" for name, value in scores["aurc"].items())
     return "\n".join([*lines, "", f"Temperature {scores['temperature']:.3f}. AURC: {aurc}."])
-
-
-def ship(model: Model, scores: dict, out: Path) -> None:
-    """Write a shipped model, and the tables its card quotes."""
-    wet = {n: round(r["iou"], 3) for n, r in scores["places"].items() if n in WET}
-    quoted = {"water_iou_held_out": wet, "ece": round(scores["calibration"]["as shipped"]["ece"], 4)}
-    fitted = {"temperature": round(scores["temperature"], 3), "place_effect": round(scores["place_effect"], 3)}
-    model.with_spec(**fitted, scores=quoted).save(out / f"{model.spec.name}.safetensors")
-    write_scores(out / f"{model.spec.name}.md", table(scores))
 
 
 def write_scores(card: Path, tables: str) -> None:

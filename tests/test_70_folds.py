@@ -19,7 +19,7 @@ from geouq.learning.judging.calibrate import calibrate
 from geouq.learning.judging.decide import FEWEST, best
 from geouq.learning.judging.left_out import LAYERS, map_chip
 from geouq.learning.judging.left_out_card import card
-from geouq.learning.judging.left_out_text import decisions
+from geouq.learning.judging.left_out_text import decisions, expectation
 from geouq.learning.judging.strength import STRENGTHS, Shaken, fit_strength, shake, strength_field
 from geouq.networks.model import Model
 from geouq.segmentation.job import Settings
@@ -212,6 +212,11 @@ def test_folds_are_balanced_and_the_seeds_own():
 def one_chip(folder, label_seed=0):
     chips = read_dataset(pairs(folder, ["a_1"], size=40))
     return chips[0], scene_values(40, 40, seed=label_seed)
+
+
+def test_too_few_other_places_are_said_on_the_page():
+    assert "None" not in expectation({"alarm_line": None}) and "too few" in expectation({"alarm_line": None})
+    assert expectation({"alarm_line": "expected share of wrong pixels: 3 %"}).endswith("3 %")
 
 
 def test_easy_chips_of_one_kind_do_not_make_up_for_the_other():

@@ -12,7 +12,7 @@ from geouq.learning.judging import diagrams
 from geouq.learning.judging.html import bold, legend, render
 from geouq.learning.judging.left_out_classes import RULE
 from geouq.learning.judging.left_out_classes_text import HEADS, class_rows, facts, place_rows
-from geouq.learning.judging.left_out_text import heading, percent
+from geouq.learning.judging.left_out_text import expectation, heading, percent
 from geouq.learning.judging.summary import confusion_rows, number
 from geouq.learning.judging.tally import Picture
 from geouq.maps.styles import class_colours
@@ -73,5 +73,5 @@ def _chips(found: dict[str, Any], pictures: Sequence[Picture], names: Legend) ->
     chips = {chip["name"]: chip for chip in found["chips"]}
     for picture in pictures:
         chip = chips[picture.name]
-        told = f"{percent(chip['wrong'][RULE])} % wrong, mIoU {number(chip['miou'])}; {chip['alarm_line']}"
+        told = f"{percent(chip['wrong'][RULE])} % wrong, mIoU {number(chip['miou'])}; {expectation(chip)}"
         yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, names)}

@@ -11,7 +11,7 @@ from geouq.layers import Legend
 from geouq.learning.judging import diagrams
 from geouq.learning.judging.decide import DEFAULT
 from geouq.learning.judging.html import bold, legend, render
-from geouq.learning.judging.left_out_text import HEADS, decision_rows, facts, heading, percent, place_rows
+from geouq.learning.judging.left_out_text import HEADS, decision_rows, expectation, facts, heading, percent, place_rows
 from geouq.learning.judging.summary import number
 from geouq.learning.judging.tally import Picture
 
@@ -83,7 +83,7 @@ def _chips(found: dict[str, Any], pictures: Sequence[Picture], names: Legend) ->
     chips, rule = {chip["name"]: chip for chip in found["chips"]}, found["decide"]
     for picture in pictures:
         chip = chips[picture.name]
-        told = f"{percent(chip['wrong'][rule])} % wrong, IoU {number(chip['iou'][rule])}; {chip['alarm_line']}"
+        told = f"{percent(chip['wrong'][rule])} % wrong, IoU {number(chip['iou'][rule])}; {expectation(chip)}"
         yield {"name": picture.name, "facts": told, "panels": diagrams.panels(picture, names)}
 
 

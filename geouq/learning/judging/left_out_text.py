@@ -25,6 +25,12 @@ def heading(found: dict[str, Any]) -> str:
     )
 
 
+def expectation(chip: dict[str, Any]) -> str:
+    """Return what the other places make of a chip's doubt."""
+    told: str | None = chip["alarm_line"]
+    return told or "the other places are too few to expect anything"
+
+
 def decision_rows(found: dict[str, Any]) -> Iterator[list[str]]:
     """Yield a row a decision, the one that is stored marked by a star."""
     for row in found["decisions"]:
