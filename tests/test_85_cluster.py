@@ -24,7 +24,7 @@ from geouq.segmentation.events import Started, TileDone
 from tests.helpers import geouq as command
 from tests.helpers import scene_values, small_model, write_raster
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 ASK = {"samples": 3, "tile": 32, "layers": ("mask", "uncertainty", "votes")}
 
 
@@ -173,6 +173,30 @@ def test_a_tile_that_fails_says_why(folder):
     assert not (folder / "nan.tif").exists()
 
 
+@pytest.mark.parametrize("where", ["what", "inproc://x", "tls://127.0.0.1:9", "tcp://127.0.0.1:9"])
+def test_a_client_that_finds_no_scheduler_is_closed(where, monkeypatch):
+    """One that was not closed itself when collected, maybe in the thread of the next client, and both waited."""
+    made = []
+
+    class Known(distributed.Client):
+        def __init__(self, *args, **options) -> None:
+            made.append(self)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr("distributed.Client", Known)
+    monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)
+    with pytest.raises(InputError, match="does not answer"), connected(where):
+        pass
+    assert [client.status for client in made] == ["closed"]
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", "tcp://127.0.0.1:9", '{"address":'])
+def test_a_file_that_no_scheduler_wrote(tmp_path, content):
+    (tmp_path / "scheduler.json").write_text(content)
+    with pytest.raises(InputError, match="scheduler.json: not the file of a scheduler"):
+        connected(str(tmp_path / "scheduler.json")).__enter__()
+
+
 @pytest.mark.parametrize("where", ["local:0", "local:x", "tcp://127.0.0.1:1", "nothing.json", "what"])
 def test_where_no_scheduler_is(where, monkeypatch):
     monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)
@@ -186,8 +210,9 @@ def test_a_scheduler_without_workers(folder, monkeypatch):
         run(folder, "none", scheduler=str(file))
 
 
-def test_what_dask_does_elsewhere_is_left_alone():
+def test_what_dask_does_elsewhere_is_left_alone(monkeypatch):
     """A client that found no scheduler stayed dask's default, and whatever was computed next waited for ever."""
+    monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)
     before = dask.config.get("scheduler", None)
     with pytest.raises(InputError, match="does not answer"), connected("tcp://127.0.0.1:9"):
         pass

@@ -6,8 +6,9 @@ depends on. What a lost worker had is computed again by another, which is dask's
 
 from __future__ import annotations
 
-import os
+import json
 import pickle
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -41,20 +42,36 @@ def connected(scheduler: str) -> Iterator[Client]:
     kind, _, count = scheduler.partition(":")
     if kind == "local" and count and not (count.isdecimal() and int(count)):
         raise InputError(f"scheduler {scheduler!r}: give local:N with a number of processes, 1 or more")
-    if scheduler.endswith(".json") and not os.path.isfile(scheduler):
-        raise InputError(f"{scheduler}: no such file: give what the scheduler was told by --scheduler-file")
-    where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
+    address = _address(scheduler) if scheduler.endswith(".json") else scheduler
     with ExitStack() as stack:
         try:
             if kind == "local":
                 options = {"n_workers": int(count) if count else None, "threads_per_worker": 1}
                 cluster = stack.enter_context(distributed.LocalCluster(**options, dashboard_address=None))
-                where = {"address": cluster.scheduler_address}
-            client = stack.enter_context(distributed.Client(**where, timeout=_ANSWER, set_as_default=False))
-        except (OSError, ValueError) as error:
+                address = cluster.scheduler_address
+            # Held before it connects, so that one that cannot is closed here. One left to the garbage collector closes
+            # itself whenever that comes; in the thread of the next client's loop, the two wait for each other.
+            client = distributed.Client.__new__(distributed.Client)
+            stack.callback(client.close)
+            distributed.Client.__init__(client, address, timeout=_ANSWER, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without a certificate
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"scheduler {scheduler!r} does not answer ({reason}): check that it runs") from error
         yield client
+
+
+def _address(scheduler_file: str) -> str:
+    """Return the address that a scheduler left in its file; one that is just being written is waited for."""
+    for attempt in range(10):
+        time.sleep(0.1 if attempt else 0)
+        try:
+            with open(scheduler_file, encoding="utf-8") as file:
+                return str(json.load(file)["address"])
+        except OSError:
+            reason = "no such file"
+        except (ValueError, KeyError, TypeError):
+            reason = "not the file of a scheduler"
+    raise InputError(f"{scheduler_file}: {reason}: give what the scheduler was told by --scheduler-file")
 
 
 def compute_on(client: Client, function: Callable[[Any, Tile], T], shared: Any, tiles: Sequence[Tile]) -> Iterator[T]:
