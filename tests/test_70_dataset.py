@@ -65,6 +65,20 @@ def test_a_pattern_tells_places_and_a_file_names_classes(tmp_path):
     assert read_dataset(manifest(tmp_path, rows))[0].class_names == ("no", "yes")
 
 
+def test_rows_name_classes_alike_and_all_names_count(tmp_path):
+    data = pairs(tmp_path, ["Bonn_1", "Ulm_1"])
+    row = {name: {"image": f"images/{name}.tif", "label": f"labels/{name}.png"} for name in ("Bonn_1", "Ulm_1")}
+    later = [row["Bonn_1"] | {"class_names": ""}, row["Ulm_1"] | {"class_names": "no;yes"}]
+    tiny = ["arguments.widths=[4,6]", "size=16", "batch=2", "epochs=0", "training.steps=1"]
+    options = FitOptions(validation=("Ulm",))
+    path = train_model(manifest(data, later), find_recipe("unet-16", tiny), tmp_path / "out", options)
+    assert Model.load(path).spec.classes == ("no", "yes")
+    with pytest.raises(InputError, match=r"Ulm_1\.png: class 0 is named yes, and no in .*Bonn_1\.png: label and name"):
+        read_dataset(
+            manifest(data, [row["Bonn_1"] | {"class_names": "no;yes"}, row["Ulm_1"] | {"class_names": "yes;no"}])
+        )
+
+
 def test_windows_give_the_same_pixels_as_the_whole(tmp_path):
     chip = read_dataset(pairs(tmp_path, ["a"], size=50))[0]
     whole, seen = load(chip, ("VH", "VV"), "power"), np.zeros((50, 50), int)

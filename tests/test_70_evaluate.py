@@ -98,6 +98,14 @@ def test_scores_are_those_of_scikit_learn_on_what_segment_gives(found, data, mod
     assert scores["aurc"] == pytest.approx(risk.mean(), rel=5e-3)
 
 
+def test_classes_in_another_order_are_refused(data, model):
+    """They were compared index by index: land with water."""
+    chips = read_dataset(data)
+    evaluate(model, [replace(chip, class_names=("dry", "water")) for chip in chips], samples=2)
+    with pytest.raises(InputError, match="water is class 0, and class 1 of the model"):
+        evaluate(model, [replace(chip, class_names=("water", "land")) for chip in chips], samples=2)
+
+
 def test_places_and_chips_add_up(found):
     scores = found.scores
     assert [(r["place"], r["dataset"]) for r in scores["places"]] == [

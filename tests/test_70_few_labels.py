@@ -87,6 +87,18 @@ def test_rounds_label_what_is_sure_and_leave_out_places_held_out(data, tmp_path)
     assert again == path  # nothing is trained anew
 
 
+def test_rounds_leave_out_places_kept_for_tests(data, tmp_path):
+    """What is mapped there would be trained on, and the test would be no more one."""
+    rows = ["image,label,split,place"]
+    for split, name in zip(("test", "train", "train", "validation"), ("a_0", "b_1", "c_2", "d_3"), strict=True):
+        rows.append(f"{data}/labelled/images/{name}.tif,{data}/labelled/labels/{name}.tif,{split},{name[0]}")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    recipe, events = find_recipe("unet-16", [*TINY, "rounds.count=1", "training.steps=1"]), []
+    more = read_unlabelled(data / "more")
+    train_rounds(tmp_path / "m.csv", recipe, tmp_path / "out", more, options(validation=None), events.append)
+    assert [event.chips for event in events if isinstance(event, Labelled)] == [5] and len(more) == 6
+
+
 def test_a_tile_counts_as_a_whole_or_pixel_by_pixel(data, tmp_path):
     model = Model.load(train_model(data / "labelled", find_recipe("unet-16", TINY), tmp_path / "m", options()))
     chips = read_unlabelled(data / "more")

@@ -21,7 +21,7 @@ import numpy as np
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own, whole
 from geouq.learning.data.augment import WET
-from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.chip import LabelledChip, class_names_of
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.data.examples import take_census
 from geouq.learning.data.splits import balanced_folds, check_folds
@@ -143,7 +143,7 @@ def _classes(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions)
     if not chips:
         return options.classes or recipe.classes
     found = [int(i) for i in np.flatnonzero(take_census(chips, recipe.size).counts.sum(0))]
-    return class_names(recipe, found, options.classes or chips[0].class_names or None)
+    return class_names(recipe, found, options.classes or class_names_of(chips) or None)
 
 
 def _folds(

@@ -29,7 +29,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from geouq.errors import InputError, OutputError
 from geouq.files import whole
 from geouq.learning.crf import crf_labels
-from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.chip import LabelledChip, class_names_of
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import open_chip
 from geouq.learning.data.splits import split_by_place
@@ -83,8 +83,8 @@ def train_rounds(
 
     Parameters
     ----------
-    unlabelled : chips whose label is not read; those of places held out are left out, for what is mapped there would
-        be trained on.
+    unlabelled : chips whose label is not read; those of places held out or kept for tests are left out, for what is
+        mapped there would be trained on.
 
     Raises
     ------
@@ -97,9 +97,8 @@ def train_rounds(
         raise OutputError(f"{path} exists: give another folder")
     chips = read_dataset(data, options.place_pattern)
     given, whole_chips, options = _sides(chips, recipe, options)
-    wanted = (
-        [c for c in unlabelled if c.place not in _held(options)] if recipe.rounds.labels == "pixels" else whole_chips
-    )
+    unseen = {*_held(options), *options.without, *(chip.place for chip in chips if chip.split == "test")}
+    wanted = [c for c in unlabelled if c.place not in unseen] if recipe.rounds.labels == "pixels" else whole_chips
     if not recipe.rounds.count or not wanted:
         raise InputError(f"recipe {recipe.name}: {_missing(recipe.rounds)}")
     count = recipe.rounds.count + 1
@@ -223,7 +222,7 @@ def _sides(
 
 def _positive(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> int:
     """Return the index of the positive class of two."""
-    names = options.classes or (chips[0].class_names if chips else ()) or recipe.classes
+    names = options.classes or class_names_of(chips) or recipe.classes
     if len(names) != 2:
         raise InputError(f"rounds.labels images decides between two classes, and these are {', '.join(names)}")
     return names.index(positive_name(tuple(names)))
@@ -238,7 +237,7 @@ def _missing(how: Rounds) -> str:
         return "rounds.count is 0: say how many rounds (--set rounds.count=2)"
     if how.labels == "images":
         return "rounds.labels is images, and no chip to train on is known as a whole (throughout, in a manifest)"
-    return "rounds need images without labels, of places that are not held out (--unlabelled)"
+    return "rounds need images without labels, of places that are neither held out nor for tests (--unlabelled)"
 
 
 def _file(out: Path, recipe: Recipe, number: int) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,6 +54,26 @@ class LabelledChip:
     def by_rater(self) -> tuple[LabelledChip, ...]:
         """Return the chip once a rater, each with that rater's label alone."""
         return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
+
+
+def class_names_of(chips: Sequence[LabelledChip]) -> tuple[str, ...]:
+    """Return the names of the classes that the data of any chip tell, the longest list; () where nobody does.
+
+    Raises
+    ------
+    InputError : two chips call one class index by different names.
+    """
+    if not chips:
+        return ()
+    longest = max(chips, key=lambda chip: len(chip.class_names))
+    for chip in chips:
+        for index, names in enumerate(zip(chip.class_names, longest.class_names, strict=False)):
+            if names[0] != names[1]:
+                raise InputError(
+                    f"{chip.label}: class {index} is named {names[0]}, and {names[1]} in {longest.label}: label and "
+                    "name all chips alike"
+                )
+    return longest.class_names
 
 
 def one_rater(chip: LabelledChip, rng: np.random.Generator) -> LabelledChip:

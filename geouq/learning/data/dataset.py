@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from geouq.errors import InputError
-from geouq.learning.data.chip import LabelledChip, place_in, place_of
+from geouq.learning.data.chip import LabelledChip, class_names_of, place_in, place_of
 from geouq.learning.data.layouts import public_chips
 from geouq.rasters.raster import inspect_raster, read_window
 
@@ -62,7 +62,8 @@ def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[Lab
 
     Raises
     ------
-    InputError : nothing labelled is there, a file is missing, a row is not understood, or two chips share a name.
+    InputError : nothing labelled is there, a file is missing, a row is not understood, or two chips share a name or
+        name one class differently.
     """
     data = Path(data)
     if not data.exists():
@@ -79,6 +80,7 @@ def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[Lab
         if chip.name in seen:
             raise InputError(f"{data}: two chips are named {chip.name!r}: give them a name column in a manifest")
         seen.add(chip.name)
+    class_names_of(chips)
     _check_masks([c for c in chips if c.ignore is None and not c.classes and c.throughout is None])
     return chips
 

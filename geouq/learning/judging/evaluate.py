@@ -24,6 +24,7 @@ from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip,
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
+from geouq.learning.judging.labelled import check_label
 from geouq.learning.judging.metrics import RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
@@ -170,7 +171,7 @@ class _Work:
         for tile, values, layers in decided_tiles(job, _read(scene, job)):
             single = next(singles)[2] if singles is not None else dict(layers)
             raters = np.stack([load_label(one, tile.core) for one in chip.by_rater()])
-            self._check(chip, raters)
+            check_label(chip, raters, self.model.spec.classes)
             label = raters[0]
             keep = (raters != UNLABELLED).all(0) & (layers["mask"] != NOT_CLASSIFIED)
             picture.add(tile.core, values[:, *_core(tile)], label, layers)
@@ -203,13 +204,6 @@ class _Work:
             row["best_threshold_iou"] = self._measure(chip, scene, job, int(row["pixels"]))
         self.chips.append(row)
         return picture.finish(chip.name, job.units)
-
-    def _check(self, chip: LabelledChip, label: np.ndarray) -> None:
-        if label.max(initial=0) >= self.pooled.classes:
-            names = ", ".join(self.model.spec.classes)
-            raise InputError(
-                f"{chip.label}: holds class {label.max()}, and the model has {names}: name ignore or classes"
-            )
 
     def _pixels(self, layers: dict[str, np.ndarray], label: np.ndarray, keep: np.ndarray) -> LabelledPixels:
         if "probabilities" in layers:

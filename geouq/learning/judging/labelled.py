@@ -30,13 +30,29 @@ def labelled(
     """
     for tile in job.tiling:
         label = load_label(chip, tile.core)
-        classes = len(job.sampler.model.spec.classes)
-        if label.max(initial=0) >= classes:
-            raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {classes}")
+        check_label(chip, label, job.sampler.model.spec.classes)
         window = tile_window(job, np.asarray(tile_values(open_chip(chip), tile)), tile)
         keep = (label != UNLABELLED) & window.valid[tile.core.within(window.roi).slices]
         if everything or keep.any():
             yield tile, window, label, keep
+
+
+def check_label(chip: LabelledChip, label: np.ndarray, classes: Sequence[str]) -> None:
+    """Refuse a label that holds a class which the model has not, or whose data name its classes in another order.
+
+    Raises
+    ------
+    InputError : as said.
+    """
+    if label.max(initial=0) >= len(classes):
+        names = ", ".join(classes)
+        raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {names}: name ignore or classes")
+    for index, name in enumerate(chip.class_names):
+        if name in classes and classes.index(name) != index:
+            raise InputError(
+                f"{chip.label}: {name} is class {index}, and class {classes.index(name)} of the model: give the label "
+                "values, and class_names, in the order of the model (classes: of a manifest)"
+            )
 
 
 def lottery(name: str, core: Roi, seed: int) -> np.ndarray:

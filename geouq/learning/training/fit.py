@@ -17,7 +17,7 @@ from torch import nn
 
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
-from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.chip import LabelledChip, class_names_of
 from geouq.learning.data.dataset import data_files, read_dataset, read_masks, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
 from geouq.learning.data.loading import opacity_note, windows
@@ -172,13 +172,7 @@ def _others(
     twice = next((chip.name for chip in found if chip.name in taken), None)
     if twice is not None:
         raise InputError(f"{also}: chip {twice!r} is in {data} too: give it another name, or leave one of them out")
-    own = next((chip.class_names for chip in chips if chip.class_names), ())
-    for names in (chip.class_names for chip in found):
-        if any(one != other for one, other in zip(own, names, strict=False)):
-            raise InputError(
-                f"{also}: its classes are {', '.join(names)}, and those of {data} {', '.join(own)}: label and name "
-                "them in the same order"
-            )
+    class_names_of([*chips, *found])
     return found
 
 
@@ -195,7 +189,7 @@ def _chosen(
     sides = [*training, *(chip for chip in also if chip.place not in unseen and chip.split != "test")], held
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
-    names = class_names(recipe, [int(i) for i in found], options.classes or chips[0].class_names or None)
+    names = class_names(recipe, [int(i) for i in found], options.classes or class_names_of([*chips, *also]) or None)
     positive = names.index(positive_name(names))
     kept = [well_posed(side, census, recipe, positive) for side, census in zip(sides, censuses, strict=False)]
     return [*kept, *([[]] if len(kept) == 1 else [])], names, sum(map(len, sides)) - sum(map(len, kept))
