@@ -134,8 +134,8 @@ def command(
         return
     say(json.dumps(found) if left_out["as_json"] else summary(found))
     if not quiet:
-        made = "folds.html" if "judge" in plan.only else f"{chosen.name}.safetensors"
-        say(f"wrote {output / made}", err=True)
+        model = output / f"{chosen.name}.safetensors"
+        say(f"wrote {model if model.exists() else output / 'folds.html'}", err=True)
 
 
 def _rounds(

@@ -1,6 +1,7 @@
 """Cross-validation by place: places stay whole, each is judged once and unseen, and the model stores what was found."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -141,6 +142,17 @@ def test_the_model_stores_what_folds_json_says(made):
         assert spec.risk["loss"][rule] == pytest.approx(loss, rel=1e-5)
         by_chip = [np.mean([c["wrong"][rule] for c in found["chips"] if c["place"] == p]) for p in PLACES]
         assert loss[0] == pytest.approx(np.mean(by_chip), abs=1e-5)
+
+
+def test_a_finished_model_follows_a_later_judging(made, data, tmp_path):
+    shutil.copytree(made[0], tmp_path / "out")
+    common = (data / "data", "--recipe", data / "tiny.toml", "-o", tmp_path / "out", "--device", "cpu", "--folds", 3)
+    done = run(*common, "--only", "judge", "--samples", 9, "--resume")
+    assert done.exit_code == 0 and "wrote" in done.output
+    found = json.loads((tmp_path / "out" / "folds.json").read_text())
+    spec = Model.load(tmp_path / "out" / "tiny.safetensors").spec
+    assert found["samples"] == 9 and spec.alarm["open"] == [c["doubt"] for c in found["chips"]]
+    assert spec.alarm != Model.load(made[0] / "tiny.safetensors").spec.alarm
 
 
 def test_page_and_card_say_what_folds_json_says(made):

@@ -93,7 +93,9 @@ def test_a_fold_without_the_only_place_of_a_class_has_it_all_the_same(made):
     for name in ("fold-1", "fold-2", "all"):
         assert Model.load(out / name / "unet-16.safetensors").spec.classes == NAMES
     roof = found["classes"][2]
-    assert roof["class"] == "roof" and roof["places"] == 1 and "roof: in one place alone" in said
+    assert (
+        roof["class"] == "roof" and roof["places"] == roof["folds"] == 1 and "roof: in places of one fold alone" in said
+    )
 
 
 def test_scores_and_areas_are_those_of_the_maps_of_segment(made, data):

@@ -112,15 +112,16 @@ def train_folds(
         train_model(data, recipe, out / fold.name, told, on_event)
     if plan.only and JUDGE not in plan.only:
         return None
+    whole_run = not plan.only or model.exists()  # a finished model quotes what it was judged by, so it is made anew
     settings = Settings(plan.samples, options.seed, LAYERS, device=options.device)
     groups = [(Model.load(_trained(out, fold)), fold.chips) for fold in folds[:-1]]
     fitted, found = judge(groups, settings, on_chip)
-    final = groups[0][0].with_spec(training="") if plan.only else Model.load(_trained(out, folds[-1]))
+    final = Model.load(_trained(out, folds[-1])) if whole_run else groups[0][0].with_spec(training="")
     found = {**_told(final, settings, folds[:-1]), **found}
     _write(out / DATA, json.dumps(found, indent=1) + "\n")
     page = page_of_two if "decide" in found else page_of_more
     _write(out / PAGE, page(found, _worst(groups, found, settings)))
-    if not plan.only:
+    if whole_run:
         scores = {**final.spec.scores, "left_out": _short(found)}
         _write(beside, card(found, beside.read_text("utf-8") if beside.exists() else ""))
         final.with_spec(**fitted, **stored_fields(found), scores=scores).save(model)

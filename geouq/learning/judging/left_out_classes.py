@@ -222,7 +222,7 @@ def _with_class(rows: Sequence[Row], name: str) -> Iterator[Row]:
 
 
 def _class_row(name: str, chips: Sequence[MappedClasses], rows: Sequence[Row], number: int) -> Row:
-    """Return what is said of a class. ``places`` : those with a pixel of it in the label."""
+    """Return what is said of a class. ``places``, ``folds`` : how many have a pixel of it in the label."""
     some = [row for row in rows if row["shares"][name] >= WET]
     truth = np.sum([chip.truth for chip in chips], axis=0)
     ious = place_means([row["place"] for row in some], np.array([row["iou"][name] for row in some])) if some else np.nan
@@ -230,6 +230,7 @@ def _class_row(name: str, chips: Sequence[MappedClasses], rows: Sequence[Row], n
         "class": name,
         "share": float(truth[number] / truth.sum()),
         "places": len({chip.place for chip in chips if chip.truth[number]}),
+        "folds": len({chip.fold for chip in chips if chip.truth[number]}),
         "iou_places": float(ious),
         "areas": areas_held(list(_with_class(rows, name))),
     }

@@ -55,7 +55,7 @@ def facts(found: dict[str, Any]) -> list[str]:
         f"class in it ({percent(areas['places'])} % with every place weighing the same)",
         alarm_fact(found),
     ]
-    lone = [row["class"] for row in found["classes"] if row["places"] == 1]
+    lone = [row["class"] for row in found["classes"] if row["folds"] == 1]
     if lone:
-        lines.append(f"{', '.join(lone)}: in one place alone, and whoever judges that has never seen it elsewhere")
+        lines.append(f"{', '.join(lone)}: in places of one fold alone, judged by a model that has never seen it")
     return [*lines, WITHOUT]
