@@ -210,6 +210,15 @@ def test_a_scheduler_without_workers(folder, monkeypatch):
         run(folder, "none", scheduler=str(file))
 
 
+def test_a_script_without_a_main_of_its_own_is_told(folder):
+    (folder / "plain.py").write_text(
+        "from geouq.segmentation.cluster import connected\nconnected('local:1').__enter__()\n"
+    )
+    told = subprocess.run([sys.executable, folder / "plain.py"], capture_output=True, text=True)
+    assert told.returncode == 1 and "InputError: scheduler 'local:1': its processes do not start" in told.stderr
+    assert told.stderr.rstrip().endswith("if __name__ == '__main__':")
+
+
 def test_what_dask_does_elsewhere_is_left_alone(monkeypatch):
     """A client that found no scheduler stayed dask's default, and whatever was computed next waited for ever."""
     monkeypatch.setattr("geouq.segmentation.cluster._ANSWER", 1)

@@ -57,6 +57,11 @@ def connected(scheduler: str) -> Iterator[Client]:
         except (OSError, ValueError, TypeError) as error:  # TypeError: tls:// without a certificate
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"scheduler {scheduler!r} does not answer ({reason}): check that it runs") from error
+        except RuntimeError as error:
+            raise InputError(
+                f"scheduler {scheduler!r}: its processes do not start ({error}): a script, which each of them reads "
+                "again, asks for them below if __name__ == '__main__':"
+            ) from error
         yield client
 
 
