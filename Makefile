@@ -30,8 +30,9 @@ JOBS ?= 2
 test: $(VENV)/.installed-dev lint types
 	$(BIN)/python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --durations=10
 
+# the slow tests, and the property tests on other examples each time
 check-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow --durations=10
+	$(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile=default --durations=10
 
 # 20 minutes of damaged and hostile files; MINUTES=1 for a look
 MINUTES ?= 20
