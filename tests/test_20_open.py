@@ -254,6 +254,23 @@ def test_scene_geobox_of_other_people_s_arrays(tmp_path):
         scene_geobox(plain.assign_coords(lat=[50, 49, 40.0]).odc.assign_crs("EPSG:4326"))
 
 
+def test_a_part_of_another_reader_s_array_keeps_its_place(tmp_path):
+    """Its transform is still that of the whole file: the part's coordinates tell where it lies."""
+    rotated = rioxarray.open_rasterio(write(tmp_path / "a.tif", decibels(), ROTATED))
+    part = rotated.isel(y=slice(3, 9), x=slice(5, 12))
+    assert scene_geobox(part).affine == ROTATED * Affine.translation(5, 3)
+    assert scene_geobox(part.isel(x=[1], y=[2])).affine == ROTATED * Affine.translation(6, 5)
+    with pytest.raises(SceneError, match="not those of its transform"):
+        scene_geobox(rotated.isel(x=slice(0, None, 2)))
+    north_up = Affine(10, 0, 500_000, 0, -10, 5_000_000)
+    upright = rioxarray.open_rasterio(write(tmp_path / "b.tif", decibels(), north_up))
+    assert scene_geobox(upright.isel(x=slice(4, 5))).affine == north_up * Affine.translation(4, 0)
+    with pytest.raises(SceneError, match="nothing tells how large that pixel is"):
+        scene_geobox(upright.isel(x=slice(4, 8)).coarsen(x=4).mean())
+    with pytest.raises(SceneError, match="nothing tells which part"):
+        scene_geobox(upright.drop_vars(["x", "y"]).isel(x=slice(5, 12)))
+
+
 def test_rpc_alone_is_refused(tmp_path):
     one, zero = [1.0] + [0.0] * 19, [0.0] * 20
     rpcs = rasterio.rpc.RPC(0, 1, 45, 1, one, zero, 2, 2, 9, 1, one, zero, 2, 2)

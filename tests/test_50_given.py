@@ -212,6 +212,13 @@ def test_a_band_alone_is_one(folder):
         same(geouq.segment(given, model, **ASK), expected)
 
 
+def test_odd_attributes_are_no_trouble(folder, of_file):
+    """The nodata once for each band, and no label where one could be."""
+    scene = plain(folder).fillna(-77).assign_attrs(units="dB", _FillValue=[-77.0, -77.0])
+    same(segment(scene).compute(), of_file)
+    same(segment(scene.drop_vars("band").assign_attrs(long_name=None)).compute(), of_file)
+
+
 def test_what_is_no_scene_is_told_how_to_become_one(folder):
     scene = plain(folder)
     with pytest.raises(SceneError, match="a DataArray or a Dataset is needed"):
@@ -229,6 +236,11 @@ def test_what_is_no_scene_is_told_how_to_become_one(folder):
     packed = bands_of(scene).assign(vv=lambda d: d.vv.assign_attrs(scale_factor=0.01))
     with pytest.raises(SceneError, match="packed values"):
         segment(packed)
+    with pytest.raises(SceneError, match="empty"):
+        segment(scene.expand_dims(time=[1, 2]).isel(time=slice(0, 0)))
+    for odd in ("none", [-9999.0, 0.0]):
+        with pytest.raises(SceneError, match="nodata is .* one number is needed"):
+            segment(scene.assign_attrs(nodata=odd))
     mixed = bands_of(scene).assign(vv=lambda d: d.vv.assign_attrs(units="power"))
     with pytest.raises(UnitsError, match=r"\['power', 'dB'\]"):
         segment(mixed)

@@ -411,6 +411,22 @@ def test_every_file_of_a_run_carries_its_id_which_goes_by_content(tmp_path):
     assert a == b
 
 
+def test_a_scene_changed_after_it_was_opened_is_another_run(tmp_path):
+    """Whatever xarray keeps of its attributes, and wherever it was changed."""
+    path = write_scene(tmp_path / "scene.tif", scene_values(60, 300, holes=False))
+    scene, out = geouq.open_scene(path, scale="db"), tmp_path / "map.tif"
+    ask = {"samples": 2, "tile": 100}
+    first = geouq.run(scene, MODEL, out, **ask)
+    assert geouq.run(geouq.open_scene(path, scale="db"), MODEL, out, **ask)["already_there"]
+    masked = scene.where((scene.x < scene.x[140]) | (scene.x > scene.x[159]))  # in no window that is looked at
+    assert masked.attrs["read_as"] == scene.attrs["read_as"]
+    with pytest.raises(OutputError, match="exists already"):
+        geouq.run(masked, MODEL, out, **ask)
+    second = geouq.run(masked, MODEL, out, overwrite=True, **ask)
+    assert second["run"] != first["run"] and second["not_classified_percent"] == pytest.approx(20 / 3, abs=1e-3)
+    assert geouq.run(masked, MODEL, out, **ask)["already_there"]
+
+
 @pytest.mark.parametrize("suffix", [".gpkg", ".fgb", ".geojson", ".parquet"])
 def test_polygons_of_every_format_carry_the_run(tmp_path, suffix):
     outputs = Outputs(tmp_path / "map.tif", tmp_path / f"map{suffix}", min_area=200.0)

@@ -62,9 +62,12 @@ def scene_geobox(scene: xr.DataArray) -> GeoBox:
             "(scene.odc.assign_crs or scene.rio.write_crs), or read it with open_scene"
         )
     _check_mapping(scene, geobox)
+    placed = set(scene.dims[-2:]) <= set(scene.coords)
+    if not placed:
+        geobox = _placed_pixel_by_pixel(scene, geobox)
     if geobox.crs is not None:
         refuse_geocentric(geobox.crs.proj, "the scene")
-    if 1 in geobox.shape:
+    if placed and 1 in geobox.shape:
         geobox = _one_pixel_wide(scene, geobox)
     if geobox.crs is not None and geobox.crs.epsg and geobox.crs == f"EPSG:{geobox.crs.epsg}":
         return GeoBox(geobox.shape, geobox.affine, f"EPSG:{geobox.crs.epsg}")
@@ -91,6 +94,27 @@ def _evenly_spaced(scene: xr.DataArray) -> bool:
     return True
 
 
+def _placed_pixel_by_pixel(scene: xr.DataArray, geobox: GeoBox) -> GeoBox:
+    """Return the grid of a scene without coordinates of rows and columns: it may be a part of that of its transform.
+
+    rioxarray gives rotated rasters the centre of every pixel instead, ``xc`` and ``yc``.
+    """
+    dims = scene.dims[-2:]
+    centres = [scene.coords[name].transpose(*dims).values for name in ("xc", "yc") if name in scene.coords]
+    if len(centres) < 2:
+        raise SceneError(
+            f"the scene has no coordinates {' and '.join(map(str, dims))}, so nothing tells which part of its "
+            "transform's grid it is: read it with them, or with open_scene"
+        )
+    corners = np.array([0, 0, -1, -1]), np.array([0, -1, 0, -1])
+    column, row = apply(~geobox.affine, *(centre[corners] for centre in centres))
+    x, y = round(column[0] - 0.5), round(row[0] - 0.5)
+    rows, columns = (np.arange(size)[corner] for size, corner in zip(geobox.shape, corners, strict=True))
+    if max(np.abs(column - 0.5 - x - columns).max(), np.abs(row - 0.5 - y - rows).max()) > 0.1:
+        raise SceneError("the scene's pixels are not those of its transform: read it with open_scene, and thin it then")
+    return GeoBox(geobox.shape, geobox.affine * Affine.translation(x, y), geobox.crs)
+
+
 def _one_pixel_wide(scene: xr.DataArray, geobox: GeoBox) -> GeoBox:
     """Grid of a rotated scene one pixel high or wide, which odc-geo cannot get from its coordinates."""
     written = [c.attrs["GeoTransform"] for c in scene.coords.values() if c.ndim == 0 and "GeoTransform" in c.attrs]
@@ -98,6 +122,13 @@ def _one_pixel_wide(scene: xr.DataArray, geobox: GeoBox) -> GeoBox:
         return geobox
     transform = Affine.from_gdal(*map(float, written[0].split()))
     if transform.b == 0 and transform.d == 0:
+        place = apply(~transform, *(float(scene.coords[dim][0]) for dim in scene.dims[:-3:-1]))  # column, row
+        off = [at % 1 - 0.5 for at, size in zip(place, geobox.shape[::-1], strict=True) if size == 1]
+        if np.abs(off).max() > 0.1:
+            raise SceneError(
+                "the scene is one pixel high or wide, and lies between those of its transform, so nothing tells how "
+                "large that pixel is: write the transform that it has (scene.rio.write_transform)"
+            )
         return geobox
     row, column = (float(scene.coords[dim][0]) - 0.5 for dim in scene.dims[-2:])
     x, y = apply(transform, column, row)

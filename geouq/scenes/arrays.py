@@ -51,7 +51,7 @@ def scene_array(given: xr.DataArray | xr.Dataset, scale: str = "auto") -> xr.Dat
 
     Raises
     ------
-    SceneError : rows and columns, or the dimension of bands, cannot be told.
+    SceneError : rows and columns, or the dimension of bands, cannot be told; or one has no entry.
     InputError : no such scale.
     """
     if not isinstance(given, xr.DataArray | xr.Dataset):
@@ -65,6 +65,8 @@ def scene_array(given: xr.DataArray | xr.Dataset, scale: str = "auto") -> xr.Dat
         name = scene.coords["band"].item() if "band" in scene.coords else _label(str(scene.name or ""), scene.attrs)
         scene, band = scene.drop_vars("band", errors="ignore").expand_dims(band=[str(name)]), "band"
     scene = scene.transpose(*(dim for dim in others if dim != band), band, *place)
+    if 0 in scene.shape:
+        raise SceneError(f"the scene is empty: its shape is {scene.shape}")
     if scale == "auto":
         return scene
     unit = named_unit(scale)
@@ -138,7 +140,7 @@ def _of_variables(data: xr.Dataset, place: Sequence[Hashable]) -> xr.DataArray:
 def _joined(bands: Mapping[str, xr.DataArray]) -> xr.DataArray:
     """Return bands as one array with what all of them say; NaN where they hold their nodata, if these differ."""
     arrays = {name: array.drop_vars("band", errors="ignore") for name, array in bands.items()}
-    if len({str(_nodata(array)) for array in arrays.values()}) > 1:
+    if len({str(declared_nodata(array)) for array in arrays.values()}) > 1:
         arrays = {name: _without_nodata(array) for name, array in arrays.items()}
     labels = [_label(name, array.attrs) for name, array in arrays.items()]
     joined = xr.Dataset(arrays).to_array("band")
@@ -165,13 +167,26 @@ def _alike(first: Mapping[str, Any], *rest: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
-def _nodata(array: xr.DataArray) -> float | None:
+def declared_nodata(array: xr.DataArray) -> float | None:
+    """Return the value that is not valid. What a reader has decoded to floats holds NaN there already.
+
+    Raises
+    ------
+    SceneError : it is no number, nor the same one for each band.
+    """
     holders = (array.attrs, array.encoding if array.dtype.kind in "iu" else {})
-    return next((float(h[key]) for h in holders for key in _NODATA if h.get(key) is not None), None)
+    found = next(((key, holder[key]) for holder in holders for key in _NODATA if holder.get(key) is not None), None)
+    if found is None:
+        return None
+    try:
+        (value,) = np.unique(np.asarray(found[1], float))
+    except (TypeError, ValueError):
+        raise SceneError(f"the scene's {found[0]} is {found[1]!r}: one number is needed there, or none") from None
+    return float(value)
 
 
 def _without_nodata(array: xr.DataArray) -> xr.DataArray:
-    value = _nodata(array)
+    value = declared_nodata(array)
     valid = array if value is None or np.isnan(value) else array.where(array != value)
     return valid.assign_attrs({key: told for key, told in array.attrs.items() if key not in _NODATA})
 

@@ -109,8 +109,9 @@ def open_scene(
     product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``judged_in`` (the units in which it was looked for what cannot be; set others,
     and it is looked anew), ``source`` (list of paths, masks' and a DEM's too), ``read_as`` (what was asked for beside
-    the paths), ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and
-    ``notes`` if anything was unusual.
+    the paths), ``opened`` (dask's name of these pixels: an array of another name was made from them), ``bands`` (the
+    numbers they were chosen by), ``acquired`` (when, if files or their names say it), and ``notes`` if anything was
+    unusual.
 
     Raises
     ------
@@ -154,7 +155,9 @@ def lazy_scene(
     if scene.acquired:
         attrs["acquired"] = scene.acquired
     coords = {"band": list(scene.names), **grid_coords(scene.geobox, scene.parts[0].path)}
-    array = xr.DataArray(_lazy(scene.parts, chunk), dims=("band", "y", "x"), coords=coords, attrs=attrs)
+    pixels = _lazy(scene.parts, chunk)
+    attrs["opened"] = pixels.name
+    array = xr.DataArray(pixels, dims=("band", "y", "x"), coords=coords, attrs=attrs)
     array.encoding["grid_mapping"] = "spatial_ref"
     return array
 

@@ -80,10 +80,12 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _content(scene: xr.DataArray, files: list[str]) -> Any:
-    """Return what tells a scene from any other, the same for a copy of its files."""
+    """Return what tells a scene from any other, the same for a copy of its files unless it was changed since."""
     if not files:
         return dask.base.tokenize(scene.data)
-    return [scene.attrs.get("read_as", ""), [_file_digest(file) for file in files if decides(file)], _look(scene)]
+    told = [scene.attrs.get("read_as", ""), [_file_digest(file) for file in files if decides(file)], _look(scene)]
+    as_opened = "opened" in scene.attrs and scene.attrs["opened"] == getattr(scene.data, "name", None)
+    return told if as_opened else [*told, dask.base.tokenize(scene.data)]  # masked, say, where nobody looks
 
 
 def _file_digest(file: str) -> str:

@@ -31,6 +31,7 @@ from geouq.sampling.estimators import Question
 from geouq.sampling.precision import choose_precision
 from geouq.sampling.sampler import Sampler
 from geouq.sampling.samplers import make_sampler
+from geouq.scenes.arrays import declared_nodata
 from geouq.segmentation.arguments import check_types, rule_for, rule_of
 from geouq.segmentation.matching import (
     bounds_roi,
@@ -38,7 +39,6 @@ from geouq.segmentation.matching import (
     looked_at,
     match_bands,
     scene_name,
-    scene_nodata,
     scene_units,
     scene_validity,
     scene_windows,
@@ -242,7 +242,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     tiling = Tiling(shape, size, overlap, stride, roi)
     check_tiles(tiling)
     bands = [match_bands(scene, m) for m in models][0]
-    nodata, exact = scene_nodata(scene), None not in halos
+    nodata, exact = declared_nodata(scene), None not in halos
     looked = looked_at(scene) or isinstance(scene.data, np.ndarray)
     validity = _validity(scene, bands, unit, nodata)
     return Job(sampler, question, tiling, geobox, bands, unit, nodata, exact, devices, validity, looked, decision)

@@ -21,8 +21,6 @@ from geouq.validity import Validity, judge
 
 def check_array(scene: xr.DataArray) -> None:
     """Raise SceneError for a (band, y, x) array that holds no measured numbers."""
-    if 0 in scene.shape:
-        raise SceneError(f"the scene is empty: its shape is {scene.shape}")
     if scene.dtype.kind not in "iuf":
         raise SceneError(f"the scene holds {scene.dtype} values: integers or floats are needed")
     packed = {key: scene.attrs.get(key, none) for key, none in (("scale_factor", 1), ("add_offset", 0))}
@@ -66,7 +64,7 @@ def _band_names(scene: xr.DataArray) -> list[str]:
     """Return the bands' names: their coordinate, or where it only counts, what rioxarray calls ``long_name``."""
     first, count = scene.dims[0], scene.shape[0]
     names = [str(n) for n in scene[first].values] if first in scene.coords else [""] * count
-    labels = scene.attrs.get("long_name", ())
+    labels = scene.attrs.get("long_name") or ()
     labels = [labels] if isinstance(labels, str) else list(labels)
     if not nameless(names) or count < 2 or len(labels) < count:
         return [polarisation_in(name) or name for name in names]
@@ -117,15 +115,6 @@ def _acquired(scene: xr.DataArray) -> Any:
         return scene.attrs.get("acquired", "")
     said = np.datetime_as_string(time.values, "s")
     return said.removesuffix("T00:00:00") if said.endswith("T00:00:00") else f"{said}Z"
-
-
-def scene_nodata(scene: xr.DataArray) -> float | None:
-    """Return the value that is not valid. What a reader has decoded to floats holds NaN there already."""
-    for holder in (scene.attrs, scene.encoding if scene.dtype.kind in "iu" else {}):
-        for key in ("_FillValue", "nodata", "missing_value"):
-            if holder.get(key) is not None:
-                return float(holder[key])
-    return None
 
 
 def looked_at(scene: xr.DataArray) -> bool:
