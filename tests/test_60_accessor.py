@@ -71,6 +71,35 @@ def test_a_cog_holds_what_the_run_writes(folder, tmp_path, computed, float32):
     given.geouq.to_cog(tmp_path / "map.tif", overwrite=True, COMPRESS="DEFLATE")
 
 
+def test_classes_and_axes_come_in_any_order(tmp_path):
+    model, names = small_model(classes=3), ["class0", "class1", "class2"]
+    asked = {"samples": 3, "layers": ("mask", "probabilities", "votes"), "tile": 32}
+    given = geouq.segment(as_scene(scene_values(40, 50)), model, **asked).compute()
+    turned = given.sel({"class": names[::-1]}).transpose("y", "x", "class")
+    files = {}
+    for name, layers in (("given", given), ("turned", turned)):
+        layers.geouq.to_cog(tmp_path / f"{name}.tif")
+        files[name] = [read(tmp_path / f"{name}{end}.tif") for end in ("", "_samples")]
+    for ours, theirs in zip(files["turned"], files["given"], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for part in (given.isel({"class": [0, 1]}), given.isel({"class": 1})):
+        with pytest.raises(SceneError, match=r"a map holds all of them \(class0, class1, class2\)"):
+            part.geouq.to_cog(tmp_path / "part.tif")
+    assert not (tmp_path / "part.tif").exists()
+
+
+def test_votes_that_are_no_bits_any_more_are_refused(folder, tmp_path):
+    """xarray makes float64 of what it masks, whose 53 bits hold no 64 samples."""
+    given = layers(folder).compute().assign_attrs(samples=64)
+    with pytest.raises(SceneError, match="lost bits as float64"):
+        given.where(given.x > 500_300).geouq.to_cog(tmp_path / "map.tif")
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read()
+
+
 def test_polygons_and_answers_are_those_of_the_run(folder, tmp_path):
     given = layers(folder)
     frame, expected = given.geouq.to_polygons(), geouq.vectorize(folder / "run.tif")

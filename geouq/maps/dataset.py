@@ -27,6 +27,8 @@ from geouq.rasters.coords import scene_geobox
 
 #: rows of a map that is in memory to be written at once
 _ROWS = 1024
+#: a float64 has so many bits, each of which may be a vote
+_WHOLE = 53
 
 
 def write_map(
@@ -50,9 +52,11 @@ def write_map(
 
     Raises
     ------
-    SceneError : these are no layers of one map. OutputError : a file exists, or cannot be written.
+    SceneError : these are no layers of one map, or not all of its classes. OutputError : a file exists, or cannot be
+    written.
     """
     path, legend = Path(path), _legend(layers)
+    layers = _in_order(layers, legend)
     names = [band for name in layers.data_vars if name in LAYERS for band in LAYERS[str(name)].bands(legend.names)]
     if path.suffix.lower() not in (".tif", ".tiff"):
         raise OutputError(f"{path}: maps are written as .tif: give it that suffix")
@@ -89,6 +93,30 @@ def _legend(layers: xr.Dataset) -> Legend:
         first = ", ".join(f"{dim}=0" for dim in others)
         raise SceneError(f"these are several maps, along {', '.join(map(str, others))}: give one, .isel({first})")
     return Legend.of_tags(_as_tags(layers.attrs), "the Dataset")
+
+
+def _in_order(layers: xr.Dataset, legend: Legend) -> xr.Dataset:
+    """Return layers with their classes, rows and columns in the order of files, whichever they come in.
+
+    Raises
+    ------
+    SceneError : classes are left out, or votes are no bits any more.
+    """
+    planes = [name for name in layers.data_vars if name in LAYERS and LAYERS[str(name)].planes(legend.names)]
+    if planes:
+        found = [str(name) for name in np.atleast_1d(layers["class"].values)] if "class" in layers.coords else []
+        if not all("class" in layers[name].dims for name in planes) or sorted(found) != sorted(legend.names):
+            raise SceneError(
+                f"{', '.join(map(str, planes))} of the classes {', '.join(found) or '?'}: "
+                f"a map holds all of them ({', '.join(legend.names)}), or leave these layers out (drop_vars)"
+            )
+        layers = layers if found == list(legend.names) else layers.sel({"class": list(legend.names)})
+    if "votes" in layers and layers["votes"].dtype.kind == "f" and int(layers.attrs["samples"]) > _WHOLE:
+        raise SceneError(
+            f"votes of more than {_WHOLE} samples have lost bits as {layers['votes'].dtype}: keep them whole numbers "
+            "(layers['votes'].where(…, 0))"
+        )
+    return layers.transpose(..., *layers["mask"].dims)
 
 
 def _tags(layers: xr.Dataset) -> dict[str, str]:
