@@ -170,9 +170,10 @@ def _validation(text: str | None) -> tuple[str, ...] | float | None:
     if not names:
         raise InputError("--val names no place: give names, or a share such as 0.2")
     try:
-        return float(text)
+        share = float(text)
     except ValueError:
         return tuple(names)
+    return share if 0 < share < 1 else tuple(names)  # places may be numbers
 
 
 class _Progress(Bar):

@@ -233,6 +233,11 @@ def check_tolerance(tolerance: float, layers: Sequence[str]) -> None:
 # --- classes
 
 
+def misplaced(names: Sequence[str], others: Sequence[str]) -> str | None:
+    """Return the first of ``names`` that stands at another index among ``others``; None if the two go together."""
+    return next((name for i, name in enumerate(names) if name in others and others.index(name) != i), None)
+
+
 @dataclass(frozen=True)
 class Legend:
     """What mask values mean: value i is class ``names[i]``, and ``positive`` is the index of the class that counts.

@@ -86,6 +86,27 @@ def test_names_come_from_a_maps_tags(tmp_path):
     assert found.names == ("water", "ice", "land") and found.positive == 0
 
 
+def test_a_class_named_at_two_indices_is_refused(tmp_path):
+    """Maps of two models were compared index by index, land with water."""
+    values = np.array([[[0, 1, 2, 2]]], np.uint8)
+    maps = [write_raster(tmp_path / name, values, **PLACE) for name in ("m.tif", "t.tif")]
+    for path, names in zip(maps, ("water,ice,land", "land,ice,water"), strict=True):
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(GEOUQ_CLASSES=names)
+    with pytest.raises(InputError, match=r"t.tif: land is class 0, and class 2 in .*m.tif"):
+        score(*maps)
+    assert score(*maps, label_values=[2, 1, 0]).counts.counts[2, 0] == 1  # the label's own order is told
+    with pytest.raises(InputError, match="names given: land is class 0"):
+        score(*maps, label_values=[2, 1, 0], names=["land", "water", "ice"])
+    assert score(*maps, label_values=[2, 1, 0], names=["eau", "glace", "terre"]).names[0] == "eau"
+
+
+def test_a_label_value_is_a_class_though_the_file_calls_it_missing(tmp_path):
+    said = np.array([[[0, 1, 1, 0]]], np.uint8)
+    label = write_raster(tmp_path / "t.tif", said * 255, **PLACE, nodata=255)
+    assert score(write_raster(tmp_path / "m.tif", said, **PLACE), label, label_values=[0, 255]).pixels == 4
+
+
 def test_refusals_are_one_line(tmp_path, ships):
     shifted = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5 + 10, 0, -10, 5e6)}
     zeros = np.zeros((1, 20, 20), np.uint8)

@@ -2,16 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from geouq.errors import GeouqError, InputError
-from geouq.learning.data.chip import LabelledChip, place_of
+from geouq.learning.data.chip import LabelledChip, class_names_of, place_of
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load, windows
 from geouq.learning.data.splits import split_by_place
+from geouq.learning.folds import FoldOptions, train_folds
 from geouq.learning.training.fit import FitOptions, train_model
 from geouq.learning.training.recipe import find_recipe
 from geouq.networks.model import Model
@@ -172,6 +174,72 @@ def test_overlap_and_impossible_splits_are_refused():
     for how in (None, ["a"], ["z"], 2.0):
         with pytest.raises(InputError):
             split_by_place([chip("a1", "a"), chip("a2", "a")], how)
+
+
+@pytest.mark.parametrize("how", [None, 0.5, ["a"]])
+def test_a_place_that_is_tested_on_is_on_no_other_side(how):
+    chips = [chip("a1", "a", "train"), chip("b1", "b", "validation"), chip("c1", "c", "train"), chip("c2", "c", "test")]
+    with pytest.raises(InputError, match="place 'c' is both in test and"):
+        split_by_place(chips, how)
+    split_by_place([*chips[:2], chip("d", "d", "train"), chips[3]], how)
+
+
+def test_folds_leave_out_no_place_that_is_tested_on(tmp_path):
+    row = {"units": "db", "bands": "VV;VH"}
+    rows = [
+        row | {"image": f"images/{n}.tif", "label": f"labels/{n}.png", "split": "test" if n == "a_2" else ""}
+        for n in ("a_1", "a_2", "b_1", "c_1")
+    ]
+    data = manifest(pairs(tmp_path / "d", ["a_1", "a_2", "b_1", "c_1"]), rows)
+    with pytest.raises(InputError, match="place 'a' is both in test and"):
+        train_folds(data, "unet-16", tmp_path / "o", plan=FoldOptions((("b",), ("c",))))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "image;label;split",
+        "Image,Label,Split",
+        "image, label, split",
+        '"image","label","divide"',
+        "image\tlabel\tsplit",
+    ],
+)
+def test_a_manifest_that_is_written_otherwise_is_refused_not_passed_over(header, tmp_path):
+    """The folder's images were trained on as if there were no manifest: splits, units and classes were lost."""
+    data = pairs(tmp_path, ["a", "b"])
+    divided = next(d for d in ";\t," if d in header)
+    (data / "manifest.csv").write_text(f"{header}\n" + divided.join(["images/a.tif", "labels/a.png", "test"]) + "\n")
+    with pytest.raises(InputError, match=r"row 1 has a column .*columns, divided by commas, are image"):
+        read_dataset(data)
+    (data / "manifest.csv").write_text('"image","label","split"\n"images/a.tif","labels/a.png","test"\n')
+    assert [chip.split for chip in read_dataset(data)] == ["test"]
+    (data / "manifest.csv").write_text("file,bytes\nimages/a.tif,3\n")
+    assert [chip.name for chip in read_dataset(data)] == ["a", "b"]  # another table
+
+
+def test_a_label_value_is_one_thing(tmp_path):
+    data, values = pairs(tmp_path, ["a"]), np.array([0, 100, 255], np.uint8)
+    label = np.resize(values, (1, 20, 20))
+    write_raster(tmp_path / "labels" / "a.tif", label, nodata=255)
+    row = {"image": "images/a.tif", "label": "labels/a.tif", "units": "db"}
+    for classes, known in (("0;100;255", [0, 1, 2]), ("255;100;0", [2, 1, 0])):
+        (one,) = read_dataset(manifest(data, [row | {"classes": classes}]))  # a class, though the file calls it missing
+        np.testing.assert_array_equal(load(one)[1], np.resize(known, (20, 20)))
+    for classes, ignore in (("0;100;100;255", ""), ("0;100;255", "255"), ("0;100", "100;255")):
+        with pytest.raises(InputError, match="row 1 says two things of label"):
+            read_dataset(manifest(data, [row | {"classes": classes, "ignore": ignore}]))
+
+
+def test_names_given_do_not_contradict_those_of_the_data():
+    chips = [replace(chip("a", "a"), class_names=("land", "water"))]
+    assert class_names_of(chips, ["terre", "eau"]) == ("terre", "eau")
+    assert class_names_of(chips, ["land", "water", "ice"]) == ("land", "water", "ice")
+    assert class_names_of(chips) == ("land", "water") and class_names_of([], ["a", "b"]) == ("a", "b")
+    for given in (["water", "land"], ["ice", "land", "water"]):
+        with pytest.raises(InputError, match="the data call class"):
+            class_names_of(chips, given)
 
 
 def test_places_by_name():

@@ -31,7 +31,7 @@ from geouq.learning.data.examples import (
 from geouq.learning.training.events import Ended, Judged, Prepared, Stepped
 from geouq.learning.training.fit import FitOptions, score, train_model
 from geouq.learning.training.recipe import find_recipe, recipe_names
-from geouq.learning.training.settle import class_names, settle
+from geouq.learning.training.settle import class_names, positive_name, settle
 from geouq.learning.training.train import Judge, TrainConfig
 from geouq.learning.training.train import train as train_network
 from geouq.networks.export import export_model
@@ -306,6 +306,11 @@ def test_scenes_are_cut_not_shrunk(tmp_path):
     batch = replace(find_recipe("unet-16"), batch=1)  # a pass: 2 · 9 · 2 windows of 128
     assert settle(batch, chips, 2, None, 0).training.every == 36
     assert recipe.units == "dB" and recipe.mean == pytest.approx((-10, -10), abs=1e-4)
+
+
+def test_water_is_the_positive_class_whatever_its_letters_case():
+    assert positive_name(("Water", "Land")) == "Water" and positive_name(("a", "b", "WATER")) == "WATER"
+    assert positive_name(("open water", "crops")) == "crops"
 
 
 def test_class_names():

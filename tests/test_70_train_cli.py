@@ -78,6 +78,18 @@ def test_more_data_are_trained_on_and_never_held_out(data, tmp_path):
     assert isinstance(inside, OutputError) and not (tmp_path / "more" / "labels" / "log.csv").exists()
 
 
+def test_places_may_be_numbers(tmp_path):
+    """``--val 2`` was refused as a share."""
+    rng = np.random.default_rng(0)
+    for name in ("1_1", "2_1", "3_1"):
+        pixels, label = picture(rng, 20, 24, 2)
+        write_raster(tmp_path / "data" / "images" / f"{name}.png", pixels)
+        write_raster(tmp_path / "data" / "labels" / f"{name}.png", label)
+    done = run(tmp_path / "data", "--recipe", "unet-16", "--steps", 1, "--val", "2", "-o", tmp_path / "out")
+    assert done.exit_code == 0
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["validation"] == ["2_1"]
+
+
 def test_mistakes_leave_nothing_behind(data, tmp_path):
     for arguments, expected in (
         ((tmp_path / "nowhere", "--recipe", "unet-16"), "no such file or folder"),

@@ -24,7 +24,7 @@ from geouq.learning.data.augment import WET
 from geouq.learning.data.chip import LabelledChip, class_names_of
 from geouq.learning.data.dataset import data_files, read_dataset
 from geouq.learning.data.examples import take_census
-from geouq.learning.data.splits import balanced_folds, check_folds
+from geouq.learning.data.splits import balanced_folds, check_folds, without_tests
 from geouq.learning.judging.left_out import LAYERS, OnChip, draw_picture
 from geouq.learning.judging.left_out_card import card
 from geouq.learning.judging.left_out_classes import RULE
@@ -144,7 +144,7 @@ def _classes(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions)
     if not chips:
         return options.classes or recipe.classes
     found = [int(i) for i in np.flatnonzero(take_census(chips, recipe.size).counts.sum(0))]
-    return class_names(recipe, found, options.classes or class_names_of(chips) or None)
+    return class_names(recipe, found, class_names_of(chips, options.classes) or None)
 
 
 def _folds(
@@ -154,8 +154,8 @@ def _folds(
     held = options.validation if isinstance(options.validation, tuple) else ()
     chips = [
         chip
-        for chip in chips
-        if not (chip.split in ("test", "validation") or chip.place in held or chip.name.startswith(recipe.leave_out))
+        for chip in without_tests(chips)
+        if not (chip.split == "validation" or chip.place in held or chip.name.startswith(recipe.leave_out))
     ]
     if not chips:
         raise InputError("no chip can be left out: all are for tests or validation")

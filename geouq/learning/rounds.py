@@ -222,7 +222,7 @@ def _sides(
 
 def _positive(chips: Sequence[LabelledChip], recipe: Recipe, options: FitOptions) -> int:
     """Return the index of the positive class of two."""
-    names = options.classes or class_names_of(chips) or recipe.classes
+    names = class_names_of(chips, options.classes) or recipe.classes
     if len(names) != 2:
         raise InputError(f"rounds.labels images decides between two classes, and these are {', '.join(names)}")
     return names.index(positive_name(tuple(names)))

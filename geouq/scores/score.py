@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from geouq.errors import InputError, SceneError
 from geouq.gdal import read
 from geouq.grid import Roi, pieces, same_grid
-from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend
+from geouq.layers import LAYERS, NOT_CLASSIFIED, UNDECIDED, Legend, misplaced
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
 from geouq.rasters.windowed import chunk_shape
 from geouq.scores.confusion import ConfusionMatrix
@@ -84,7 +85,8 @@ def score(
     Parameters
     ----------
     map_path, label_path : any rasters GDAL reads, on one grid, of one band each, or with one that is called "mask".
-        A label's nodata value of 0 nearly always stands for class 0, and is taken for it.
+        A label's nodata value of 0 nearly always stands for class 0, and is taken for it; so is one of
+        ``label_values`` for its class.
     names : of the classes; by default those in the tags of the map, or else of the label; or the numbers.
     label_values : values in the label of class 0, 1 …; by default they are the classes' indices.
     ignore : values, of either, that say nothing, beside 255 and 254 (in a label with ``label_values`` these alone).
@@ -92,11 +94,14 @@ def score(
 
     Raises
     ------
-    SceneError : a raster cannot be read, or has several bands. InputError : their grids differ, a value is no class, or
-        no pixel counts.
+    SceneError : a raster cannot be read, or has several bands. InputError : their grids differ, a value is no class,
+        a class is named at two indices, or no pixel counts.
     """
     found, truth = _open(map_path), _open(label_path)
-    truth = replace(truth, bands=tuple(replace(b, nodata=None if b.nodata == 0 else b.nodata) for b in truth.bands))
+    (band,) = truth.bands
+    if band.nodata in (0, *(label_values or ())):
+        truth = replace(truth, bands=(replace(band, nodata=None),))
+    _refuse_other_order(found, truth, names, label_values is None)
     refuse_other_grid(found, truth)
     counts, left_out = ConfusionMatrix(UNDECIDED), {"not_classified": 0, "undecided": 0, "not_labelled": 0}
     for roi in pieces(found.shape, *chunk_shape(found.shape, found.block, _CHUNK)):
@@ -173,6 +178,20 @@ def positive_class(paths: Sequence[str | os.PathLike[str]]) -> int:
     """Return the index of the positive class, by the tags of the first raster that names its classes; else 1."""
     legend = _legend([inspect_raster(path) for path in paths])
     return legend.positive if legend else 1
+
+
+def _refuse_other_order(found: Raster, truth: Raster, names: Sequence[str] | None, by_index: bool) -> None:
+    """Raise InputError where one class is named at two indices; a label counts if its values are indices."""
+    legends = [(str(raster.path), _legend([raster])) for raster in ((found, truth) if by_index else (found,))]
+    told = [(path, legend.names) for path, legend in legends if legend]
+    told += [("the names given", tuple(names))] if names else []
+    for (one, ours), (other, theirs) in combinations(told, 2):
+        name = misplaced(theirs, ours)
+        if name is not None:
+            raise InputError(
+                f"{other}: {name} is class {theirs.index(name)}, and class {ours.index(name)} in {one}: "
+                "give both in one order (--label-values tells that of a label)"
+            )
 
 
 def _legend(rasters: Sequence[Raster]) -> Legend | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from geouq.errors import InputError
+from geouq.layers import misplaced
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,26 @@ class LabelledChip:
         return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
 
 
-def class_names_of(chips: Sequence[LabelledChip]) -> tuple[str, ...]:
-    """Return the names of the classes that the data of any chip tell, the longest list; () where nobody does.
+def class_names_of(chips: Sequence[LabelledChip], given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the names of the classes: those ``given``, or the longest list that the data of any chip tell, or ().
 
     Raises
     ------
-    InputError : two chips call one class index by different names.
+    InputError : two chips call one class index by different names, or the data have a name given at another index.
     """
+    told = _told_by(chips)
+    if not given:
+        return told
+    name = misplaced(given, told)
+    if name is not None:
+        raise InputError(
+            f"class {given.index(name)} is to be named {name}, which the data call class {told.index(name)} "
+            f"({', '.join(told)}): give the names in the order of the label values"
+        )
+    return tuple(given)
+
+
+def _told_by(chips: Sequence[LabelledChip]) -> tuple[str, ...]:
     if not chips:
         return ()
     longest = max(chips, key=lambda chip: len(chip.class_names))

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -202,10 +203,11 @@ def _rasters(folder: Path) -> dict[str, Path]:
 
 
 def _is_manifest(path: Path) -> bool:
-    """True for a manifest of chips; other tables may bear that name too."""
+    """True for a manifest of chips, also one that is to be refused for how it is written; False for another table."""
     if not path.is_file():
         return False
-    columns = set(path.read_text("utf-8-sig", "replace").partition("\n")[0].strip().split(","))
+    header = path.read_text("utf-8-sig", "replace").partition("\n")[0].replace('"', "")
+    columns = {name.strip().lower() for name in re.split("[,;\t]", header)}
     return path.suffix == ".json" or ("image" in columns and bool(columns & {"label", "throughout"}))
 
 
@@ -222,11 +224,15 @@ def _manifest(path: Path) -> Iterator[LabelledChip]:
         unknown = [str(key) for key in row if key not in COLUMNS]
         if unknown or not _several(row, "image") or bool(_several(row, "label")) == bool(row.get("throughout")):
             what = f"has a column {unknown[0]!r}" if unknown else "needs image, and either label or throughout"
-            raise InputError(f"{path}: row {number} {what}: columns are {', '.join(COLUMNS)}")
+            raise InputError(f"{path}: row {number} {what}: columns, divided by commas, are {', '.join(COLUMNS)}")
         try:
-            yield _row(path, row)
+            chip = _row(path, row)
         except ValueError as error:
             raise InputError(f"{path}: row {number} holds something that is no number ({error}): correct it") from None
+        several = [value for value in chip.classes if (*chip.classes, *(chip.ignore or ())).count(value) > 1]
+        if several:
+            raise InputError(f"{path}: row {number} says two things of label {several[0]} (classes, ignore): say one")
+        yield chip
         if row.get("split", "").lower() not in ("", "train", "validation", "test", *_SPLITS):
             raise InputError(f"{path}: row {number} has split {row['split']!r}: train, validation and test are known")
 

@@ -88,8 +88,10 @@ def _open_label(chip: LabelledChip) -> Raster:
     if raster.transform and raster.crs and not _same_grid(scene_geobox(scene), Pixels(raster).geobox):
         raise InputError(f"{chip.label}: lies elsewhere than its image: warp it onto the image's grid")
     band = raster.bands[0]
-    # A nodata value of 0 in a label nearly always stands for the class 0, not for pixels without a label.
-    return replace(raster, bands=(replace(band, nodata=None if band.nodata == 0 else band.nodata, masked=False),))
+    # A nodata value of 0 in a label nearly always stands for the class 0, not for pixels without a label, and one that
+    # is named among the classes is a class.
+    nodata = None if band.nodata in (0, *chip.classes) else band.nodata
+    return replace(raster, bands=(replace(band, nodata=nodata, masked=False),))
 
 
 def _same_grid(image: GeoBox, label: GeoBox) -> bool:

@@ -26,9 +26,9 @@ def split_by_place(
 
     Raises
     ------
-    InputError : a place is on both sides or not known, or one side would be empty.
+    InputError : a place is on both sides, or on one and in a test, or not known; or one side would be empty.
     """
-    chips = [chip for chip in chips if chip.split != "test"]
+    chips = without_tests(chips)
     if validation is None and not usual and chips and not any(chip.split for chip in chips):
         return chips, []
     if validation is None and any(chip.split for chip in chips):
@@ -46,6 +46,22 @@ def split_by_place(
             "give more places (a place column in a manifest), or name others"
         )
     return sides
+
+
+def without_tests(chips: Iterable[LabelledChip]) -> list[LabelledChip]:
+    """Return the chips that are not of the split "test".
+
+    Raises
+    ------
+    InputError : one of them is of a place that is tested on.
+    """
+    chips = list(chips)
+    tested = {chip.place for chip in chips if chip.split == "test"}
+    rest = [chip for chip in chips if chip.split != "test"]
+    both = sorted(tested & {chip.place for chip in rest})
+    if both:
+        raise InputError(f"place {both[0]!r} is both in test and in train or validation: keep each place on one side")
+    return rest
 
 
 def of_split(chips: Sequence[LabelledChip], split: str) -> list[LabelledChip]:

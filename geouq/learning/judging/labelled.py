@@ -10,6 +10,7 @@ import numpy as np
 from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile
+from geouq.layers import misplaced
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
 from geouq.sampling.window import Window
@@ -47,12 +48,12 @@ def check_label(chip: LabelledChip, label: np.ndarray, classes: Sequence[str]) -
     if label.max(initial=0) >= len(classes):
         names = ", ".join(classes)
         raise InputError(f"{chip.label}: holds class {label.max()}, and the model has {names}: name ignore or classes")
-    for index, name in enumerate(chip.class_names):
-        if name in classes and classes.index(name) != index:
-            raise InputError(
-                f"{chip.label}: {name} is class {index}, and class {classes.index(name)} of the model: give the label "
-                "values, and class_names, in the order of the model (classes: of a manifest)"
-            )
+    name = misplaced(chip.class_names, classes)
+    if name is not None:
+        raise InputError(
+            f"{chip.label}: {name} is class {chip.class_names.index(name)}, and class {classes.index(name)} of the "
+            "model: give the label values, and class_names, in the order of the model (classes: of a manifest)"
+        )
 
 
 def lottery(name: str, core: Roi, seed: int) -> np.ndarray:

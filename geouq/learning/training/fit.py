@@ -189,7 +189,7 @@ def _chosen(
     sides = [*training, *(chip for chip in also if chip.place not in unseen and chip.split != "test")], held
     censuses = [take_census(side, recipe.size) for side in sides if side]
     found = np.flatnonzero(np.sum([census.counts.sum(0) for census in censuses], 0))
-    names = class_names(recipe, [int(i) for i in found], options.classes or class_names_of([*chips, *also]) or None)
+    names = class_names(recipe, [int(i) for i in found], class_names_of([*chips, *also], options.classes) or None)
     positive = names.index(positive_name(names))
     kept = [well_posed(side, census, recipe, positive) for side, census in zip(sides, censuses, strict=False)]
     return [*kept, *([[]] if len(kept) == 1 else [])], names, sum(map(len, sides)) - sum(map(len, kept))

@@ -181,6 +181,7 @@ class Recipe:
         if set(self.raters) - set(RATERS):
             raise InputError(f"recipe {self.name}: raters {', '.join(self.raters)}: {', '.join(RATERS)} are known")
         for key, ok, rule in (
+            ("name", Path(self.name).name == self.name != "" and self.name[0] != ".", "a name that a file can have"),
             ("size", 8 <= self.size <= MOST_PIXELS**0.5, f"8 to {MOST_PIXELS**0.5:.0f}"),
             ("batch", 1 <= self.batch <= MOST_PIXELS // self.size**2, f"1 or more, of {MOST_PIXELS} pixels at most"),
             ("epochs", self.epochs >= 0, "0 or more"),

@@ -108,8 +108,8 @@ def _measure(chips: Sequence[LabelledChip], bands: tuple[str, ...], units: str) 
 
 
 def positive_name(names: Sequence[str]) -> str:
-    """Return the class that counts: water if there is one, else class 1."""
-    return "water" if "water" in names else names[1]
+    """Return the class that counts: water if there is one, whatever its letters' case, else class 1."""
+    return next((name for name in names if name.lower() == "water"), names[1])
 
 
 def class_names(recipe: Recipe, found: Sequence[int], given: tuple[str, ...] | None) -> tuple[str, ...]:
