@@ -280,6 +280,31 @@ def test_odd_shapes_are_repaired_or_said(tmp_path):
     assert found.geometry.iloc[0].equals_exact(shapes[0])
 
 
+def test_what_parts_of_a_place_share_counts_once(tmp_path):
+    """Overlapping parts, of a collection too, and holes that overlap or reach beyond their shell."""
+    path, *_, area = write_map(tmp_path)
+    a, b = shapely.box(0, 0, 20, 20), shapely.box(10, 10, 30, 30)
+    holes = [shapely.box(5, 5, 10, 10), shapely.box(7, 7, 15, 15)]
+    beyond = shapely.Polygon(a.exterior, [shapely.box(15, 5, 25, 15).exterior])
+    pierced = shapely.Polygon(a.exterior, [hole.exterior for hole in holes])
+    shapes = [shapely.MultiPolygon([a, b]), shapely.GeometryCollection([a, b]), beyond, pierced]
+    zonal(path, write_places(tmp_path / "p.gpkg", on_map(shapes, UTM)), tmp_path / "o.gpkg")
+    found = geopandas.read_file(tmp_path / "o.gpkg")
+    ground = found["valid_area_m2"] / (1 - found["not_classified"]) / area[0, 0]
+    np.testing.assert_allclose(ground, [700, 700, 350, 400 - 80], rtol=1e-5)
+    assert found["outside"].tolist() == [0, 0, 0, 0]
+
+
+def test_places_in_memory_are_widened_too(tmp_path):
+    path, *_ = write_map(tmp_path)
+    file = write_places(tmp_path / "p.gpkg", on_map([shapely.LineString([(20, 20), (20, 40)])], UTM))
+    frame = geopandas.read_file(file)
+    found, expected = (zonal(path, Places(places, buffer=6)) for places in (frame, file))
+    assert found["valid_area_m2"].tolist() == expected["valid_area_m2"].tolist()
+    with pytest.raises(InputError, match="shapes in geometry and wide: drop all of these columns but one"):
+        zonal(path, frame.assign(wide=frame.buffer(5)))
+
+
 @pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
 def test_roads_are_lines_with_a_buffer(tmp_path, crs):
     path, _, valid, *_, area = write_map(tmp_path, rows=300, columns=300)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -21,6 +22,9 @@ from geouq.answers.coverage import Edges, edges, rings
 from geouq.errors import InputError
 from geouq.grid import apply, degrees_per_unit, metres_per_unit, straight_length
 
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
 _MARGIN = 8  # pixels around the map that places are cut to where they reach far beyond
 _ROUND = 32  # edges of a quarter circle in buffers
 
@@ -29,14 +33,14 @@ _ROUND = 32  # edges of a quarter circle in buffers
 class Places:
     """Which places are asked about.
 
-    path : any vector file GDAL reads, with polygons, or lines and points if there is a buffer.
+    path : any vector file GDAL reads, or a GeoDataFrame, with polygons, or lines and points if there is a buffer.
     layer : by name, where the file has several.
     buffer : metres that each place is widened by on all sides (a road of 8 m is a line with 4). In units of the
         grid where nothing has a CRS.
     id : name of the attribute that tells places apart in the table of samples.
     """
 
-    path: Path | str
+    path: Path | str | GeoDataFrame
     layer: str | None = None
     buffer: float = 0.0
     id: str | None = None
@@ -60,7 +64,8 @@ def measure(shapes: np.ndarray, crs: str | None, buffer: float, geobox: GeoBox) 
 
     Parameters
     ----------
-    shapes : (n,) shapely geometries of any kind, or None. Invalid polygons are repaired (``shapely.make_valid``).
+    shapes : (n,) shapely geometries of any kind, or None. Invalid polygons are repaired (``shapely.make_valid``, by
+        structure): parts that overlap count once, holes are taken from their shell alone.
     crs : of the shapes; None if the map has none either.
     buffer : in metres; made in the UTM zone (or polar UPS) of each place's middle, so right to 0.1 %.
 
@@ -80,7 +85,7 @@ def measure(shapes: np.ndarray, crs: str | None, buffer: float, geobox: GeoBox) 
     invalid = ~empty & ~shapely.is_valid(shapes)
     _note(notes, invalid, "repaired")
     shapes = shapes.copy()
-    shapes[invalid] = shapely.make_valid(shapes[invalid])
+    shapes[invalid] = shapely.make_valid(shapes[invalid], method="structure")  # what parts share is theirs
     area, parts = np.zeros(len(shapes)), []
     for chosen, polygons, own in _polygons(shapes, np.flatnonzero(~empty), crs, buffer):
         found, area[chosen] = _project(polygons, own, geobox)
@@ -112,12 +117,12 @@ def _polygons(
 
 
 def _polygonal(shapes: np.ndarray) -> np.ndarray:
-    """Return what is polygons in geometry collections, which repairs may leave; all else as it is."""
+    """Return what is polygons in geometry collections, which repairs may leave, each place once; all else as it is."""
     mixed = np.flatnonzero(shapely.get_type_id(shapes) == shapely.GeometryType.GEOMETRYCOLLECTION)
     shapes = shapes.copy()
     for i in mixed:
         parts = shapely.get_parts(shapely.get_parts(shapes[i]))
-        shapes[i] = shapely.multipolygons(parts[shapely.get_dimensions(parts) == 2])
+        shapes[i] = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
     return shapes
 
 

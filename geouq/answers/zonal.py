@@ -29,7 +29,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, overload
@@ -136,8 +136,8 @@ def zonal(
     Parameters
     ----------
     map_path : a map of geouq's with its votes beside it (``<stem>_samples.tif``), or these votes alone.
-    places : a vector file, ``Places`` to choose a layer or widen lines, or a GeoDataFrame. Their CRS may be another
-        than the map's.
+    places : a vector file, a GeoDataFrame, or ``Places`` of one to choose a layer or widen lines. Their CRS may be
+        another than the map's.
     out_path : .gpkg, .fgb, .geojson or .parquet; shapes and attributes of the places, and the columns above.
         None: return them as a GeoDataFrame, with the summary in its ``attrs``.
     shares : percentages X, 0 ≤ X < 100, of the columns ``p_over_X``.
@@ -153,11 +153,11 @@ def zonal(
         CRS and the other has not.
     OutputError : if ``out_path`` exists, cannot be written, or is one of the inputs.
     """
-    if not isinstance(places, Places | str | os.PathLike):
-        with _written(places) as file:
+    where = places if isinstance(places, Places) else Places(places)
+    if not isinstance(where.path, str | os.PathLike):
+        with _written(where.path) as file:
             options: Any = {"shares": shares, "with_samples": with_samples, "overwrite": overwrite}
-            return zonal(map_path, file, out_path, **options)
-    where = places if isinstance(places, Places) else Places(os.fspath(places))
+            return zonal(map_path, replace(where, path=file), out_path, **options)
     if out_path is None:
         if with_samples:
             raise InputError("a table of samples goes into a GeoPackage: give out_path")
@@ -165,7 +165,7 @@ def zonal(
     out = _check(Path(out_path), where, shares, with_samples, overwrite)
     with ExitStack() as stack:
         rasters = stack.enter_context(Totals(map_path))
-        layer = stack.enter_context(LayerCopy(where.path, where.layer, out))
+        layer = stack.enter_context(LayerCopy(os.fspath(where.path), where.layer, out))
         _check_inputs(out, where, layer, rasters)
         votes, classes = rasters.votes, _class_columns(rasters.names)
         names = layer.add_columns(_columns(shares, rasters.undecided, classes))
@@ -208,6 +208,9 @@ def _written(places: GeoDataFrame) -> Iterator[Path]:
     """Hold places in memory as a file."""
     if not hasattr(places, "to_file"):
         raise InputError(f"places are {type(places).__name__}: give a vector file, Places or a GeoDataFrame")
+    several = [str(name) for name, kind in places.dtypes.items() if kind == "geometry"] if places.ndim == 2 else []
+    if len(several) > 1:
+        raise InputError(f"places have shapes in {' and '.join(several)}: drop all of these columns but one")
     with TemporaryDirectory(prefix="geouq-") as folder:
         file = Path(folder, "places.gpkg")
         places.to_file(file)
