@@ -85,7 +85,7 @@ def test_every_shape_gets_a_whole_picture(tmp_path, shape, across):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "p.png"]
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error:Glyph")
 def test_neither_the_users_settings_nor_a_dollar_show_in_the_picture(tmp_path, monkeypatch):
     scene, path = make(tmp_path, (120, 100))
     title = r"Kosten$1_und$2 $\frac$ 洪水"  # and letters that the font has not
