@@ -1,10 +1,12 @@
 """What does the alarm say of images that the model was not made for? Each is mapped as if it were VV and VH in dB.
 
     python benchmarks/strange_ground.py DATA [--model NAME]
+    python benchmarks/strange_ground.py DATA --bands         # what the bands alone tell, of many more images
 
-DATA is a folder with ``dem``, ``seeds/water-bodies-rgb``, ``s1/bigearthnet`` and ``s1/terramind``. Elevation, bytes of
-photographs and reflectances are stretched to the range of backscatter, so that no check of units can refuse them: what
-is left is the alarm. All answers of the model are meaningless there, and a map without a warning is a miss.
+DATA is a folder with ``dem``, ``seeds/water-bodies-rgb`` and ``s1``. Elevation, bytes of photographs and reflectances
+are stretched to the range of backscatter, so that no check of units can refuse them: what is left are the look of the
+bands (geouq.likeness) and the alarm. All answers of the model are meaningless there, and a map without a warning is a
+miss. With ``--bands`` nothing is mapped: how many of all images are told from radar, and how many radar images are not.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +24,13 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
+from scipy.ndimage import uniform_filter
 
 import geouq
+from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.loading import load
+from geouq.likeness import unlike
+from geouq.rasters.windowed import first_windows
 
 #: dB that the least and the largest value of an image become, of VV and of VH
 VV, VH = (-24.0, 0.0), (-30.0, -6.0)
@@ -34,8 +42,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="s1-water")
+    parser.add_argument("--bands", action="store_true")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    if arguments.bands:
+        by_bands(arguments.data)
+        return
     print("| image | kind | water % | open % | alarm | what is said |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind, name, values in strange(arguments.data):
@@ -50,6 +62,38 @@ def main() -> None:
             share, said = 100 * found["area_m2"] / (found["valid_area_m2"] or 1), found.get("expectation", "")
             alarm = "yes" if any("do not trust" in line for line in found["warnings"]) else "**no**"
             print(f"| {name} | {kind} | {share:.0f} | {found['open_percent']:.1f} | {alarm} | {said} |", flush=True)
+
+
+def by_bands(data: Path) -> None:
+    """Print how many images of each kind are told from radar by their bands."""
+    told = Counter[str]()
+    seen = Counter[str]()
+    for kind, values in (*pictures(data), *radar(data)):
+        seen[kind] += 1
+        told[kind] += bool(unlike([values[:, r, c] for r, c in first_windows(values.shape[1:])], ("VV", "VH")))
+    print("| images | told | of |\n|---|---|---|")
+    for kind, count in seen.items():
+        print(f"| {kind} | {told[kind]} | {count} |")
+
+
+def pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield kind and (2, h, w) dB of all photographs and reflectances, but those that ``strange`` yields."""
+    photographs, reflectances = data / "seeds/water-bodies-rgb", data / "s1/bigearthnet"
+    known = {*some(photographs, "**/*.jp*g"), *some(reflectances, "*_S2.tif")}
+    for path in sorted({*photographs.glob("**/*.jp*g")} - known):
+        yield "photographs, red and blue", as_decibels(read(path)[[0, 2]])
+    for path in sorted({*reflectances.glob("*_S2.tif")} - known):
+        for name, pair in (("red, NIR", (2, 3)), ("blue, green", (0, 1)), ("NIR, SWIR", (3, 4)), ("SWIR, red", (4, 2))):
+            yield f"reflectances, {name}", as_decibels(read(path)[list(pair)])
+
+
+def radar(data: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield kind and (2, h, w) dB of Sentinel-1 chips: as they are, with VV and VH swapped, and smoothed."""
+    for chip in read_dataset(data / "s1"):
+        values, _, _ = load(chip, ("VV", "VH"), "dB")
+        yield "Sentinel-1", values
+        yield "Sentinel-1, means of 5 x 5", uniform_filter(values, (0, 5, 5))
+        yield "Sentinel-1, swapped", values[::-1]
 
 
 def strange(data: Path) -> Iterator[tuple[str, str, np.ndarray]]:

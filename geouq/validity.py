@@ -71,12 +71,13 @@ ANY = Rule()
 class Validity:
     """Rules of the bands of one image, and ``shared``: values that are fill where all its bands hold them.
 
-    ``notes`` tell what is not valid by them, a line each.
+    ``notes`` tell what is not valid by them, a line each; ``unlike`` why this is no radar image (geouq.likeness).
     """
 
     rules: tuple[Rule, ...]
     shared: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    unlike: str = ""
 
     @property
     def idle(self) -> bool:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 RUNGS = [
     ["errors", "forks", "noise"],
     ["units", "grid", "layers"],
-    ["validity", "decisions"],
+    ["validity", "decisions", "likeness"],
     ["alarm"],
     ["sources"],
     ["gdal"],

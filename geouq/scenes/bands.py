@@ -10,16 +10,19 @@ from dataclasses import replace
 import numpy as np
 
 from geouq.errors import UnitsError
+from geouq.likeness import unlike
 from geouq.rasters.raster import Band, Raster, read_window
 from geouq.rasters.windowed import first_windows, spread_out
 from geouq.scenes.scene import Request
 from geouq.sentinel1.safe import POLARISATIONS
-from geouq.units import SCALES, Clues, decide_units, likelier
+from geouq.units import BACKSCATTER, DB, SCALES, Clues, convert, decide_units, likelier
 from geouq.validity import judge
 
 #: words that may stand beside a polarisation in a band's name without making it something else
 _BACKSCATTER_WORDS = set("sigma0 gamma0 beta0 sigma gamma beta nought db linear power amplitude intensity".split())
 _BACKSCATTER_WORDS |= set("backscatter band polarisation polarization".split())
+#: what two bands without names are called until their unit is known; in dB they are taken as VV and VH
+NAMELESS = ("band1", "band2")
 #: words in a file's name that say that it is not backscatter, whatever polarisation stands beside them
 _OTHER_WORDS = set("mask label labels water coh coherence inc angle std number nlooks area layover shadow".split())
 
@@ -63,14 +66,15 @@ def band_names(rasters: Sequence[Raster], keys: Sequence[str]) -> tuple[str, ...
 
 def measured(
     rasters: Sequence[Raster], names: Sequence[str], request: Request
-) -> tuple[list[Raster], str, str, list[str]]:
+) -> tuple[list[Raster], str, str, list[str], str]:
     """Settle what values mean, and which of them can be measurements.
 
     Decided from the bands named by polarisation, if there are any, and for them alone.
 
     Returns
     -------
-    The rasters with rules for their bands, the unit, why it is that, and notes on what is not valid.
+    The rasters with rules for their bands, the unit, why it is that, notes on what is not valid, and why the bands are
+    no radar image though their unit is one of backscatter (empty if nothing speaks against it; also among the notes).
 
     Raises
     ------
@@ -94,7 +98,29 @@ def measured(
             notes += told
             seen = _medians(ruled[at], windows, some)
             medians |= {own[at][number]: median for number, median in zip(some, seen, strict=False)}
-    return ruled, unit, reason, notes + list(filter(None, [likelier(unit, medians)]))
+    doubt = _unlike(ruled, numbers, looks, own, unit) if unit in BACKSCATTER else ""
+    return ruled, unit, reason, notes + list(filter(None, [likelier(unit, medians), doubt])), doubt
+
+
+def _unlike(
+    rasters: Sequence[Raster],
+    numbers: Sequence[Sequence[int]],
+    looks: Sequence[list[np.ndarray]],
+    names: Sequence[Sequence[str]],
+    unit: str,
+) -> str:
+    """Say why some of the rasters' bands, which were looked at, are no radar image; empty if they may be."""
+    bands: dict[str, list[np.ndarray]] = {}  # name: windows (h, w) in dB
+    for raster, some, windows, own in zip(rasters, numbers, looks, names, strict=True):
+        for at, number in enumerate(some[: len(windows[0]) if windows else 0]):
+            rule = raster.bands[number].rule
+            seen = [np.where(rule.breaks(window[at]), np.float32(np.nan), window[at]) for window in windows]
+            bands[own[number]] = [convert(window, unit, DB) for window in seen]
+    if unit == DB and tuple(bands) == NAMELESS:
+        bands = dict(zip(("VV", "VH"), bands.values(), strict=True))
+    if len({tuple(window.shape for window in windows) for windows in bands.values()}) != 1:
+        return ""  # of several grids, which is refused elsewhere, or of one file the windows that are not empty
+    return unlike([np.stack(windows) for windows in zip(*bands.values(), strict=True)], list(bands))
 
 
 def _medians(raster: Raster, windows: Sequence[np.ndarray], numbers: Sequence[int]) -> list[float]:

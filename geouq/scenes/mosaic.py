@@ -151,7 +151,8 @@ def joined(scenes: Sequence[Scene]) -> Scene:
     notes[f"a mosaic of {len(scenes)} scenes; where they overlap, the first that is valid counts"] = None
     part = MosaicPixels(pieces, GeoBox(shape, affine, first.geobox.crs))
     taken = min((scene.acquired for scene in scenes if scene.acquired), default="")
-    return Scene((part,), first.names, first.units, first.units_reason, tuple(notes), taken)
+    unlike = next((scene.unlike for scene in scenes if scene.unlike), "")
+    return Scene((part,), first.names, first.units, first.units_reason, tuple(notes), taken, unlike)
 
 
 def _apart(first: Scene, other: Scene) -> str:

@@ -152,6 +152,8 @@ def lazy_scene(
         attrs["bands"] = list(bidx)
     if scene.notes:
         attrs["notes"] = "; ".join(scene.notes)
+    if scene.unlike:
+        attrs["unlike"] = scene.unlike
     if scene.acquired:
         attrs["acquired"] = scene.acquired
     coords = {"band": list(scene.names), **grid_coords(scene.geobox, scene.parts[0].path)}

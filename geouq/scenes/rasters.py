@@ -13,7 +13,7 @@ from geouq.errors import InputError, SceneError
 from geouq.grid import corners_apart
 from geouq.rasters.geocode import geocode
 from geouq.rasters.raster import Band, Pixels, Raster, inspect_raster
-from geouq.scenes.bands import band_names, measured, polarisation_in
+from geouq.scenes.bands import NAMELESS, band_names, measured, polarisation_in
 from geouq.scenes.beside import masks, several, sibling, with_mask
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ def raster_scene(request: Request) -> Scene:
         rasters = _rescaled(rasters, request.factor, request.offset)
     names = band_names(rasters, keys)
     rasters = [with_mask(raster) for raster in rasters]
-    rasters, units, reason, fill = measured(rasters, names, request)
+    rasters, units, reason, fill, unlike = measured(rasters, names, request)
     parts = tuple(geocode(raster) if raster.gcps else Pixels(raster) for raster in rasters)
     for part in parts[1:]:
         _check_same_grid(parts[0], part)
@@ -52,11 +52,11 @@ def raster_scene(request: Request) -> Scene:
     notes |= dict.fromkeys(_told(rasters, names, keys))
     if rasters[0].gcps:
         notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
-    if units == DB and names == ("band1", "band2"):
+    if units == DB and names == NAMELESS:
         names = ("VV", "VH")
         notes["two bands without names are taken as VV and VH"] = None
     taken = min((raster.acquired for raster in rasters if raster.acquired), default="")
-    return Scene(parts, names, units, reason, tuple(notes), taken)
+    return Scene(parts, names, units, reason, tuple(notes), taken, unlike)
 
 
 def _given(preprocessing: Preprocessing) -> list[str]:

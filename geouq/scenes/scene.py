@@ -63,6 +63,7 @@ class Scene:
     """What an opener has settled before any pixel is read: plain values, but for the lazy parts.
 
     acquired : when the image was taken (geouq.rasters.acquired); empty if nothing says it.
+    unlike : why this is no radar image, though its units say so (geouq.likeness); empty if nothing speaks against it.
     """
 
     parts: tuple[BandPixels, ...]
@@ -71,6 +72,7 @@ class Scene:
     units_reason: str
     notes: tuple[str, ...]
     acquired: str = ""
+    unlike: str = ""
 
     @property
     def geobox(self) -> GeoBox:

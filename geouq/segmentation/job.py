@@ -244,7 +244,7 @@ def prepare(scene: xr.DataArray, model: Model | Sequence[Model], settings: Setti
     bands = [match_bands(scene, m) for m in models][0]
     nodata, exact = declared_nodata(scene), None not in halos
     looked = looked_at(scene) or isinstance(scene.data, np.ndarray)
-    validity = _validity(scene, bands, unit, nodata)
+    validity = _validity(scene, models[0], bands, unit, nodata)
     return Job(sampler, question, tiling, geobox, bands, unit, nodata, exact, devices, validity, looked, decision)
 
 
@@ -272,11 +272,14 @@ def _risk(models: Sequence[Model]) -> Mapping[str, Any]:
     return spec.risk
 
 
-def _validity(scene: xr.DataArray, bands: Sequence[int | None], unit: str, nodata: float | None) -> Validity:
+def _validity(
+    scene: xr.DataArray, model: Model, bands: Sequence[int | None], unit: str, nodata: float | None
+) -> Validity:
     """Return which values can be measurements, as far as that can be known without reading a lazy scene."""
     if looked_at(scene) or not isinstance(scene.data, np.ndarray):
-        return possible(sum(index is not None for index in bands), unit)
-    validity = scene_validity(scene_windows(scene, bands), unit, nodata, scene_name(scene), used_names(scene, bands))
+        known = possible(sum(index is not None for index in bands), unit)
+        return replace(known, unlike=str(scene.attrs.get("unlike", ""))) if looked_at(scene) else known
+    validity = scene_validity(scene_windows(scene, bands), unit, nodata, scene_name(scene), used_names(model, bands))
     for note in validity.notes:
         warnings.warn(f"{scene_name(scene)}: {note}", stacklevel=4)
     return validity

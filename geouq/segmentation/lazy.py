@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import product
 
@@ -17,7 +18,7 @@ from geouq.scenes.arrays import scene_array
 from geouq.segmentation.arguments import as_settings
 from geouq.segmentation.graph import layer_arrays
 from geouq.segmentation.job import Job, Models, Settings, load_models, prepare, run_attrs
-from geouq.segmentation.matching import scene_name
+from geouq.segmentation.matching import looked_at, scene_name
 
 
 def segment(
@@ -112,7 +113,9 @@ def segment(
     models, scene = load_models(model), scene_array(scene, scale)
     jobs = []
     for one in _each(scene):
-        jobs.append(prepare(one, models, settings))  # noqa: PERF401 (its warnings point at who called this function)
+        jobs.append(prepare(one, models, settings))  # (its warnings point at who called this function)
+        if looked_at(one) and jobs[-1].validity.unlike:
+            warnings.warn(f"{scene_name(one)}: {jobs[-1].validity.unlike}", stacklevel=2)
     return _lazy_dataset(scene, jobs)
 
 

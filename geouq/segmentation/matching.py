@@ -13,6 +13,7 @@ import xarray as xr
 from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import GeoBox, Roi, apply
+from geouq.likeness import unlike
 from geouq.networks.model import Model
 from geouq.rasters.windowed import first_windows
 from geouq.scenes.bands import nameless, polarisation_in
@@ -122,10 +123,9 @@ def looked_at(scene: xr.DataArray) -> bool:
     return "judged_in" in scene.attrs and scene.attrs["judged_in"] == scene_units(scene)
 
 
-def used_names(scene: xr.DataArray, bands: Sequence[int | None]) -> list[str]:
-    """Return the names of the bands used."""
-    names = _band_names(scene)
-    return [names[index].upper() for index in bands if index is not None]
+def used_names(model: Model, bands: Sequence[int | None]) -> list[str]:
+    """Return what a model takes the bands used for, in their order."""
+    return [name for name, index in zip(model.spec.bands, bands, strict=True) if index is not None]
 
 
 def scene_windows(scene: xr.DataArray, bands: Sequence[int | None]) -> list[Any]:
@@ -135,9 +135,11 @@ def scene_windows(scene: xr.DataArray, bands: Sequence[int | None]) -> list[Any]
 
 
 def scene_validity(
-    windows: Sequence[np.ndarray], unit: str, nodata: float | None, name: str, bands: Sequence[str] = ()
+    windows: Sequence[np.ndarray], unit: str, nodata: float | None, name: str, bands: Sequence[str]
 ) -> Validity:
-    """Fix which values of a scene can be measurements, from some windows of the bands used; ``bands`` are their names.
+    """Fix which values of a scene can be measurements, from some windows of the bands used.
+
+    ``bands`` : what a model takes them for, VV, VH or others.
 
     Raises
     ------
@@ -150,10 +152,15 @@ def scene_validity(
         known = [values[np.isfinite(values)] for values in left]
         units.check_plausible(unit, np.concatenate(known), str(windows[0].dtype))
         medians = {name: float(np.median(values)) for name, values in zip(bands, known, strict=False) if values.size}
-        note = units.likelier(unit, medians)
-        return replace(validity, notes=(*validity.notes, note)) if note else validity
+        doubt = "" if unit not in units.BACKSCATTER else unlike(_in_decibels(measured, validity, unit), bands)
+        notes = filter(None, (*validity.notes, units.likelier(unit, medians), doubt))
+        return replace(validity, notes=tuple(notes), unlike=doubt)
     except UnitsError as error:
         raise UnitsError(f"{name}: {error}") from None
+
+
+def _in_decibels(windows: Sequence[np.ndarray], validity: Validity, unit: str) -> list[np.ndarray]:
+    return [units.convert(validity.blank(window), unit, units.DB) for window in windows]
 
 
 def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:

@@ -96,6 +96,8 @@ def _trust(job: Job, found: Mapping[str, Any], doubt: float | None) -> dict[str,
         return {
             "warnings": ["nothing was classified: no pixel of the scene is valid in all bands that the model reads"]
         }
+    if job.validity.unlike:  # what is to be expected was found on radar images
+        return {"warnings": [f"do not trust this map: {job.validity.unlike}"]}
     expectation = _expectation(job, doubt)
     if expectation is None:
         return {"warnings": _warnings(job, found)}

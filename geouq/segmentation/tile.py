@@ -14,7 +14,7 @@ from geouq.grid import Tile, pixel_areas
 from geouq.sampling.engine import TileResult, predict_tile
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job
-from geouq.segmentation.matching import scene_validity, without_nodata
+from geouq.segmentation.matching import scene_validity, used_names, without_nodata
 from geouq.validity import measured
 
 
@@ -55,7 +55,8 @@ def tile_pixels(job: Job, values: np.ndarray, tile: Tile) -> tuple[np.ndarray, n
 
 def look_first(job: Job, windows: Sequence[np.ndarray], name: str) -> Job:
     """Return a job that knows what is fill, from the windows of the scene that are looked at first."""
-    return replace(job, validity=scene_validity(windows, job.units, job.nodata, name))
+    names = used_names(job.sampler.model, job.bands)
+    return replace(job, validity=scene_validity(windows, job.units, job.nodata, name, names))
 
 
 def tile_values(scene: xr.DataArray, tile: Tile) -> Any:

@@ -1,0 +1,68 @@
+"""A scene whose bands are no two polarisations of a radar image gets a map that says not to trust it."""
+
+import json
+import warnings
+
+import dask.array as da
+import pytest
+import rasterio
+
+import geouq
+from tests.helpers import as_scene, small_model, write_raster
+from tests.test_10_likeness import picture, speckle
+
+ASKED = {"samples": 2, "tile": 64}
+
+
+def scene_file(path, values, names=("VV", "VH")):
+    write_raster(path, values)
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = names
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "said"),
+    [
+        (speckle()[::-1], ("VV", "VH"), "swapped?"),
+        (speckle()[::-1], ("", ""), "swapped?"),
+        (picture(), ("VV", "VH"), "correlates by"),
+        (10 ** (picture() / 10), ("VV", "VH"), "correlates by"),
+    ],
+)
+def test_the_map_of_a_file_says_so(tmp_path, values, names, said):
+    path = scene_file(tmp_path / "s.tif", values, names)
+    scene = geouq.open_scene(path, scale="db" if values.min() < 0 else "power")
+    assert said in scene.attrs["unlike"] and scene.attrs["unlike"] in scene.attrs["notes"]
+    found = geouq.run(scene, "s1-water", tmp_path / "map.tif", **ASKED)
+    assert found["warnings"] == [f"do not trust this map: {scene.attrs['unlike']}"] and "expectation" not in found
+    with rasterio.open(tmp_path / "map.tif") as file:
+        assert json.loads(file.tags()["GEOUQ_WARNINGS"]) == found["warnings"]
+    with pytest.warns(UserWarning, match="swapped|correlates"):
+        geouq.segment(scene, small_model(), **ASKED)
+
+
+def test_bands_in_files_of_their_own(tmp_path):
+    paths = [
+        scene_file(tmp_path / f"{name}.tif", band[None], (name,)) for name, band in zip("ab", speckle(), strict=True)
+    ]
+    right = geouq.open_scene({"VV": paths[0], "VH": paths[1]}, scale="db")
+    assert "unlike" not in right.attrs and "expectation" in geouq.run(right, "s1-water", tmp_path / "map.tif", **ASKED)
+    assert "swapped" in geouq.open_scene({"VV": paths[1], "VH": paths[0]}, scale="db").attrs["unlike"]
+    assert "correlates by 1.00" in geouq.open_scene({"VV": paths[0], "VH": paths[0]}, scale="db").attrs["unlike"]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_the_map_of_an_array_says_so(tmp_path, lazy):
+    scene = as_scene(speckle()[::-1].copy())
+    scene = scene.copy(data=da.from_array(scene.values, chunks=64)) if lazy else scene
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = geouq.run(scene, small_model(), tmp_path / "map.tif", **ASKED)
+    assert [line for line in found["warnings"] if "swapped?" in line]
+
+
+def test_a_model_of_other_bands_is_not_concerned(tmp_path):
+    model = small_model().with_spec(bands=("B1", "B2"))
+    found = geouq.run(as_scene(picture()).assign_coords(band=["B1", "B2"]), model, tmp_path / "map.tif", **ASKED)
+    assert not [line for line in found["warnings"] if "correlates" in line]
