@@ -111,11 +111,13 @@ def test_refusals_are_one_line(tmp_path, ships):
     shifted = {"crs": "EPSG:32633", "transform": Affine(10, 0, 5e5 + 10, 0, -10, 5e6)}
     zeros = np.zeros((1, 20, 20), np.uint8)
     here, there = write_raster(tmp_path / "a.tif", zeros, **PLACE), write_raster(tmp_path / "b.tif", zeros, **shifted)
+    grid = lambda name, place: write_raster(tmp_path / name, zeros, transform=place["transform"])  # noqa: E731
     votes = write_raster(tmp_path / "v.tif", zeros + 3, **PLACE)
     with rasterio.open(votes, "r+") as file:
         file.set_band_description(1, "votes")
     for args, words in (
         ((here, there), "lies elsewhere"),
+        ((grid("g.tif", PLACE), grid("h.tif", shifted)), "lies elsewhere"),
         ((here, write_raster(tmp_path / "c.tif", zeros[:, 1:], **PLACE)), "differs in size"),
         ((here, write_raster(tmp_path / "d.tif", np.full((1, 20, 20), 0.5, "f4"), **PLACE)), "0.5, which is no class"),
         ((here, write_raster(tmp_path / "e.tif", np.zeros((3, 20, 20), "u1"), **PLACE)), "3 bands, none called mask"),

@@ -126,11 +126,11 @@ def score(
 
 
 def refuse_other_grid(found: Raster, truth: Raster) -> None:
-    """Raise InputError unless two rasters have the same pixels; where one has no CRS, sizes alone are compared."""
+    """Raise InputError unless two rasters have the same pixels; where one alone has a CRS, sizes alone are compared."""
     if found.shape != truth.shape:
         sizes = " and ".join(f"{raster.shape[1]} x {raster.shape[0]}" for raster in (found, truth))
         raise InputError(f"{truth.path}: differs in size from {found.path} ({sizes} pixels): warp one onto the other")
-    if not (found.crs and truth.crs):
+    if bool(found.crs) != bool(truth.crs) or not (found.transform and truth.transform):
         return
     if not same_grid(Pixels(found).geobox, Pixels(truth).geobox):
         raise InputError(f"{truth.path}: lies elsewhere than {found.path}: warp one onto the other's grid (gdalwarp)")
