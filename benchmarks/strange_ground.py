@@ -31,6 +31,7 @@ from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
 from geouq.likeness import unlike
 from geouq.rasters.windowed import first_windows
+from geouq.units import likelier
 
 #: dB that the least and the largest value of an image become, of VV and of VH
 VV, VH = (-24.0, 0.0), (-30.0, -6.0)
@@ -70,7 +71,9 @@ def by_bands(data: Path) -> None:
     seen = Counter[str]()
     for kind, values in (*pictures(data), *radar(data)):
         seen[kind] += 1
-        told[kind] += bool(unlike([values[:, r, c] for r, c in first_windows(values.shape[1:])], ("VV", "VH")))
+        windows = [values[:, rows, columns] for rows, columns in first_windows(values.shape[1:])]
+        medians = dict(zip(("VV", "VH"), np.nanmedian(values, axis=(1, 2)).tolist(), strict=True))
+        told[kind] += bool(likelier("dB", medians) or unlike(windows, ("VV", "VH")))
     print("| images | told | of |\n|---|---|---|")
     for kind, count in seen.items():
         print(f"| {kind} | {told[kind]} | {count} |")
@@ -88,12 +91,14 @@ def pictures(data: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def radar(data: Path) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield kind and (2, h, w) dB of Sentinel-1 chips: as they are, with VV and VH swapped, and smoothed."""
+    """Yield kind and (2, h, w) dB of Sentinel-1 chips: as they are, smoothed, swapped, in wrong decibels."""
     for chip in read_dataset(data / "s1"):
         values, _, _ = load(chip, ("VV", "VH"), "dB")
         yield "Sentinel-1", values
         yield "Sentinel-1, means of 5 x 5", uniform_filter(values, (0, 5, 5))
         yield "Sentinel-1, swapped", values[::-1]
+        yield "Sentinel-1, decibels halved", values / 2
+        yield "Sentinel-1, decibels doubled", values * 2
 
 
 def strange(data: Path) -> Iterator[tuple[str, str, np.ndarray]]:

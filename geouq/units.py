@@ -184,7 +184,7 @@ _PRODUCTS = (
 )
 #: Medians of whole scenes in dB: wider than calm sea to cities. Cross-polarised backscatter is some 5 to 12 dB lower
 #: than co-polarised, where noise does not hide it (Ulaby & Dobson 1989, Handbook of Radar Scattering Statistics).
-_USUAL = {"VV": (-26.0, -2.0), "HH": (-26.0, -2.0), "VH": (-32.0, -9.0), "HV": (-32.0, -9.0)}
+_USUAL = {"VV": (-26.0, -2.0), "HH": (-26.0, -2.0), "VH": (-34.0, -9.0), "HV": (-34.0, -9.0)}
 #: Amplitudes below this (-30 dB) lie under the noise floor of any radar in use, so such values are power.
 _AMPLITUDE_FLOOR = 10 ** (-30 / 20)
 
@@ -266,31 +266,48 @@ def check_plausible(unit: str, values: np.ndarray, dtype: str) -> None:
 
 
 def likelier(unit: str, medians: Mapping[str, float]) -> str:
-    """Say that power may be meant where amplitude is said, or the other way round; empty if the levels do not show it.
+    """Say what else may be meant than the unit that is said; empty if the levels do not show it.
+
+    Power may be meant where amplitude is said, or the other way round; decibels may be half of what they should be
+    (10·log10 of amplitude), or twice (20·log10 of power).
 
     medians : of each band, by name (VV, VH …, or any), in ``unit``.
     """
+    if unit == DB:
+        readings = {name: float(value) for name, value in medians.items() if np.isfinite(value)}
+        for factor, meant in ((2, "10·log10 of amplitude"), (0.5, "20·log10 of power")):
+            if told := _rather(readings, factor, unit, f"if they are {meant}", f"give --factor {factor}"):
+                return told
+        return ""
     other = {POWER: AMPLITUDE, AMPLITUDE: POWER}.get(unit, "")
-    levels = {name: value for name, value in medians.items() if value > 0}
-    if not other or not levels:
+    scale = 10 if unit == POWER else 20
+    readings = {name: scale * float(np.log10(value)) for name, value in medians.items() if value > 0}
+    return _rather(readings, 2 if unit == POWER else 0.5, unit, f"as {other}", "check --scale") if other else ""
+
+
+def _rather(levels: Mapping[str, float], factor: float, unit: str, meant: str, fix: str) -> str:
+    """Say that levels, medians in dB, are usual for scenes times ``factor`` alone; empty if that is not so."""
+    other = {name: factor * level for name, level in levels.items()}
+    if not levels or _usual(levels) or not _usual(other) or min(_differences(other), default=4) < 2:
         return ""
-    as_power = {name: 10 * float(np.log10(value)) for name, value in levels.items()}
-    as_amplitude = {name: 2 * level for name, level in as_power.items()}
-    said, meant = (as_power, as_amplitude) if unit == POWER else (as_amplitude, as_power)
-    if _usual(said) or not _usual(meant):
-        return ""
-    seen, rather = (", ".join(f"{name} {level:.3g}" for name, level in found.items()) for found in (said, meant))
-    return f"the medians are {seen} dB, read as {unit}, and {rather} dB as {other}, which is likelier: check --scale"
+    seen, rather = (", ".join(f"{name} {level:.3g}" for name, level in found.items()) for found in (levels, other))
+    return f"the medians are {seen} dB, read as {unit}, and {rather} dB {meant}, which is likelier: {fix}"
 
 
 def _usual(levels: Mapping[str, float]) -> bool:
     """True if medians of a scene's bands, in dB, are such as scenes of land or sea have (``_USUAL``)."""
     for name, level in levels.items():
-        low, high = _USUAL.get(name, (-32.0, -2.0))
+        low, high = _USUAL.get(name, (-34.0, -2.0))
         if not low <= level <= high:
             return False
-    pairs = ((levels.get(co), levels.get(cross)) for co, cross in (("VV", "VH"), ("HH", "HV")))
-    return all(co is None or cross is None or cross < -15 or co - cross >= 4 for co, cross in pairs)
+    noisy = any(levels.get(cross, 0.0) < -15 for cross in ("VH", "HV"))
+    return noisy or min(_differences(levels), default=4) >= 4
+
+
+def _differences(levels: Mapping[str, float]) -> list[float]:
+    """Return how far the cross-polarised band lies below the co-polarised one, of each such pair."""
+    pairs = ((co, cross) for co, cross in (("VV", "VH"), ("HH", "HV")) if co in levels and cross in levels)
+    return [levels[co] - levels[cross] for co, cross in pairs]
 
 
 def _seen(clues: Clues) -> str:

@@ -71,7 +71,7 @@ ANY = Rule()
 class Validity:
     """Rules of the bands of one image, and ``shared``: values that are fill where all its bands hold them.
 
-    ``notes`` tell what is not valid by them, a line each; ``unlike`` why this is no radar image (geouq.likeness).
+    ``notes`` tell what is not valid by them, a line each; ``unlike`` why this is no radar image, or in another unit.
     """
 
     rules: tuple[Rule, ...]

@@ -47,6 +47,25 @@ def test_in_memory_it_is_a_warning(unit):
 def test_levels_that_are_met_are_not_doubted(vv, vh):
     for unit, factor in LINEAR.items():
         assert likelier(unit, {"VV": 10 ** (vv / factor), "VH": 10 ** (vh / factor)}) == ""
+    assert likelier("dB", {"VV": vv, "VH": vh}) == ""
+
+
+@pytest.mark.parametrize(("vv", "vh"), [(-30.5, -30.7), (-28, -29), (-19.8, -32.2), (-26, -25)])
+def test_calm_water_in_the_noise_is_not_doubted(vv, vh):
+    assert likelier("dB", {"VV": vv, "VH": vh}) == ""
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(0.5, "--factor 2"), (2, "--factor 0.5")])
+def test_decibels_by_the_wrong_logarithm_are_told(tmp_path, wrong, right):
+    """10·log10 of amplitude, 20·log10 of power: land came out as water, or floods as land, without a word."""
+    path = write_raster(tmp_path / "s_db.tif", (wrong * (scene_values(200, 200, holes=False) - 5)).astype(np.float32))
+    with rasterio.open(path, "r+") as file:
+        file.descriptions = ("VV", "VH")
+    scene = open_scene(path)
+    assert scene.attrs["unlike"].endswith(f"which is likelier: give {right}")
+    found = geouq.run(scene, small_model(), tmp_path / "map.tif", samples=0)
+    assert found["warnings"] == [f"do not trust this map: {scene.attrs['unlike']}"]
+    assert "unlike" not in open_scene(path, factor=1 / wrong).attrs
 
 
 def test_units_that_are_set_on_an_open_scene_are_the_truth(tmp_path):

@@ -99,7 +99,8 @@ def measured(
             seen = _medians(ruled[at], windows, some)
             medians |= {own[at][number]: median for number, median in zip(some, seen, strict=False)}
     doubt = _unlike(ruled, numbers, looks, own, unit) if unit in BACKSCATTER else ""
-    return ruled, unit, reason, notes + list(filter(None, [likelier(unit, medians), doubt])), doubt
+    doubt = likelier(unit, medians) or doubt
+    return ruled, unit, reason, [*notes, *filter(None, [doubt])], doubt
 
 
 def _unlike(

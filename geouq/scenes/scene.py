@@ -63,7 +63,7 @@ class Scene:
     """What an opener has settled before any pixel is read: plain values, but for the lazy parts.
 
     acquired : when the image was taken (geouq.rasters.acquired); empty if nothing says it.
-    unlike : why this is no radar image, though its units say so (geouq.likeness); empty if nothing speaks against it.
+    unlike : why its bands (geouq.likeness) or levels (geouq.units.likelier) are none of a radar image, or empty.
     """
 
     parts: tuple[BandPixels, ...]

@@ -153,7 +153,8 @@ def scene_validity(
         units.check_plausible(unit, np.concatenate(known), str(windows[0].dtype))
         medians = {name: float(np.median(values)) for name, values in zip(bands, known, strict=False) if values.size}
         doubt = "" if unit not in units.BACKSCATTER else unlike(_in_decibels(measured, validity, unit), bands)
-        notes = filter(None, (*validity.notes, units.likelier(unit, medians), doubt))
+        doubt = units.likelier(unit, medians) or doubt
+        notes = filter(None, (*validity.notes, doubt))
         return replace(validity, notes=tuple(notes), unlike=doubt)
     except UnitsError as error:
         raise UnitsError(f"{name}: {error}") from None
