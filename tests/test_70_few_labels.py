@@ -12,12 +12,13 @@ import torch
 from click.testing import CliRunner
 
 from geouq.cli.train import command
-from geouq.errors import InputError
+from geouq.errors import InputError, UnitsError
 from geouq.grid import Roi
 from geouq.learning.crf import RIGHT, STEPS, WEIGHT, crf_labels
 from geouq.learning.data.augment import jitter_backscatter
 from geouq.learning.data.dataset import read_dataset, read_unlabelled
 from geouq.learning.data.examples import Reading, read_example, read_fitted, read_whole
+from geouq.learning.data.loading import open_chip
 from geouq.learning.rounds import UNSURE, Labelled, label_chips, train_rounds
 from geouq.learning.training.extra import feature_loss, sparse_losses
 from geouq.learning.training.fit import FitOptions, train_model
@@ -97,6 +98,27 @@ def test_rounds_leave_out_places_kept_for_tests(data, tmp_path):
     more = read_unlabelled(data / "more")
     train_rounds(tmp_path / "m.csv", recipe, tmp_path / "out", more, options(validation=None), events.append)
     assert [event.chips for event in events if isinstance(event, Labelled)] == [5] and len(more) == 6
+
+
+def test_images_without_labels_are_read_by_a_manifest_or_refused_before_the_training(data, tmp_path):
+    """Units of a folder's images can be unknown, which was found out after round 0; nothing could say them."""
+    pixels, _ = lake(4)
+    write_raster(tmp_path / "more" / "u_4.tif", np.round(1000 + 10 * pixels).astype(np.uint16))
+    write_raster(tmp_path / "more" / "v_5.tif", np.round(1000 + 10 * pixels).astype(np.uint16))
+    recipe = find_recipe("unet-16", [*TINY, "rounds.count=1", "rounds.confidence=0.1", "training.steps=1"])
+    with pytest.raises(UnitsError, match="nothing says what they measure"):
+        train_rounds(data / "labelled", recipe, tmp_path / "out", read_unlabelled(tmp_path / "more"), options())
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "more" / "manifest.csv").write_text("image,units,factor,offset,split\nu_4.tif,db,0.1,-100,test\n")
+    (chip,) = read_unlabelled(tmp_path / "more")
+    np.testing.assert_allclose(open_chip(chip).values, pixels, atol=0.051)
+    events: list = []
+    train_rounds(data / "labelled", recipe, tmp_path / "out", [chip], options(), events.append)
+    assert [event.accepted for event in events if isinstance(event, Labelled)] == [1]
+    assert "u_4" in json.loads((tmp_path / "out" / "round-1" / "settings.json").read_text())["training"]
+    (tmp_path / "more" / "manifest.csv").write_text("image\nu_9.tif\n")
+    with pytest.raises(InputError, match=r"u_9.tif: is missing"):
+        read_unlabelled(tmp_path / "more" / "manifest.csv")
 
 
 def test_a_tile_counts_as_a_whole_or_pixel_by_pixel(data, tmp_path):

@@ -53,7 +53,7 @@ def test_changes_by_key():
     )
     assert read_recipe(tomllib.loads(write_recipe(recipe))) == recipe
     assert recipe.training.steps == 1000 and recipe.bands == ("vv", "vh")
-    assert find_recipe("unet-16", ["augmentation.paint=1"]).augmentation.paint == 1.0
+    assert find_recipe("s1-water", ["augmentation.paint=1"]).augmentation.paint == 1.0
 
 
 @pytest.mark.parametrize(
@@ -78,6 +78,15 @@ def test_changes_by_key():
         ("bands=VV", "bands is 'VV': it must be a list"),
         ("bands=[1]", "bands is 1: it must be text"),
         ("std=[0.0]", "std is"),
+        ("augmentation.speckle=0.9", 'augmentation is set, and does nothing here: it is for augment = "water"'),
+        ("simulated=10", "simulated is set, and does nothing here"),
+        ("balance=places", 'it is for view = "crop"'),
+        ("training.steps=500", "training.steps is set, and does nothing here: it is for epochs = 0"),
+        ("training.plateau=5", "it is for schedule = plateau"),
+        ("training.draws=5", "it is for loss ssn"),
+        ("rounds.confidence=0.5", "rounds is set, and does nothing here: it is for rounds.count"),
+        ("teacher.weight=0.1", "it is for teacher.model"),
+        ("units=dB", "units is dB: it must be left to the data, or mean, std and clip be given"),
         ("name.x=1", "name is a value"),
         ("name=a/b", "name is a/b: it must be a name that a file can have"),
         ("name=../a", "name is ../a"),

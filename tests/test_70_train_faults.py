@@ -311,3 +311,61 @@ def test_seeds_that_are_none_are_refused(seed):
         FitOptions(seed=seed)
     with pytest.raises(InputError, match="0 to 4294967295"):
         TrainConfig(seed=seed)
+
+
+def test_a_run_goes_on_with_the_same_names_readings_and_steps_alone(tmp_path):
+    """Other class names, or a manifest that says otherwise what labels mean, were taken on resuming without a word."""
+    data, out, options = (
+        pictures(tmp_path / "d", ["a_1", "b_1", "c_1"]),
+        tmp_path / "o",
+        FitOptions(validation=("c",)),
+    )
+    rows = [{"image": f"images/{n}_1.png", "label": f"labels/{n}_1.png", "classes": [0, 1]} for n in "abc"]
+    recipe = find_recipe("unet-16", [*TINY, "training.schedule=cosine", "epochs=0"])
+
+    def go_on(told=rows, **changes):
+        (data / "manifest.json").write_text(json.dumps(told))
+        return train_model(data, recipe, out, replace(options, **{"steps": 2, "resume": True, **changes}))
+
+    go_on()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    turned = [row | {"classes": [1, 0]} for row in rows]
+    for changes, what in (
+        ({"classes": ("a", "b")}, "classes"),
+        ({"told": turned}, "how the chips are read"),
+        ({"told": rows[:2], "validation": ("b",)}, "the chips"),
+    ):
+        with pytest.raises(OutputError, match=rf"other settings \({what}"):
+            go_on(**changes)
+    with pytest.raises(OutputError, match=r"other settings \(steps"):
+        go_on(steps=4)  # a cosine follows them
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    go_on()
+    settings = json.loads(before["settings.json"])
+    older = {key: settings[key] for key in ("recipe", "training", "validation", "init")}
+    (out / "settings.json").write_text(json.dumps(older))  # of before these were held: what it says is compared
+    go_on()
+
+
+@pytest.mark.parametrize("bands", [(3, 3, 2), (2, 3, 3)])
+def test_chips_of_different_bands_are_refused(bands, tmp_path):
+    """What a chip lacked was 0 in it, what it had more was not seen, though the recipe refuses missing bands."""
+    rows = []
+    for name, count in zip("abc", bands, strict=True):
+        pixels, label = picture(np.random.default_rng(0), 20, 20, 2)
+        write_raster(tmp_path / "images" / f"{name}_1.tif", pixels[:count].astype(np.uint16))
+        write_raster(tmp_path / "labels" / f"{name}_1.tif", label)
+        rows.append({"image": f"images/{name}_1.tif", "label": f"labels/{name}_1.tif", "units": "dn"})
+    (tmp_path / "manifest.json").write_text(json.dumps(rows))
+    options = FitOptions(steps=1, validation=("c",))
+    with pytest.raises(InputError, match="give all chips the same, or name those that all have"):
+        train_model(tmp_path, find_recipe("unet-16", TINY), tmp_path / "o", options)
+    assert not (tmp_path / "o").exists()
+    train_model(tmp_path, find_recipe("unet-16", [*TINY, "bands=['band2']"]), tmp_path / "o", options)
+    if bands[0] == 3:
+        train_model(
+            tmp_path,
+            find_recipe("unet-16", [*TINY, "missing_bands=zero", "bands=['band1','band3']"]),
+            tmp_path / "p",
+            options,
+        )

@@ -16,7 +16,7 @@ from geouq.networks.model import Model
 ROOT = Path(__file__).parents[1]
 #: so that it takes seconds: what each command gets beside what the page says
 QUICK = {
-    "train": ["--steps", "3", "--set", "arguments.widths=[4,6]", "--set", "training.every=3"],
+    "train": ["--steps", "3", "--set", "arguments.widths=[4,6]", "--set", "round_steps=3"],
     "calibrate": ["--samples", "2"],
     "evaluate": ["--samples", "2"],
     "segment": ["--samples", "3"],

@@ -101,6 +101,8 @@ def train_rounds(
     wanted = [c for c in unlabelled if c.place not in unseen] if recipe.rounds.labels == "pixels" else whole_chips
     if not recipe.rounds.count or not wanted:
         raise InputError(f"recipe {recipe.name}: {_missing(recipe.rounds)}")
+    for chip in wanted:
+        open_chip(chip)  # what cannot be read is refused now, not after the first training
     count = recipe.rounds.count + 1
     on_event(Begun("round-0", 1, count))
     model = Model.load(train_model(data, recipe, out / "round-0", options.within("round-0"), on_event, chips))

@@ -70,7 +70,14 @@ def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[Lab
     if not data.exists():
         raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")
     chips = list(_manifest(data)) if data.is_file() else _folder(data)
-    chips = _placed(chips, place_pattern)
+    chips = _looked_up(_placed(chips, place_pattern), data)
+    class_names_of(chips)
+    _check_masks([c for c in chips if c.ignore is None and not c.classes and c.throughout is None])
+    return chips
+
+
+def _looked_up(chips: list[LabelledChip], data: str | Path) -> list[LabelledChip]:
+    """Return the chips, whose files are there and whose names differ; else raise InputError."""
     seen: set[str] = set()
     for chip in chips:
         missing = next((p for p in (*chip.images, chip.label, *chip.raters) if not p.exists()), None)
@@ -81,18 +88,22 @@ def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[Lab
         if chip.name in seen:
             raise InputError(f"{data}: two chips are named {chip.name!r}: give them a name column in a manifest")
         seen.add(chip.name)
-    class_names_of(chips)
-    _check_masks([c for c in chips if c.ignore is None and not c.classes and c.throughout is None])
     return chips
 
 
 def read_unlabelled(data: str | Path, place_pattern: str | None = None) -> list[LabelledChip]:
     """Return images without labels as chips whose label is not to be read: the rasters of a folder, or of its images/.
 
+    Where a manifest is given, or lies in the folder, its rows tell the images and how to read them; labels are left.
+
     Raises
     ------
-    InputError : there is no image, or a place pattern does not fit.
+    InputError : there is no image, one is missing, or a manifest or a place pattern does not fit.
     """
+    manifest = _manifest_in(Path(data), labelled=False) if Path(data).is_dir() else Path(data)
+    if manifest is not None and manifest.is_file():
+        rows = [replace(c, label=c.images[0], raters=(), throughout=None, split="") for c in _manifest(manifest, False)]
+        return _looked_up(_placed(rows, place_pattern), data)
     folder = Path(data) / "images" if (Path(data) / "images").is_dir() else Path(data)
     images = _rasters(folder) if folder.is_dir() else {}
     if not images:
@@ -158,9 +169,7 @@ def _check_masks(chips: Sequence[LabelledChip], most: int = 20) -> None:
 
 
 def _folder(folder: Path) -> list[LabelledChip]:
-    manifest = next(
-        (folder / f"manifest.{end}" for end in ("csv", "json") if _is_manifest(folder / f"manifest.{end}")), None
-    )
+    manifest = _manifest_in(folder)
     labels = next((folder / name for name in ("labels", "masks") if (folder / name).is_dir()), None)
     if manifest:
         return list(_manifest(manifest))
@@ -202,16 +211,21 @@ def _rasters(folder: Path) -> dict[str, Path]:
     return stems
 
 
-def _is_manifest(path: Path) -> bool:
+def _manifest_in(folder: Path, labelled: bool = True) -> Path | None:
+    paths = (folder / f"manifest.{end}" for end in ("csv", "json"))
+    return next((path for path in paths if _is_manifest(path, labelled)), None)
+
+
+def _is_manifest(path: Path, labelled: bool) -> bool:
     """True for a manifest of chips, also one that is to be refused for how it is written; False for another table."""
     if not path.is_file():
         return False
     header = path.read_text("utf-8-sig", "replace").partition("\n")[0].replace('"', "")
     columns = {name.strip().lower() for name in re.split("[,;\t]", header)}
-    return path.suffix == ".json" or ("image" in columns and bool(columns & {"label", "throughout"}))
+    return path.suffix == ".json" or ("image" in columns and (not labelled or bool(columns & {"label", "throughout"})))
 
 
-def _manifest(path: Path) -> Iterator[LabelledChip]:
+def _manifest(path: Path, labelled: bool = True) -> Iterator[LabelledChip]:
     try:
         text = path.read_text("utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
@@ -222,8 +236,10 @@ def _manifest(path: Path) -> Iterator[LabelledChip]:
     for number, row in enumerate(rows, 1):
         row = {key: _text(value) for key, value in row.items()}
         unknown = [str(key) for key in row if key not in COLUMNS]
-        if unknown or not _several(row, "image") or bool(_several(row, "label")) == bool(row.get("throughout")):
-            what = f"has a column {unknown[0]!r}" if unknown else "needs image, and either label or throughout"
+        lacks = labelled and bool(_several(row, "label")) == bool(row.get("throughout"))
+        if unknown or not _several(row, "image") or lacks:
+            needs = "needs image, and either label or throughout" if labelled else "needs image"
+            what = f"has a column {unknown[0]!r}" if unknown else needs
             raise InputError(f"{path}: row {number} {what}: columns, divided by commas, are {', '.join(COLUMNS)}")
         try:
             chip = _row(path, row)

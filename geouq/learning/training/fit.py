@@ -29,7 +29,7 @@ from geouq.learning.training.freeze import freeze
 from geouq.learning.training.losses import takes_shares
 from geouq.learning.training.recipe import Recipe, find_recipe
 from geouq.learning.training.records import FILES, claim, draw_curves, read_log, refuse_another, write_log
-from geouq.learning.training.settle import class_names, positive_name, settle
+from geouq.learning.training.settle import check_bands, class_names, positive_name, settle
 from geouq.learning.training.start import as_sampled, new_model, normalised_as, paired, with_extra_loss
 from geouq.learning.training.train import Judge, Row, TrainConfig, loss_of, train
 from geouq.networks.model import Model
@@ -112,6 +112,7 @@ def train_model(
     chips = chips if teacher is None else paired(chips, recipe.teacher.data)
     _refuse_inside(out, [*chips, *also])
     sides, names, left_out = _chosen(chips, also, recipe, options)
+    check_bands(recipe, [chip for side in sides for chip in side])
     outlines = _outlines(data, recipe)
     device = choose_device(options.device)
     wanted, recipe = recipe, settle(recipe, sides[0], len(names), options.steps, options.seed)
@@ -126,7 +127,7 @@ def train_model(
     as_sampled(model, recipe)  # what it cannot be written as is refused now, not after the training
     network = with_extra_loss(model, recipe, teacher, device)
     freeze(network, recipe.training.freeze)  # as is a part that it has not
-    claim(out, recipe, sides, str(options.init or ""))
+    claim(out, recipe, sides, names, str(options.init or ""))
     on_event(_prepared(recipe, sides, left_out, device, notes))
     with event_files(options.tensorboard) as curves:
         _run(network, (model, teacher), recipe, (sides, outlines), _Shown(out, curves, on_event))

@@ -7,13 +7,15 @@ would have flattered the scores or blurred the labels.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from math import inf
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,10 @@ class Recipe:
     teacher: Teacher = field(default_factory=Teacher)
 
     @property
+    def _normalised_as_rgb(self) -> bool:
+        return {*self.mean} == {0.0} and {*self.std} == {255.0} and self.clip == (0.0, 255.0)
+
+    @property
     def padding(self) -> float | None:
         """``black`` as a model file has it: None where nothing is padding."""
         return self.black if self.black >= 0 else None
@@ -191,6 +197,11 @@ class Recipe:
             ("clip", len(self.clip) == 2 and self.clip[0] < self.clip[1], "two numbers, the lower first"),
             ("std", min(self.std, default=0) > 0, "above 0"),
             ("mean", len(self.mean) == len(self.std), "as many numbers as std"),
+            (
+                "units",
+                self.units == RGB or not self._normalised_as_rgb,
+                "left to the data, or mean, std and clip be given",
+            ),
             ("classes", len(set(self.classes)) == 2, "two different names"),
         ):
             if not ok:
@@ -230,9 +241,38 @@ def find_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise InputError(f"no recipe {str(name)!r}: give a file, or one of {', '.join(recipe_names())}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no recipe in TOML: {' '.join(str(error).split())}") from None
+    source = f"recipe {name}" if shipped else str(path)
+    before = copy.deepcopy(table)
     for change in changes:
         _set(table, change)
-    return read_recipe(table, f"recipe {name}" if shipped else str(path))
+    recipe = read_recipe(table, source)
+    if changes:
+        _refuse_idle(recipe, read_recipe(before, source), source)
+    return recipe
+
+
+#: keys → what makes them count, and how that is said
+_IDLE: tuple[tuple[tuple[str, ...], Callable[[Recipe], bool], str], ...] = (
+    (("augmentation", "simulated", "outlines"), lambda r: r.augment == "water", 'augment = "water"'),
+    (("balance",), lambda r: r.view == "crop", 'view = "crop"'),
+    (
+        ("training.steps", "training.every"),
+        lambda r: not r.epochs,
+        "epochs = 0, a length by steps (--steps and round_steps are for passes)",
+    ),
+    (("training.plateau", "training.factor"), lambda r: r.training.schedule == "plateau", "schedule = plateau"),
+    (("training.draws", "training.antithetic", "training.mean_steps"), lambda r: r.training.loss == "ssn", "loss ssn"),
+    (("rounds",), lambda r: r.rounds.count > 0, "rounds.count"),
+    (("teacher",), lambda r: bool(r.teacher.model), "teacher.model"),
+)
+
+
+def _refuse_idle(recipe: Recipe, before: Recipe, source: str) -> None:
+    """Refuse what was changed of a recipe and does nothing in it."""
+    for keys, counts, needs in _IDLE:
+        for key in keys:
+            if not counts(recipe) and attrgetter(key)(recipe) != attrgetter(key)(before):
+                raise InputError(f"{source}: {key} is set, and does nothing here: it is for {needs}")
 
 
 def read_recipe(table: Mapping[str, Any], source: str = "recipe") -> Recipe:

@@ -1,13 +1,14 @@
 """What a training run leaves in its folder, beside the model.
 
 ``recipe.toml`` is the complete recipe as settled for these data, from which ``--recipe`` trains the same again;
-``settings.json`` says which chips are on which side; ``log.csv`` and ``curves.png`` have a row and a point a round;
-from ``checkpoint.pt`` the same settings resume.
+``settings.json`` says which chips are on which side, and how they are read; ``log.csv`` and ``curves.png`` have a row
+and a point a round; from ``checkpoint.pt`` the same settings resume.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,18 +36,16 @@ def refuse_another(out: Path, resume: bool) -> None:
         raise OutputError(f"{out} holds a training run already: give --resume to go on with it, or another folder")
 
 
-def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], init: str) -> None:
+def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], names: Sequence[str], init: str) -> None:
     """Take the folder for this run, or raise OutputError if it belongs to another or cannot be written."""
-    resolved = asdict(recipe)
-    del resolved["training"]["steps"], resolved["notes"]
-    training, validation = (sorted(chip.name for chip in side) for side in sides)
-    settings = {"recipe": resolved, "training": training, "validation": validation, "init": init}
-    text = json.dumps(settings, indent=1, default=list)
-    path, checkpoint = out / "settings.json", out / "checkpoint.pt"
-    if checkpoint.exists() and path.exists() and path.read_bytes() != text.encode():
-        old, new = _recipe_in(path), json.loads(text)["recipe"]
-        what = ", ".join(k for k in new if old.get(k) != new[k]) or "the chips"
-        raise OutputError(f"{out} holds a run with other settings ({what}): resume with those, or take another folder")
+    text = json.dumps(_settings(recipe, sides, names, init), indent=1, default=list)
+    path = out / "settings.json"
+    if (out / "checkpoint.pt").exists() and path.exists():
+        what = _differing(path, json.loads(text))
+        if what:
+            raise OutputError(
+                f"{out} holds a run with other settings ({what}): resume with those, or take another folder"
+            )
     try:
         out.mkdir(parents=True, exist_ok=True)
         _replace(path, text)
@@ -55,13 +54,38 @@ def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], in
         raise OutputError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def _recipe_in(path: Path) -> dict[str, Any]:
-    """Return the recipe in a folder's settings; of a damaged file nothing, which differs from everything."""
+def _settings(
+    recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], names: Sequence[str], init: str
+) -> dict[str, Any]:
+    """Return what must be the same for a run to go on: the steps only where the learning rate follows them."""
+    resolved = asdict(recipe)
+    steps = resolved["training"].pop("steps")
+    del resolved["notes"]
+    training, validation = (sorted(chip.name for chip in side) for side in sides)
+    chips = sorted((chip for side in sides for chip in side), key=lambda chip: chip.name)
+    told = {"recipe": resolved, "classes": names, "training": training, "validation": validation, "init": init}
+    told |= {"read": hashlib.sha256(repr([_read_as(chip) for chip in chips]).encode()).hexdigest()[:16]}
+    return told | ({"steps": steps} if recipe.training.schedule == "cosine" else {})
+
+
+def _read_as(chip: LabelledChip) -> list[Any]:
+    """Return how a chip is read, wherever its files lie."""
+    files = [file.name for file in (*chip.images, chip.label, *chip.raters)]
+    others = {key: value for key, value in vars(chip).items() if key not in ("images", "label", "raters", "beside")}
+    return [files, others, _read_as(chip.beside) if chip.beside else None]
+
+
+def _differing(path: Path, new: dict[str, Any]) -> str:
+    """Return what of a folder's settings is not as it is now, by name; "" if nothing is."""
     try:
-        found = json.loads(path.read_bytes())["recipe"]
+        old = json.loads(path.read_bytes())
+        before, now = dict(old["recipe"]), new["recipe"]
+        other = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+        keys = [key for key in new if key != "recipe" and key in old and old[key] != new[key]]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return f"{path.name} is damaged"
+    chips = {"training": "the chips", "validation": "the chips", "read": "how the chips are read"}
+    return ", ".join(dict.fromkeys([*other, *(chips.get(key, key) for key in keys)]))
 
 
 def write_log(out: Path, rows: Sequence[Row]) -> None:

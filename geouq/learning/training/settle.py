@@ -14,7 +14,7 @@ from geouq.learning.data.examples import take_census
 from geouq.learning.data.loading import load, open_chip, windows
 from geouq.learning.training.losses import for_classes
 from geouq.learning.training.recipe import Recipe
-from geouq.units import AMPLITUDE, DB, POWER, UNKNOWN, check_convertible
+from geouq.units import AMPLITUDE, DB, POWER, RGB, UNKNOWN, check_convertible
 
 #: Chips whose longest side is above this are scenes.
 SCENE = 1024
@@ -24,11 +24,11 @@ def settle(recipe: Recipe, chips: Sequence[LabelledChip], classes: int, steps: i
     """Return the recipe with all that the data, steps and seed decide filled in; a settled one stays as it is.
 
     Where units cannot be converted to the recipe's, the data's own are kept and normalised by mean and standard
-    deviation of the training chips; a recipe with bands of its own refuses instead. With more than two classes, binary
-    losses become cross entropy; balanced class weights become numbers. Backscatter in dB is also speckled and shifted
-    where pictures are only turned. Scenes (a longest side of more than ``SCENE`` pixels, in the median) are neither
-    shrunk nor held whole, but cut into windows. A pass draws one example from a chip, and from a scene as many windows
-    as cover it.
+    deviation of the training chips; a recipe of other units than RGB with bands of its own refuses instead. With more
+    than two classes, binary losses become cross entropy; balanced class weights become numbers. Backscatter in dB is
+    also speckled and shifted where pictures are only turned. Scenes (a longest side of more than ``SCENE`` pixels, in
+    the median) are neither shrunk nor held whole, but cut into windows. A pass draws one example from a chip, and from
+    a scene as many windows as cover it.
 
     Raises
     ------
@@ -84,10 +84,33 @@ def _units_and_bands(recipe: Recipe, chips: Sequence[LabelledChip]) -> tuple[str
     try:
         check_convertible(units, recipe.units)
     except InputError:
-        if recipe.bands:
+        if recipe.bands and recipe.units != RGB:
             raise
         return (DB if units in (POWER, AMPLITUDE) else units), bands
     return recipe.units, bands
+
+
+def check_bands(recipe: Recipe, chips: Sequence[LabelledChip]) -> None:
+    """Refuse chips that differ in their bands: what one lacks would be 0 in it, what it has more would not be seen.
+
+    A recipe may name the bands that are wanted, and have those that are missing as 0 (``missing_bands``).
+
+    Raises
+    ------
+    InputError : as said.
+    """
+    bands = [[str(name) for name in open_chip(chip)["band"].values] for chip in chips]
+    wanted = {name.upper() for name in recipe.bands or bands[0]}
+    for chip, names in zip(chips, bands, strict=True):
+        known = {name.upper() for name in names}
+        lacks = wanted - known and recipe.missing_bands == "refuse"
+        if known & wanted and (lacks or (known - wanted and not recipe.bands)):
+            others = ", ".join(recipe.bands or bands[0])
+            raise InputError(
+                f"{chip.images[0]}: has bands {', '.join(names)}, and "
+                f"{'wanted' if recipe.bands else 'other chips have'} are {others}: give all chips the same, or name "
+                "those that all have (--set bands=…; bands of a manifest)"
+            )
 
 
 def _measure(chips: Sequence[LabelledChip], bands: tuple[str, ...], units: str) -> dict[str, Any]:
