@@ -46,7 +46,7 @@ def _unlike(windows: Sequence[np.ndarray], names: tuple[str, str]) -> str:
     if cross - co > LEVEL:
         return (
             f"{names[1]} (median {cross:.1f} dB) lies above {names[0]} ({co:.1f} dB), and cross-polarised backscatter "
-            "is the lower one: are the two swapped? Say which is which (--vv FILE --vh FILE; of one file, --bidx 2,1)"
+            "is the lower one: are the two swapped? Say which is which (--vv FILE --vh FILE, or of one file --bidx 2,1)"
         )
     found = np.concatenate([_correlations(window) for window in windows])
     shared = float(np.median(found)) if len(found) >= _FEWEST else 0.0

@@ -40,6 +40,9 @@ def test_the_other_polarisation_beside_a_file_is_named(tmp_path):
     assert str(vv) in open_scene(vh).attrs["notes"]
     assert "beside" not in open_scene([vv, vh]).attrs.get("notes", "")
     assert scene_info(vv)["other_polarisation"] == str(vh)
+    odd = [write_raster(tmp_path / f"June; 10_{name}.tif", VALUES[:1]) for name in ("vv", "vh")]
+    (note,) = open_scene(odd[0]).attrs["notes"].split("; ")  # a note is one line, whatever a file is called
+    assert "lies beside it" in note
 
 
 @pytest.mark.parametrize("zipped", [False, True])

@@ -62,8 +62,19 @@ def scenes_named(names: Iterable[str], mosaic: bool = False) -> tuple[list[OneOf
         found = _joined(found)
     for name, count in Counter(one.name for one in found).items():
         if count > 1:
-            raise InputError(f"{count} scenes are called {name}, and their maps would be: give them another name")
+            where = [" and ".join(_paths(one.source)) for one in found if one.name == name]
+            raise InputError(
+                f"{count} scenes are called {name} ({'; '.join(where[:3])}{' …' * (count > 3)}), and so would be their "
+                "maps: give them other names, or a folder of maps each"
+            )
     return found, notes + _together(found)
+
+
+def _paths(source: str | Mapping[str, str] | tuple[str | Mapping[str, str], ...]) -> list[str]:
+    """Return the paths of a scene, or of those that are joined."""
+    if isinstance(source, tuple):
+        return [path for one in source for path in _paths(one)]
+    return [source] if isinstance(source, str) else list(source.values())
 
 
 def parts_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
@@ -87,7 +98,7 @@ def parts_named(names: Iterable[str]) -> tuple[list[OneOfMany], list[str]]:
 def _listed(path: str) -> list[str]:
     """Return the names in a text file, a line each; those that are not from here are from its folder."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a list of scenes, a name a line ({error})") from None
@@ -102,7 +113,7 @@ def _near(path: str, name: str) -> str:
 def _items(path: str) -> list[OneOfMany]:
     """Return the scenes of a STAC Item or ItemCollection: assets that are named by polarisation, or the only one."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             told = json.load(file)
         features = told["features"] if told["type"] == "FeatureCollection" else [told]
         return [_item(path, str(one["id"]), one["assets"]) for one in features]

@@ -151,7 +151,7 @@ def lazy_scene(
     if bidx:
         attrs["bands"] = list(bidx)
     if scene.notes:
-        attrs["notes"] = "; ".join(scene.notes)
+        attrs["notes"] = "; ".join(note.replace("; ", ", ") for note in scene.notes)
     if scene.unlike:
         attrs["unlike"] = scene.unlike
     if scene.acquired:

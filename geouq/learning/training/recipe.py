@@ -236,7 +236,7 @@ def find_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: is not a file: give a recipe in TOML, or one of {', '.join(recipe_names())}")
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"no recipe {str(name)!r}: give a file, or one of {', '.join(recipe_names())}") from None
     except (OSError, ValueError, RecursionError) as error:
