@@ -66,3 +66,16 @@ def test_a_model_of_other_bands_is_not_concerned(tmp_path):
     model = small_model().with_spec(bands=("B1", "B2"))
     found = geouq.run(as_scene(picture()).assign_coords(band=["B1", "B2"]), model, tmp_path / "map.tif", **ASKED)
     assert not [line for line in found["warnings"] if "correlates" in line]
+
+
+def test_nothing_is_expected_where_a_band_is_missing(tmp_path):
+    """The alarm was made from maps with both bands: with VV alone it expected an eighth of what is wrong."""
+    scene = as_scene(speckle())
+    both = geouq.run(scene, "s1-water", tmp_path / "both.tif", **ASKED)
+    assert both["expectation"] and not both["warnings"]
+    for here, missing in (("VV", "VH"), ("VH", "VV")):
+        found = geouq.run(scene.sel(band=[here]), "s1-water", tmp_path / f"{here}.tif", **ASKED)
+        assert found["warnings"] == [
+            f"do not trust this map: the scene has no {missing}, and how wrong maps are without was never measured"
+        ]
+        assert "expectation" not in found and "expected_wrong" not in found

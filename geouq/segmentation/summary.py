@@ -101,6 +101,10 @@ def _trust(job: Job, found: Mapping[str, Any], doubt: float | None) -> dict[str,
     expectation = _expectation(job, doubt)
     if expectation is None:
         return {"warnings": _warnings(job, found)}
+    missing = [name for name, at in zip(job.sampler.model.spec.bands, job.bands, strict=True) if at is None]
+    if missing:  # the alarm was made from maps that had all bands
+        why = f"the scene has no {' and no '.join(missing)}, and how wrong maps are without was never measured"
+        return {"warnings": [f"do not trust this map: {why}"]}
     ends = {"": expectation.wrong, "_p05": expectation.low, "_p95": expectation.high}
     told: dict[str, Any] = {f"expected_wrong{end}": round(share, 4) for end, share in ends.items()}
     told["expectation"] = str(expectation)
