@@ -52,6 +52,19 @@ def test_bands_in_files_of_their_own(tmp_path):
     assert "correlates by 1.00" in geouq.open_scene({"VV": paths[0], "VH": paths[0]}, scale="db").attrs["unlike"]
 
 
+def test_bands_of_two_days_are_no_image(tmp_path):
+    paths = [
+        scene_file(tmp_path / f"S1A_2024{day}_db.tif", band[None], ("",))
+        for day, band in zip(("0501", "0513"), speckle(), strict=True)
+    ]
+    scene = geouq.open_scene({"VV": paths[0], "VH": paths[1]})
+    assert scene.attrs["unlike"] == (
+        "its bands are of several days (VV of 20240501 and VH of 20240513), and a model looks at one image"
+    )
+    found = geouq.run(scene, small_model(), tmp_path / "map.tif", **ASKED)
+    assert found["warnings"] == [f"do not trust this map: {scene.attrs['unlike']}"]
+
+
 @pytest.mark.parametrize("lazy", [False, True])
 def test_the_map_of_an_array_says_so(tmp_path, lazy):
     scene = as_scene(speckle()[::-1].copy())

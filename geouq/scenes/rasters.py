@@ -14,7 +14,7 @@ from geouq.grid import corners_apart
 from geouq.rasters.geocode import geocode
 from geouq.rasters.raster import Band, Pixels, Raster, inspect_raster
 from geouq.scenes.bands import NAMELESS, band_names, measured, polarisation_in
-from geouq.scenes.beside import masks, several, sibling, with_mask
+from geouq.scenes.beside import date, masks, several, sibling, with_mask
 from geouq.scenes.scene import Request, Scene
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import POLARISATIONS, zip_members
@@ -22,6 +22,8 @@ from geouq.units import DB
 
 #: how rasters end that are looked for in folders and archives
 RASTERS = (".tif", ".tiff", ".vrt", ".img")
+#: what to do about several scenes that were given as one
+_ONE = "give one, its bands by --vv and --vh, or -o FOLDER/ for a map each"
 
 
 def raster_scene(request: Request) -> Scene:
@@ -49,7 +51,16 @@ def raster_scene(request: Request) -> Scene:
     for part in parts[1:]:
         _check_same_grid(parts[0], part)
     notes = dict.fromkeys([*(note for raster in rasters for note in raster.notes), *fill])
-    notes |= dict.fromkeys(_told(rasters, names, keys))
+    own = _own_names(rasters, names)
+    if apart := several(rasters, own):
+        if not all(keys):
+            raise SceneError(f"{apart}, so they are several scenes: {_ONE}")
+        days = " and ".join(
+            f"{bands[0]} of {date(raster)}" for raster, bands in zip(rasters, own, strict=True) if date(raster)
+        )
+        unlike = unlike or f"its bands are of several days ({days}), and a model looks at one image"
+        notes[unlike] = None
+    notes |= dict.fromkeys(_told(rasters, own))
     if rasters[0].gcps:
         notes[f"warped through its {len(rasters[0].gcps)} ground control points, without terrain correction"] = None
     if units == DB and names == NAMELESS:
@@ -76,16 +87,15 @@ def _numbers(request: Request) -> list[Sequence[int] | None]:
     return [bidx] * count
 
 
-def _told(rasters: Sequence[Raster], names: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """Say what a user may have meant otherwise; raise SceneError for several scenes given as one."""
-    notes = []
+def _own_names(rasters: Sequence[Raster], names: Sequence[str]) -> list[list[str]]:
+    """Return the names of each raster's bands, without the numbers that tell them apart."""
     rest = iter(names)
-    own = [[_without_number(next(rest)) for _ in raster.bands] for raster in rasters]
-    why = "" if all(keys) else several(rasters, own)
-    if why:
-        raise SceneError(
-            f"{why}, so they are several scenes: give one, its bands by --vv and --vh, or -o FOLDER/ for a map each"
-        )
+    return [[_without_number(next(rest)) for _ in raster.bands] for raster in rasters]
+
+
+def _told(rasters: Sequence[Raster], own: Sequence[Sequence[str]]) -> list[str]:
+    """Say what a user may have meant otherwise; ``own`` are the names of each raster's bands."""
+    notes = []
     for bands in own:
         for name in {name for name in bands if bands.count(name) > 1 and name in POLARISATIONS}:
             notes.append(f"{bands.count(name)} bands are called {name}, and the first is taken: choose with --bidx")
