@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from geouq.errors import GeouqError, InputError
+from geouq.grid import Roi
 from geouq.learning.data.chip import LabelledChip, class_names_of, place_of
 from geouq.learning.data.dataset import read_dataset
+from geouq.learning.data.examples import Reading, read_example
 from geouq.learning.data.loading import load, windows
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.folds import FoldOptions, train_folds
@@ -240,6 +242,18 @@ def test_names_given_do_not_contradict_those_of_the_data():
     for given in (["water", "land"], ["ice", "land", "water"]):
         with pytest.raises(InputError, match="the data call class"):
             class_names_of(chips, given)
+
+
+def test_a_label_that_is_corrected_is_read_again_in_one_process(tmp_path):
+    """In a notebook one had to begin anew: «has changed since it was first looked at»."""
+    data, label = pairs(tmp_path, ["a", "b"]), tmp_path / "labels" / "a.png"
+    reading = Reading(("VV", "VH"), "dB", 20)
+    before = read_example(read_dataset(data)[0], reading, Roi(0, 20, 0, 20))
+    write_raster(label, np.ones((1, 20, 20), np.uint8))
+    write_raster(tmp_path / "images" / "a.tif", scene_values(20, 20, seed=5), nodata=np.nan)
+    after = read_example(read_dataset(data)[0], reading, Roi(0, 20, 0, 20))
+    assert (after.label == 1).all() and not (before.label == 1).all()
+    np.testing.assert_array_equal(after.pixels, np.where(np.isfinite(w := scene_values(20, 20, seed=5)), w, np.nan))
 
 
 def test_places_by_name():

@@ -79,6 +79,7 @@ def test_changes_by_key():
         ("bands=[1]", "bands is 1: it must be text"),
         ("std=[0.0]", "std is"),
         ("augmentation.speckle=0.9", 'augmentation is set, and does nothing here: it is for augment = "water"'),
+        ("arguments.classes=9", "arguments.classes is set, and the data decide it"),
         ("simulated=10", "simulated is set, and does nothing here"),
         ("balance=places", 'it is for view = "crop"'),
         ("training.steps=500", "training.steps is set, and does nothing here: it is for epochs = 0"),

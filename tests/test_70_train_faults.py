@@ -369,3 +369,28 @@ def test_chips_of_different_bands_are_refused(bands, tmp_path):
             tmp_path / "p",
             options,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("unet-16", ["size=40"], "multiples of 16: give 32 or 48"),
+        ("linknet", ["size=16"], "multiples of 32: give 32"),
+        ("unet-16", ["size=16", "batch=1"], "give a batch of 2 or more, or a size of 32"),
+    ],
+)
+def test_a_size_that_the_network_cannot_be_trained_on_is_refused(name, changes, says, tmp_path):
+    """``--set size=100`` for chips of 100 pixels ended in a traceback."""
+    data = pictures(tmp_path / "d", ["a_1", "b_1"])
+    with pytest.raises(InputError, match=says):
+        train_model(data, find_recipe(name, changes), tmp_path / "o", FitOptions(steps=1))
+    assert not (tmp_path / "o").exists()
+
+
+def test_weights_of_a_model_that_orders_its_classes_otherwise_are_no_start(tmp_path):
+    data, recipe = pictures(tmp_path / "d", ["a_1", "b_1"]), find_recipe("unet-16", TINY)
+    first = train_model(data, recipe, tmp_path / "1", FitOptions(steps=1, classes=("land", "water")))
+    told = FitOptions(steps=1, init=first)
+    train_model(data, recipe, tmp_path / "2", replace(told, classes=("dry", "water")))
+    with pytest.raises(InputError, match=r"its classes are land, water, and here land is class 1"):
+        train_model(data, recipe, tmp_path / "3", replace(told, classes=("water", "land")))

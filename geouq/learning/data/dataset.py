@@ -34,6 +34,7 @@ import numpy as np
 
 from geouq.errors import InputError
 from geouq.learning.data.chip import LabelledChip, class_names_of, place_in, place_of
+from geouq.learning.data.examples import look_anew
 from geouq.learning.data.layouts import public_chips
 from geouq.rasters.raster import inspect_raster, read_window
 
@@ -66,6 +67,7 @@ def read_dataset(data: str | Path, place_pattern: str | None = None) -> list[Lab
     InputError : nothing labelled is there, a file is missing, a row is not understood, or two chips share a name or
         name one class differently.
     """
+    look_anew()
     data = Path(data)
     if not data.exists():
         raise InputError(f"{data}: no such file or folder: give a folder of images and labels, or a manifest")

@@ -17,7 +17,7 @@ from torch.nn import functional
 from geouq.errors import InputError
 from geouq.grid import Roi
 from geouq.learning.data.chip import LabelledChip
-from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, windows
+from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip, open_label, windows
 from geouq.simulation.simulate import random_landscape, simulate_window
 
 #: Chips up to so many pixels are kept whole in memory, others read window by window.
@@ -109,6 +109,12 @@ def _joined(
 def read_piece(chip: LabelledChip, bands: tuple[str, ...], units: str, black: float | None = None) -> Example:
     """Read a chip as it is, of its own size; kept in memory for the next time."""
     return Example(*load(chip, bands, units, black=black))
+
+
+def look_anew() -> None:
+    """Forget what chips were found to be and to hold: in a long session their files are corrected and used again."""
+    for remembered in (open_chip, open_label, read_piece):
+        remembered.cache_clear()
 
 
 def read_fitted(chip: LabelledChip, reading: Reading) -> Example:

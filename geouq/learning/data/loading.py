@@ -72,7 +72,7 @@ def opacity_note(chip: LabelledChip) -> str:
 
 
 @lru_cache(maxsize=512)
-def _open_label(chip: LabelledChip) -> Raster:
+def open_label(chip: LabelledChip) -> Raster:
     """Return a chip's label raster, of one band, which must lie on the image's grid."""
     raster = inspect_raster(chip.label)
     if len(raster.bands) > 1:
@@ -145,7 +145,7 @@ def load_label(chip: LabelledChip, window: Roi) -> np.ndarray:
     """Read the class indices of a window, int16 (h, w), -1 where none is given."""
     if chip.throughout is not None:
         return np.full(window.shape, chip.throughout, np.int16)
-    raster = _open_label(chip)
+    raster = open_label(chip)
     values = read_window(raster, raster.bands, *window.slices)[0]
     ignored = (values < 0) | (values == 255) if chip.ignore is None else np.isin(values, chip.ignore)
     ignored |= ~np.isfinite(values)

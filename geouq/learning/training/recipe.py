@@ -269,6 +269,9 @@ _IDLE: tuple[tuple[tuple[str, ...], Callable[[Recipe], bool], str], ...] = (
 
 def _refuse_idle(recipe: Recipe, before: Recipe, source: str) -> None:
     """Refuse what was changed of a recipe and does nothing in it."""
+    for key in ("bands", "classes"):
+        if recipe.arguments.get(key) != before.arguments.get(key):
+            raise InputError(f"{source}: arguments.{key} is set, and the data decide it (--set bands=…, --classes …)")
     for keys, counts, needs in _IDLE:
         for key in keys:
             if not counts(recipe) and attrgetter(key)(recipe) != attrgetter(key)(before):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from geouq.errors import InputError, ModelError
+from geouq.layers import misplaced
 from geouq.learning.data.chip import LabelledChip
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.training.extra import Guided, Sparse
@@ -30,9 +31,11 @@ def new_model(recipe: Recipe, names: tuple[str, ...], seed: int = 0, init: str |
 
     Raises
     ------
-    InputError : the recipe's arguments make no network, or ``init`` does not fit it. ModelError : ``init`` is no model.
+    InputError : the recipe's arguments make no network, its examples are of a size that this cannot be trained on, or
+        ``init`` does not fit it. ModelError : ``init`` is no model.
     """
     network = _network(recipe, recipe.arguments)
+    _check_size(recipe, int(network.stride))  # type: ignore[arg-type]
     spec = ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,
@@ -121,6 +124,19 @@ def _network(recipe: Recipe, arguments: Mapping[str, Any]) -> nn.Module:
     return ARCHITECTURES[recipe.architecture](arguments)
 
 
+def _check_size(recipe: Recipe, stride: int) -> None:
+    """Refuse examples whose halves and quarters do not fit each other, or whose batch norm would be of one number."""
+    size, below = recipe.size, recipe.size // stride * stride
+    if size % stride:
+        fits = " or ".join(str(n) for n in (below, below + stride) if n)
+        raise InputError(f"recipe {recipe.name}: size is {size}: its network is for multiples of {stride}: give {fits}")
+    if size == stride and recipe.batch == 1:
+        raise InputError(
+            f"recipe {recipe.name}: one example of {size} pixels is a single number to its network's innermost layer, "
+            f"which cannot be normalised: give a batch of 2 or more, or a size of {2 * stride}"
+        )
+
+
 def _sampled_by(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """Return how an SSN is to draw z over a scene, as fields of its spec; nothing for other networks.
 
@@ -141,6 +157,12 @@ def _start_from(old: Model, model: Model) -> None:
                 f"--init {old.spec.name}: its {key} are {getattr(old.spec, key)}, and the recipe's "
                 f"{getattr(model.spec, key)}: set the recipe's to the model's"
             )
+    name = misplaced(old.spec.classes, model.spec.classes)
+    if name is not None:
+        raise InputError(
+            f"--init {old.spec.name}: its classes are {', '.join(old.spec.classes)}, and here {name} is class "
+            f"{model.spec.classes.index(name)}: give label values and names in the order of the model (classes)"
+        )
     network, state = model.network, old.network.state_dict()
     widened = isinstance(network, SSN) and not isinstance(old.network, SSN)
     target = (network.network if widened else network).state_dict()  # type: ignore[union-attr]
