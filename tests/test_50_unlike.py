@@ -2,13 +2,17 @@
 
 import json
 import warnings
+from html import unescape
 
 import dask.array as da
 import pytest
 import rasterio
+from shapely import box
 
 import geouq
+from geouq.answers.zonal import zonal
 from tests.helpers import as_scene, small_model, write_raster
+from tests.maps import write_places
 from tests.test_10_likeness import picture, speckle
 
 ASKED = {"samples": 2, "tile": 64}
@@ -92,3 +96,13 @@ def test_nothing_is_expected_where_a_band_is_missing(tmp_path):
             f"do not trust this map: the scene has no {missing}, and how wrong maps are without was never measured"
         ]
         assert "expectation" not in found and "expected_wrong" not in found
+
+
+def test_qgis_and_zonal_say_so_too(tmp_path):
+    asked = ASKED | {"layers": ("mask", "uncertainty", "confidence", "votes")}
+    with pytest.warns(UserWarning, match="swapped"):
+        found = geouq.run(as_scene(speckle()[::-1].copy()), small_model(), tmp_path / "map.tif", **asked)
+    (said,) = found["warnings"]
+    assert said in unescape((tmp_path / "map.qml").read_text())
+    places = write_places(tmp_path / "p.gpkg", [box(500_100, 4_999_000, 500_900, 4_999_800)])
+    assert zonal(tmp_path / "map.tif", places, tmp_path / "z.gpkg").expectation == said

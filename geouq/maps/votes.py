@@ -171,10 +171,11 @@ def open_votes(path: str | os.PathLike[str], of: str | None = None) -> tuple[Vot
 
 
 def expectation(found: MapFile) -> str | None:
-    """Return what a map says of how wrong it is likely to be (geouq.alarm), if anything."""
+    """Return what a map says of how wrong it is likely to be (geouq.alarm), or else its warnings; None without any."""
     try:
-        return str(json.loads(found.tags.get("GEOUQ_EXPECTATION", "null")) or "") or None
-    except ValueError:
+        told = json.loads(found.tags.get("GEOUQ_EXPECTATION", "null"))
+        return str(told or "; ".join(map(str, json.loads(found.tags.get("GEOUQ_WARNINGS", "[]"))))) or None
+    except (ValueError, TypeError):
         return None
 
 

@@ -52,7 +52,7 @@ def assemble(
         rasters.append(FileToMake("map", results.made(results.zarr), results.bands))
     on_step(" and ".join(path.name for path in (results.map, results.votes, results.zarr) if path is not None))
     _write_rasters(job, results, part_of, rasters, squares)
-    _write_styles(job, results, summary.get("expectation", ""))
+    _write_styles(job, results, summary.get("expectation") or "; ".join(summary["warnings"]))
     if results.vector is not None:
         from geouq.polygons.vectorize import vectorize  # here, as in geouq.segmentation.results
 
