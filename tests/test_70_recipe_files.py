@@ -76,6 +76,7 @@ def test_changes_by_key():
         ("training.loss=best", "'best' is none of bce"),
         ("training=3", "training is 3: it must be a table"),
         ("bands=VV", "bands is 'VV': it must be a list"),
+        ("bands=['nir', 'NIR']", "it must be names that differ"),
         ("bands=[1]", "bands is 1: it must be text"),
         ("std=[0.0]", "std is"),
         ("augmentation.speckle=0.9", 'augmentation is set, and does nothing here: it is for augment = "water"'),

@@ -202,6 +202,7 @@ class Recipe:
                 self.units == RGB or not self._normalised_as_rgb,
                 "left to the data, or mean, std and clip be given",
             ),
+            ("bands", len({name.upper() for name in self.bands}) == len(self.bands), "names that differ"),
             ("classes", len(set(self.classes)) == 2, "two different names"),
         ):
             if not ok:
