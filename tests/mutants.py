@@ -83,7 +83,7 @@ MUTANTS = (
            "low = [span.start for span, _ in spans]", "tests/test_50_unseen_fill.py -k any_window"),
     Mutant("shadow is no layover", "geouq/scenes/beside.py", "1 | 2)", "2)", "tests/test_20_beside.py -k marks_is"),
     Mutant("the look at other units is believed", "geouq/segmentation/matching.py",
-           'return "judged_in" in scene.attrs and scene.attrs["judged_in"] == scene_units(scene)', 'return "judged_in" in scene.attrs',
+           'return as_opened(scene) and scene.attrs["judged_in"] == scene_units(scene)', "return as_opened(scene)",
            "tests/test_50_units.py -k truth"),
     Mutant("an estimate of what is valid may be 1", "geouq/scenes/valid.py", "/ seen + 0.5) / (n + 1)", "/ seen) / n",
            "tests/test_20_valid_share.py"),

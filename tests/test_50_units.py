@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import rasterio
+import xarray as xr
 
 import geouq
 from geouq.errors import UnitsError
@@ -66,6 +67,24 @@ def test_decibels_by_the_wrong_logarithm_are_told(tmp_path, wrong, right):
     found = geouq.run(scene, small_model(), tmp_path / "map.tif", samples=0)
     assert found["warnings"] == [f"do not trust this map: {scene.attrs['unlike']}"]
     assert "unlike" not in open_scene(path, factor=1 / wrong).attrs
+
+
+def test_units_that_xarray_hands_on_are_not_believed(tmp_path):
+    """It keeps the attributes of decibels for the power that is made of them."""
+    path = write_raster(tmp_path / "s.tif", scene_values(200, 200, holes=False))
+    scene = open_scene(path, scale="db")
+    with xr.set_options(keep_attrs=True):
+        power = 10 ** (scene / 10)
+    assert power.attrs["judged_in"] == power.attrs["units"] == "dB"
+    asked = {"samples": 0, "tile": 64}
+    for changed in (power, power.compute()):
+        with pytest.raises(UnitsError, match="cannot be dB"):
+            geouq.segment(changed, small_model(), layers=["mask"], **asked).mask.compute()
+    with pytest.raises(UnitsError, match="cannot be dB"):
+        geouq.run(power, small_model(), tmp_path / "map.tif", **asked)
+    expected = geouq.run(scene, small_model(), tmp_path / "dB.tif", **asked)
+    found = geouq.run(power.assign_attrs(units="power"), small_model(), tmp_path / "map.tif", **asked)
+    assert found["area_m2"] == pytest.approx(expected["area_m2"], rel=1e-3)
 
 
 def test_units_that_are_set_on_an_open_scene_are_the_truth(tmp_path):

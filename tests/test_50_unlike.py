@@ -46,6 +46,12 @@ def test_the_map_of_a_file_says_so(tmp_path, values, names, said):
         geouq.segment(scene, small_model(), **ASKED)
 
 
+def test_bands_that_are_named_right_are_looked_at_anew(tmp_path):
+    scene = geouq.open_scene(scene_file(tmp_path / "s.tif", speckle()[::-1]), scale="db")
+    found = geouq.run(scene.assign_coords(band=["VH", "VV"]), "s1-water", tmp_path / "map.tif", **ASKED)
+    assert not any("swapped" in line for line in found["warnings"])
+
+
 def test_bands_in_files_of_their_own(tmp_path):
     paths = [
         scene_file(tmp_path / f"{name}.tif", band[None], (name,)) for name, band in zip("ab", speckle(), strict=True)

@@ -17,6 +17,7 @@ from odc.geo.xr import spatial_dims
 
 from geouq.errors import InputError, SceneError
 from geouq.scenes.bands import nameless, polarisation_in
+from geouq.scenes.scene import opened
 from geouq.units import SCALES, SYNONYMS, named_unit
 
 #: names of the dimensions of rows and columns, in small letters
@@ -73,6 +74,12 @@ def scene_array(given: xr.DataArray | xr.Dataset, scale: str = "auto") -> xr.Dat
     if unit is None:
         raise InputError(f"scale {scale!r} is none of auto, {', '.join((*SCALES, *SYNONYMS))}")
     return scene.assign_attrs(units=unit)
+
+
+def as_opened(scene: xr.DataArray) -> bool:
+    """True unless a scene (band, y, x) was changed since it was opened: xarray hands attributes on, come what may."""
+    bands = scene.coords.get(scene.dims[0])
+    return bands is not None and scene.attrs.get("opened") == opened(bands.values, scene.data)
 
 
 def _place(given: xr.DataArray | xr.Dataset) -> tuple[Hashable, Hashable]:

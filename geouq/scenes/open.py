@@ -16,7 +16,7 @@ from geouq.errors import InputError, SceneError
 from geouq.gdal import guard
 from geouq.rasters.windowed import chunk_shape
 from geouq.scenes.rasters import bundle_scene, is_bundle, raster_scene
-from geouq.scenes.scene import Request, Scene
+from geouq.scenes.scene import Request, Scene, opened
 from geouq.sentinel1.preprocessing import Preprocessing
 from geouq.sentinel1.safe import is_product
 from geouq.units import DB, SCALES
@@ -109,9 +109,9 @@ def open_scene(
     product comes calibrated, on a map, in dB.
     attrs: ``units``, ``units_reason``, ``judged_in`` (the units in which it was looked for what cannot be; set others,
     and it is looked anew), ``source`` (list of paths, masks' and a DEM's too), ``read_as`` (what was asked for beside
-    the paths), ``opened`` (dask's name of these pixels: an array of another name was made from them), ``bands`` (the
-    numbers they were chosen by), ``acquired`` (when, if files or their names say it), and ``notes`` if anything was
-    unusual.
+    the paths), ``opened`` (which pixels these are: what is made of them, whose attributes may be the same, is looked at
+    anew), ``bands`` (the numbers they were chosen by), ``acquired`` (when, if files or their names say it), and
+    ``notes`` if anything was unusual.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def lazy_scene(
         attrs["acquired"] = scene.acquired
     coords = {"band": list(scene.names), **grid_coords(scene.geobox, scene.parts[0].path)}
     pixels = _lazy(scene.parts, chunk)
-    attrs["opened"] = pixels.name
+    attrs["opened"] = opened(scene.names, pixels)
     array = xr.DataArray(pixels, dims=("band", "y", "x"), coords=coords, attrs=attrs)
     array.encoding["grid_mapping"] = "spatial_ref"
     return array

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -88,3 +88,8 @@ class Scene:
     def masks(self) -> list[str]:
         """Files of masks that the parts' pixels are read with."""
         return list(dict.fromkeys(path for part in self.parts for path in part.sources[1]))
+
+
+def opened(bands: Iterable[Hashable], pixels: Any) -> str:
+    """Return what ``open_scene`` says of the pixels that it gives, and of no others: their bands, and dask's name."""
+    return f"{', '.join(map(str, bands))} of {getattr(pixels, 'name', None)}"

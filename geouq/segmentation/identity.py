@@ -24,6 +24,7 @@ import xarray as xr
 
 from geouq.files import metadata_of, scene_files, scene_sources
 from geouq.rasters.windowed import spread_out
+from geouq.scenes.arrays import as_opened
 from geouq.segmentation.job import Job, run_attrs
 from geouq.segmentation.results import Results
 from geouq.sources import decides, described, state, unknown
@@ -84,8 +85,7 @@ def _content(scene: xr.DataArray, files: list[str]) -> Any:
     if not files:
         return dask.base.tokenize(scene.data)
     told = [scene.attrs.get("read_as", ""), [_file_digest(file) for file in files if decides(file)], _look(scene)]
-    as_opened = "opened" in scene.attrs and scene.attrs["opened"] == getattr(scene.data, "name", None)
-    return told if as_opened else [*told, dask.base.tokenize(scene.data)]  # masked, say, where nobody looks
+    return told if as_opened(scene) else [*told, dask.base.tokenize(scene.data)]  # masked, say, where nobody looks
 
 
 def _file_digest(file: str) -> str:

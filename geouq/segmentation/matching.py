@@ -16,6 +16,7 @@ from geouq.grid import GeoBox, Roi, apply
 from geouq.likeness import unlike
 from geouq.networks.model import Model
 from geouq.rasters.windowed import first_windows
+from geouq.scenes.arrays import as_opened
 from geouq.scenes.bands import nameless, polarisation_in
 from geouq.validity import Validity, judge
 
@@ -120,7 +121,7 @@ def _acquired(scene: xr.DataArray) -> Any:
 
 def looked_at(scene: xr.DataArray) -> bool:
     """Return whether ``open_scene`` has looked already at what these values can be, in the units that they now say."""
-    return "judged_in" in scene.attrs and scene.attrs["judged_in"] == scene_units(scene)
+    return as_opened(scene) and scene.attrs["judged_in"] == scene_units(scene)
 
 
 def used_names(model: Model, bands: Sequence[int | None]) -> list[str]:
