@@ -78,6 +78,27 @@ def test_more_data_are_trained_on_and_never_held_out(data, tmp_path):
     assert isinstance(inside, OutputError) and not (tmp_path / "more" / "labels" / "log.csv").exists()
 
 
+@pytest.mark.parametrize("kept", ["unet-16.safetensors", "recipe.toml", "settings.json"])
+def test_what_is_left_of_a_run_is_not_overwritten_unasked(kept, data, tmp_path):
+    """Without its checkpoint, which is not needed, a finished model was replaced, and one's own recipe.toml too."""
+    out, told = tmp_path / "out", ("--recipe", "unet-16", "--set", "arguments.widths=[4,6]", "--val", "B", "--steps", 1)
+    out.mkdir()
+    (out / kept).write_bytes(b"{}")
+    error = run(data, *told, "-o", out).exception
+    assert isinstance(error, OutputError) and "--resume" in str(error) and [p.name for p in out.iterdir()] == [kept]
+    assert (out / kept).read_bytes() == b"{}"
+
+
+def test_a_run_of_other_settings_without_its_checkpoint_is_not_gone_on_with(data, tmp_path):
+    told = (data, "--recipe", "unet-16", "--val", "B", "--steps", 1, "-o", tmp_path / "out")
+    assert run(*told).exit_code == 0
+    (tmp_path / "out" / "checkpoint.pt").unlink()
+    before = (tmp_path / "out" / "unet-16.safetensors").read_bytes()
+    assert "other settings (training)" in str(run(*told, "--seed", 1, "--resume").exception)
+    assert run(*told, "--resume").exit_code == 0
+    assert (tmp_path / "out" / "unet-16.safetensors").read_bytes() == before
+
+
 def test_places_may_be_numbers(tmp_path):
     """``--val 2`` was refused as a share."""
     rng = np.random.default_rng(0)

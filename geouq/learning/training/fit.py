@@ -101,6 +101,7 @@ def train_model(
     options, out = options or FitOptions(), Path(out)
     check_free(out, options)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
+    refuse_another(out, options.resume, [f"{recipe.name}.safetensors"])
     if recipe.training.freeze and not options.init:
         raise InputError(f"freeze {', '.join(recipe.training.freeze)}: of which model? Name one to start from (--init)")
     chips = read_dataset(data, options.place_pattern) if chips is None else chips

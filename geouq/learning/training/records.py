@@ -30,9 +30,9 @@ from geouq.maps.plotting import own_settings
 FILES = ("settings.json", "recipe.toml", "log.csv", "checkpoint.pt", "curves.png")
 
 
-def refuse_another(out: Path, resume: bool) -> None:
-    """Raise OutputError if the folder holds a run, and it is not to be resumed."""
-    if (out / "checkpoint.pt").exists() and not resume:
+def refuse_another(out: Path, resume: bool, names: Sequence[str] = FILES) -> None:
+    """Raise OutputError if the folder holds a run or a part of one, and it is not to be resumed."""
+    if not resume and any((out / name).exists() for name in names):
         raise OutputError(f"{out} holds a training run already: give --resume to go on with it, or another folder")
 
 
@@ -40,7 +40,7 @@ def claim(out: Path, recipe: Recipe, sides: Sequence[Sequence[LabelledChip]], na
     """Take the folder for this run, or raise OutputError if it belongs to another or cannot be written."""
     text = json.dumps(_settings(recipe, sides, names, init), indent=1, default=list)
     path = out / "settings.json"
-    if (out / "checkpoint.pt").exists() and path.exists():
+    if path.exists():
         what = _differing(path, json.loads(text))
         if what:
             raise OutputError(
