@@ -252,7 +252,8 @@ def _probability(device: str) -> Any:
     import geouq
 
     y, x = np.mgrid[:256, :256]
-    values = np.stack([-14 + 5 * np.sin(y / 29) * np.cos(x / 23), -21 + 5 * np.sin(y / 29)]).astype(np.float32)
+    values = np.stack([-14 + 5 * np.sin(y / 29) * np.cos(x / 23), -21 + 5 * np.sin(y / 29)])
+    values = (values + np.random.default_rng(0).normal(0, 1.5, values.shape)).astype(np.float32)  # or it is no radar's
     coords = {"band": ["VV", "VH"], "y": -10.0 * y[:, 0], "x": 10.0 * x[0]}
     scene = xr.DataArray(values, dims=("band", "y", "x"), coords=coords, attrs={"units": "dB"})
     layers = geouq.segment(scene, samples=2, layers=("probability",), device=device)

@@ -32,7 +32,9 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Finding]:
 
 
 def test_here_a_map_can_be_made(tmp_path):
-    text = doctor(tmp_path).stdout
+    done = doctor(tmp_path)
+    text = done.stdout
+    assert done.stderr == ""
     assert "PROBLEM" not in text and "a map: a simulated scene was mapped" in text and "geouq" in text.splitlines()[2]
     found = json.loads(doctor(tmp_path, "--json").stdout)
     assert found["a_map_can_be_made"] and found["versions"]["torch"]
