@@ -14,9 +14,12 @@ from geouq.cli.progress import each_chip
 from geouq.cli.show import say
 from geouq.files import check_free, existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
+from geouq.learning.data.splits import of_split
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
 from geouq.learning.judging.decide import FEWEST
+from geouq.learning.judging.labelled import trained_on
 from geouq.learning.judging.left_out_text import decisions
+from geouq.learning.judging.summary import seen_before
 
 
 @click.command("calibrate")
@@ -46,6 +49,9 @@ def command(model: str, data: Path, **options: Any) -> None:
 
     settings = {key: options[key] for key in ("seed", "device")} | {"on_chip": each_chip(options["quiet"])}
     (loaded,) = models_chosen([model], options["weights"], options["tta"])
+    asked = of_split(chips, "validation")
+    if seen := trained_on([loaded], (chip.name for chip in asked)):
+        say(f"geouq: {seen_before(seen, len(asked))}", err=True)
     if options["laplace"]:
         loaded = fit_laplace(loaded, chips, **settings)
     calibrated, fit = calibrate(loaded, chips, samples=options["samples"], **settings)

@@ -81,6 +81,7 @@ def combined(models: Sequence[Model], name: str) -> Model:
         description=f"Mean of the logits of {' and '.join(m.spec.name for m in models)}.",
         training=" ".join(f"{m.spec.name}: {m.spec.training}" for m in models),
         licence=" ".join(dict.fromkeys(m.spec.licence for m in models)),
+        trained_on=tuple(sorted({number for m in models for number in m.spec.trained_on or ()})) or None,
     )
     return Model(network, spec)
 

@@ -80,6 +80,7 @@ class ModelSpec:
     risk : how much of places left out is decided and wrong, by confidence level (geouq.decisions.measured_risk).
     stride : rows and columns of a window are multiples of it.
     training, licence, scores : what it was made from, and how good it was, measured.
+    trained_on : of the chips that it was trained on, a number made from each name, by which these are known again.
     """
 
     name: str
@@ -110,10 +111,13 @@ class ModelSpec:
     decide: str | None = None
     alarm: Mapping[str, Any] | None = None
     risk: Mapping[str, Any] | None = None
+    trained_on: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("bands", "mean", "std", "clip", "classes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.trained_on, list):
+            object.__setattr__(self, "trained_on", tuple(self.trained_on))
         check_values(vars(self))
         if any(getattr(self, name) is not None for name in _OF_FORMAT_3):
             object.__setattr__(self, "format", max(self.format, 3))

@@ -55,6 +55,10 @@ RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "decide": (f"absent, {', '.join(CUTS)}, or a probability as text", lambda v: v is None or is_rule(v)),
     "alarm": ("absent, or doubt and wrong shares of two maps or more", lambda v: v is None or is_alarm(v)),
     "risk": ("absent, or places, rising levels and losses from 0 to 1", lambda v: v is None or is_risk(v)),
+    "trained_on": (
+        "absent, or texts",
+        lambda v: v is None or (isinstance(v, list | tuple) and all(isinstance(x, str) for x in v)),
+    ),
     "scores": ("names with values", lambda v: isinstance(v, Mapping)),
     "format": ("a whole number, 1 or more", lambda v: _is_whole(v, 1 << 31)),
 }

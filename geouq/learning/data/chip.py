@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,6 +56,11 @@ class LabelledChip:
     def by_rater(self) -> tuple[LabelledChip, ...]:
         """Return the chip once a rater, each with that rater's label alone."""
         return tuple(replace(self, label=label, raters=()) for label in (self.label, *self.raters))
+
+
+def mark_of(name: str) -> str:
+    """Return the number by which a chip's name is known again in a model that was trained on it."""
+    return f"{zlib.crc32(name.encode()):08x}"
 
 
 def class_names_of(chips: Sequence[LabelledChip], given: Sequence[str] | None = None) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from geouq.learning.data.loading import UNLABELLED, load, load_label, open_chip,
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.agreement import Agreement
 from geouq.learning.judging.classical import ThresholdCounts, Yardsticks
-from geouq.learning.judging.labelled import check_label
+from geouq.learning.judging.labelled import check_label, trained_on
 from geouq.learning.judging.metrics import RiskCoverage, auroc
 from geouq.learning.judging.tally import Areas, Canvas, LabelledPixels, Picture, Tally, map_scores, plain
 from geouq.networks.model import Model
@@ -80,7 +80,8 @@ def evaluate(
     Evaluation, whose ``scores`` hold: ``pooled`` (all pixels together), ``datasets``, ``places``, ``chips``,
     ``chip_mean`` (every chip weighing the same); ``one_pass`` (dropout off, doubt from the maximum of the softmax);
     ``areas`` (how often 90 % intervals cover the label's area); ``agreement`` (of samples and raters of the positive
-    class: geouq.learning.judging.agreement); ``noise``; ``baselines`` (backscatter and two classes only); ``curves``.
+    class: geouq.learning.judging.agreement); ``noise``; ``baselines`` (backscatter and two classes only); ``curves``;
+    ``trained_on`` (how many of the chips the model was trained on, by their names, as far as its file says).
 
     Raises
     ------
@@ -248,6 +249,7 @@ class _Work:
             "samples": self.settings.samples,
             "seed": self.settings.seed,
             "skipped": self.skipped,
+            "trained_on": trained_on(self.models, (row["name"] for row in self.chips)),
             "pooled": self.pooled.scores(),
             "one_pass": self.once.scores(),
             "chip_mean": _mean_of_chips(self.chips, self.pooled.scores()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from geouq import noise
 from geouq.errors import InputError
 from geouq.grid import Roi, Tile
 from geouq.layers import misplaced
-from geouq.learning.data.chip import LabelledChip
+from geouq.learning.data.chip import LabelledChip, mark_of
 from geouq.learning.data.loading import UNLABELLED, load_label, open_chip
+from geouq.networks.model import Model
 from geouq.sampling.window import Window
 from geouq.segmentation.job import Job
 from geouq.segmentation.tile import tile_values, tile_window
@@ -54,6 +55,12 @@ def check_label(chip: LabelledChip, label: np.ndarray, classes: Sequence[str]) -
             f"{chip.label}: {name} is class {chip.class_names.index(name)}, and class {classes.index(name)} of the "
             "model: give the label values, and class_names, in the order of the model (classes: of a manifest)"
         )
+
+
+def trained_on(models: Sequence[Model], names: Iterable[str]) -> int:
+    """Return how many chips of these names one of the models at least was trained on, as far as they know."""
+    seen = {mark for model in models for mark in model.spec.trained_on or ()}
+    return sum(mark_of(name) in seen for name in names)
 
 
 def lottery(name: str, core: Roi, seed: int) -> np.ndarray:

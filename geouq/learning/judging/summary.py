@@ -119,9 +119,19 @@ def facts(scores: dict[str, Any]) -> list[str]:
         f"GED² {number(agreement['ged'])} (unbiased {number(agreement['ged_unbiased'])}), "
         f"diversity {number(agreement['diversity'])}, Dice {number(agreement['dice_raters'])}"
     )
+    if scores["trained_on"]:
+        lines.insert(0, seen_before(scores["trained_on"], len(scores["chips"])))
     if scores["skipped"]:
         lines.append(f"left out, no pixel both valid and labelled: {', '.join(scores['skipped'])}")
     return lines
+
+
+def seen_before(count: int, of: int) -> str:
+    """Say that chips are judged by a model that was trained on them."""
+    return (
+        f"{count} of {of} chips bear names that the model was trained on: what is found on them flatters it; give "
+        "others (a split in a manifest tells them), or leave places out (geouq train --folds)"
+    )
 
 
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:

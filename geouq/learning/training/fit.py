@@ -17,7 +17,7 @@ from torch import nn
 
 from geouq.errors import InputError, OutputError
 from geouq.files import refuse_own
-from geouq.learning.data.chip import LabelledChip, class_names_of
+from geouq.learning.data.chip import LabelledChip, class_names_of, mark_of
 from geouq.learning.data.dataset import data_files, read_dataset, read_masks, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
 from geouq.learning.data.loading import opacity_note, windows
@@ -138,7 +138,10 @@ def train_model(
     on_event(Ended(int(rows[-1]["step"]), recipe.training.steps, int(kept["step"]), recipe.training.patience))
     scores = {name: value for name, value in kept.items() if name.startswith("val_") and np.isfinite(value)}
     path = out / f"{recipe.name}.safetensors"
-    spec = replace(model.spec, training=_history(recipe, sides, len(outlines)), scores=scores)
+    before = Model.load(options.init).spec.trained_on if options.init else None
+    seen = tuple(sorted({*(before or ()), *(mark_of(chip.name) for chip in sides[0])}))
+    history = _history(recipe, sides, len(outlines))
+    spec = replace(model.spec, training=history, trained_on=seen, scores=scores)
     as_sampled(Model(model.network.to("cpu"), spec), recipe).save(path)
     return path
 
