@@ -14,6 +14,7 @@ from geouq.cli.progress import each_chip
 from geouq.cli.show import say
 from geouq.files import check_free, existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
+from geouq.learning.data.loading import unlike_note
 from geouq.learning.data.splits import of_split
 from geouq.learning.judging.calibrate import Fit, calibrate, fit_laplace
 from geouq.learning.judging.decide import FEWEST
@@ -49,6 +50,8 @@ def command(model: str, data: Path, **options: Any) -> None:
 
     settings = {key: options[key] for key in ("seed", "device")} | {"on_chip": each_chip(options["quiet"])}
     (loaded,) = models_chosen([model], options["weights"], options["tta"])
+    if note := unlike_note(chips):
+        say(f"geouq: {note}", err=True)
     asked = of_split(chips, "validation")
     if seen := trained_on([loaded], (chip.name for chip in asked)):
         say(f"geouq: {seen_before(seen, len(asked))}", err=True)

@@ -14,6 +14,7 @@ from geouq.cli.show import say
 from geouq.errors import InputError
 from geouq.files import existing, refuse_own
 from geouq.learning.data.dataset import data_files, read_dataset
+from geouq.learning.data.loading import unlike_note
 from geouq.sampling.names import AUTO, CHOICES, HELP
 
 
@@ -56,6 +57,8 @@ def command(model: str, data: Path, **options: Any) -> None:
     read = [*data_files(data, chips), *map(Path, existing((*models, *options["weights"])))]
     for name in (PAGE, DATA) if options["output"] else ():
         refuse_own(options["output"] / name, read)
+    if note := unlike_note(chips):
+        say(f"geouq: {note}", err=True)
     found = evaluate(
         models_chosen(models, options["weights"], options["tta"]),
         chips,

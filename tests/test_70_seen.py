@@ -55,6 +55,32 @@ def test_judging_says_what_was_trained_on(data, trained, tmp_path):
     assert done.exit_code == 0 and "bear names" not in done.output
 
 
+def test_chips_that_are_no_radar_are_told(data, tmp_path):
+    """Labels beside swapped bands teach a model that is wrong on every image whose bands are not."""
+    header = "image,label,place,bands"
+    for bands, told in (("VV;VH", False), ("VH;VV", True)):
+        rows = [f"{data}/images/{n}_1.tif,{data}/labels/{n}_1.tif,{n},{bands}" for n in "abcd"]
+        (tmp_path / "m.csv").write_text("\n".join([header, *rows]))
+        out = tmp_path / bands[:2]
+        asked = [
+            "train",
+            str(tmp_path / "m.csv"),
+            "--recipe",
+            "unet-16",
+            "-o",
+            str(out),
+            "--val",
+            "d",
+            "--device",
+            "cpu",
+        ]
+        done = CliRunner().invoke(geouq, [*asked, *(word for change in TINY for word in ("--set", change))])
+        assert done.exit_code == 0, done.output
+        assert ("4 of 4 chips looked at do not look like" in done.output) == told
+        done = CliRunner().invoke(geouq, ["evaluate", str(out / "unet-16.safetensors"), str(tmp_path / "m.csv"), "-q"])
+        assert done.exit_code == 0 and ("lies above VV" in done.output) == told
+
+
 def test_what_a_model_started_from_and_is_made_of_counts(data, trained, tmp_path):
     options = FitOptions(validation=("a", "b", "c"), device="cpu", init=trained)
     on = Model.load(train_model(data, find_recipe("unet-16", TINY), tmp_path / "on", options))

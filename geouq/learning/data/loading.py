@@ -16,10 +16,12 @@ import xarray as xr
 from geouq.errors import InputError, UnitsError
 from geouq.grid import GeoBox, Roi, pieces, same_grid
 from geouq.learning.data.chip import LabelledChip
+from geouq.likeness import unlike
 from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
+from geouq.rasters.windowed import first_windows
 from geouq.scenes.open import open_scene
-from geouq.units import convert
+from geouq.units import BACKSCATTER, DB, convert, likelier
 from geouq.validity import measured
 
 #: what the label of a pixel without one is, in what ``load`` returns
@@ -54,6 +56,31 @@ def open_chip(chip: LabelledChip) -> xr.DataArray:
 def _in_a_manifest(message: str) -> str:
     """Say of a flag that ``open_scene`` asks for where labelled data have it."""
     return message.replace("give --scale", "say in a manifest (units)").replace("--scale", "units")
+
+
+def unlike_note(chips: Sequence[LabelledChip], most: int = 20) -> str:
+    """Return a warning if some of the chips, of which up to ``most`` are looked at, are no radar images; else ""."""
+    some = chips[:: -(-len(chips) // most) or 1]
+    told = {chip.name: why for chip in some if (why := _unlike(open_chip(chip)))}
+    if not told:
+        return ""
+    first, why = next(iter(told.items()))
+    return f"{len(told)} of {len(some)} chips looked at do not look like what they are said to be, {first}: {why}"
+
+
+def _unlike(scene: xr.DataArray) -> str:
+    """Say why a scene's bands or levels are none of a radar image; empty if they may be, or are not said to be."""
+    unit, names = scene.attrs["units"], [str(name).upper() for name in scene["band"].values]
+    if unit not in BACKSCATTER:
+        return ""
+    windows = [
+        np.asarray(scene.data[:, rows, columns]) for rows, columns in first_windows((scene.shape[1], scene.shape[2]))
+    ]
+    whole = np.concatenate([window.reshape(len(names), -1) for window in windows], axis=1)
+    medians = {
+        name: float(np.median(v[np.isfinite(v)])) for name, v in zip(names, whole, strict=True) if np.isfinite(v).any()
+    }
+    return likelier(unit, medians) or unlike([convert(window, unit, DB) for window in windows], names)
 
 
 def opacity_note(chip: LabelledChip) -> str:

@@ -20,7 +20,7 @@ from geouq.files import refuse_own
 from geouq.learning.data.chip import LabelledChip, class_names_of, mark_of
 from geouq.learning.data.dataset import data_files, read_dataset, read_masks, read_outlines
 from geouq.learning.data.examples import Census, Example, Reading, read_example, take_census
-from geouq.learning.data.loading import opacity_note, windows
+from geouq.learning.data.loading import opacity_note, unlike_note, windows
 from geouq.learning.data.splits import split_by_place
 from geouq.learning.training.batches import held_out, prepared_ahead, training_examples
 from geouq.learning.training.event_files import check_event_files, event_files
@@ -259,7 +259,7 @@ def _classes_seen(chips: Sequence[LabelledChip], reading: Reading) -> set[int]:
 
 def _prepared(recipe: Recipe, sides: Sides, left_out: int, device: str, told: Sequence[str]) -> Prepared:
     training, held = (len({chip.place for chip in side}) for side in sides)
-    notes = [note for note in (*told, opacity_note(sides[0][0])) if note]
+    notes = [note for note in (*told, opacity_note(sides[0][0]), unlike_note([*sides[0], *sides[1]])) if note]
     if recipe.view in ("fit", "stretch"):
         notes.append(f"chips are resized to {recipe.size} pixels: the model will know images that are resized alike")
     return Prepared(recipe, len(sides[0]), len(sides[1]), left_out, device, (training, held), tuple(notes))
