@@ -99,9 +99,7 @@ def train_model(
         holds images or labels of the data.
     """
     options, out = options or FitOptions(), Path(out)
-    check_free(out, options)
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
-    refuse_another(out, options.resume, [f"{recipe.name}.safetensors"])
     if recipe.training.freeze and not options.init:
         raise InputError(f"freeze {', '.join(recipe.training.freeze)}: of which model? Name one to start from (--init)")
     chips = read_dataset(data, options.place_pattern) if chips is None else chips
@@ -109,6 +107,8 @@ def train_model(
     files = [*data_files(data, chips), *(data_files(options.also, also) if options.also is not None else ())]
     for made in (*FILES, f"{recipe.name}.safetensors"):
         refuse_own(out / made, files, "part of the data")
+    check_free(out, options)
+    refuse_another(out, options.resume, [f"{recipe.name}.safetensors"])
     teacher = Model.load(recipe.teacher.model) if recipe.teacher.model else None
     chips = chips if teacher is None else paired(chips, recipe.teacher.data)
     _refuse_inside(out, [*chips, *also])
