@@ -29,9 +29,8 @@ from scipy.ndimage import uniform_filter
 import geouq
 from geouq.learning.data.dataset import read_dataset
 from geouq.learning.data.loading import load
-from geouq.likeness import unlike
+from geouq.likeness import doubtful
 from geouq.rasters.windowed import first_windows
-from geouq.units import likelier
 
 #: dB that the least and the largest value of an image become, of VV and of VH
 VV, VH = (-24.0, 0.0), (-30.0, -6.0)
@@ -72,8 +71,7 @@ def by_bands(data: Path) -> None:
     for kind, values in (*pictures(data), *radar(data)):
         seen[kind] += 1
         windows = [values[:, rows, columns] for rows, columns in first_windows(values.shape[1:])]
-        medians = dict(zip(("VV", "VH"), np.nanmedian(values, axis=(1, 2)).tolist(), strict=True))
-        told[kind] += bool(likelier("dB", medians) or unlike(windows, ("VV", "VH")))
+        told[kind] += bool(doubtful(windows, ("VV", "VH"), "dB"))
     print("| images | told | of |\n|---|---|---|")
     for kind, count in seen.items():
         print(f"| {kind} | {told[kind]} | {count} |")

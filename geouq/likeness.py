@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geouq.units import BACKSCATTER, DB, PAIRS, convert, likelier
+
 #: A median of the cross-polarised band this far above that of the other, in dB, is no backscatter: of the scenes that
 #: were at hand the highest was 1.0 above (calm water, both near the noise).
 LEVEL = 2.0
@@ -22,8 +24,17 @@ SHARED, OPPOSITE = 0.75, -0.2
 _CELL, _FEWEST = 16, 16
 
 
-#: the co- and the cross-polarised band of an image
-_PAIRS = (("VV", "VH"), ("HH", "HV"))
+def doubtful(windows: Sequence[np.ndarray], names: Sequence[str], unit: str) -> str:
+    """Say why bands are none of a radar image in ``unit`` (geouq.units.likelier), or in any (``unlike``); else "".
+
+    Parameters
+    ----------
+    windows : (bands, h, w) each, in ``unit``, NaN where not valid. names : as of ``unlike``.
+    """
+    if unit not in BACKSCATTER:
+        return ""
+    medians = {name: _median([window[k] for window in windows]) for k, name in enumerate(names)}
+    return likelier(unit, medians) or unlike([convert(window, unit, DB) for window in windows], names)
 
 
 def unlike(windows: Sequence[np.ndarray], names: Sequence[str]) -> str:
@@ -37,7 +48,7 @@ def unlike(windows: Sequence[np.ndarray], names: Sequence[str]) -> str:
     -------
     One sentence; empty if nothing speaks against it, or no such pair is among the bands.
     """
-    pair = next((pair for pair in _PAIRS if set(pair) <= set(names)), None)
+    pair = next((pair for pair in PAIRS if set(pair) <= set(names)), None)
     return "" if pair is None else _unlike([window[[*map(names.index, pair)]] for window in windows], pair)
 
 

@@ -185,6 +185,8 @@ _PRODUCTS = (
 #: Medians of whole scenes in dB: wider than calm sea to cities. Cross-polarised backscatter is some 5 to 12 dB lower
 #: than co-polarised, where noise does not hide it (Ulaby & Dobson 1989, Handbook of Radar Scattering Statistics).
 _USUAL = {"VV": (-26.0, -2.0), "HH": (-26.0, -2.0), "VH": (-34.0, -9.0), "HV": (-34.0, -9.0)}
+#: the co- and the cross-polarised band of an image
+PAIRS = (("VV", "VH"), ("HH", "HV"))
 #: Amplitudes below this (-30 dB) lie under the noise floor of any radar in use, so such values are power.
 _AMPLITUDE_FLOOR = 10 ** (-30 / 20)
 
@@ -306,7 +308,7 @@ def _usual(levels: Mapping[str, float]) -> bool:
 
 def _differences(levels: Mapping[str, float]) -> list[float]:
     """Return how far the cross-polarised band lies below the co-polarised one, of each such pair."""
-    pairs = ((co, cross) for co, cross in (("VV", "VH"), ("HH", "HV")) if co in levels and cross in levels)
+    pairs = ((co, cross) for co, cross in PAIRS if co in levels and cross in levels)
     return [levels[co] - levels[cross] for co, cross in pairs]
 
 

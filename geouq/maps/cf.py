@@ -47,9 +47,8 @@ def map_coords(scene: xr.DataArray, geobox: GeoBox, region: Roi) -> tuple[dict[A
     own = cf_coords(part_grid)
     coords[mapping] = own["spatial_ref"]
     for dim, axis in zip(scene.dims[-2:], "yx", strict=True):
-        values = (
-            own[axis] if _rotated(geobox) or dim not in coords else coords[dim]
-        )  # pixel numbers count from the part's first pixel
+        # of a rotated grid pixel numbers, which count from the part's first pixel
+        values = own[axis] if _rotated(geobox) or dim not in coords else coords[dim]
         coords[dim] = _coordinate(dim, values, _axes(part_grid).get(axis, {}))
     return coords, mapping
 

@@ -113,7 +113,7 @@ def segment(
     models, scene = load_models(model), scene_array(scene, scale)
     jobs = []
     for one in _each(scene):
-        jobs.append(prepare(one, models, settings))  # (its warnings point at who called this function)
+        jobs.append(prepare(one, models, settings))  # its warnings point at who called this function
         if looked_at(one) and jobs[-1].validity.unlike:
             warnings.warn(f"{scene_name(one)}: {jobs[-1].validity.unlike}", stacklevel=2)
     return _lazy_dataset(scene, jobs)

@@ -13,7 +13,7 @@ import xarray as xr
 from geouq import units
 from geouq.errors import InputError, ModelError, SceneError, UnitsError
 from geouq.grid import GeoBox, Roi, apply
-from geouq.likeness import unlike
+from geouq.likeness import doubtful
 from geouq.networks.model import Model
 from geouq.rasters.windowed import first_windows
 from geouq.scenes.arrays import as_opened
@@ -152,17 +152,11 @@ def scene_validity(
         left = np.concatenate([validity.blank(window).reshape(len(window), -1) for window in measured], axis=1)
         known = [values[np.isfinite(values)] for values in left]
         units.check_plausible(unit, np.concatenate(known), str(windows[0].dtype))
-        medians = {name: float(np.median(values)) for name, values in zip(bands, known, strict=False) if values.size}
-        doubt = "" if unit not in units.BACKSCATTER else unlike(_in_decibels(measured, validity, unit), bands)
-        doubt = units.likelier(unit, medians) or doubt
+        doubt = doubtful([validity.blank(window) for window in measured], bands, unit)
         notes = filter(None, (*validity.notes, doubt))
         return replace(validity, notes=tuple(notes), unlike=doubt)
     except UnitsError as error:
         raise UnitsError(f"{name}: {error}") from None
-
-
-def _in_decibels(windows: Sequence[np.ndarray], validity: Validity, unit: str) -> list[np.ndarray]:
-    return [units.convert(validity.blank(window), unit, units.DB) for window in windows]
 
 
 def without_nodata(values: np.ndarray, nodata: float | None) -> np.ndarray:

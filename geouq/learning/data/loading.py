@@ -16,12 +16,12 @@ import xarray as xr
 from geouq.errors import InputError, UnitsError
 from geouq.grid import GeoBox, Roi, pieces, same_grid
 from geouq.learning.data.chip import LabelledChip
-from geouq.likeness import unlike
+from geouq.likeness import doubtful
 from geouq.rasters.coords import scene_geobox
 from geouq.rasters.raster import Pixels, Raster, inspect_raster, read_window
 from geouq.rasters.windowed import first_windows
 from geouq.scenes.open import open_scene
-from geouq.units import BACKSCATTER, DB, convert, likelier
+from geouq.units import BACKSCATTER, convert
 from geouq.validity import measured
 
 #: what the label of a pixel without one is, in what ``load`` returns
@@ -70,17 +70,11 @@ def unlike_note(chips: Sequence[LabelledChip], most: int = 20) -> str:
 
 def _unlike(scene: xr.DataArray) -> str:
     """Say why a scene's bands or levels are none of a radar image; empty if they may be, or are not said to be."""
-    unit, names = scene.attrs["units"], [str(name).upper() for name in scene["band"].values]
-    if unit not in BACKSCATTER:
-        return ""
-    windows = [
-        np.asarray(scene.data[:, rows, columns]) for rows, columns in first_windows((scene.shape[1], scene.shape[2]))
-    ]
-    whole = np.concatenate([window.reshape(len(names), -1) for window in windows], axis=1)
-    medians = {
-        name: float(np.median(v[np.isfinite(v)])) for name, v in zip(names, whole, strict=True) if np.isfinite(v).any()
-    }
-    return likelier(unit, medians) or unlike([convert(window, unit, DB) for window in windows], names)
+    if scene.attrs["units"] not in BACKSCATTER:
+        return ""  # and nothing is read
+    places = first_windows((scene.shape[1], scene.shape[2]))
+    windows = [np.asarray(scene.data[:, rows, columns]) for rows, columns in places]
+    return doubtful(windows, [str(name).upper() for name in scene["band"].values], scene.attrs["units"])
 
 
 def opacity_note(chip: LabelledChip) -> str:
